@@ -1,0 +1,86 @@
+"""Settings: read once, from the environment and `.env`, into one frozen value that is passed along."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trellis.errors import ConfigError
+
+
+def _names(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+class Settings(BaseModel):
+    """What the environment says. Field aliases are the variables' names; the first of several wins."""
+
+    model_config = ConfigDict(frozen=True, validate_default=True)
+
+    home: Path = Field(Path(".trellis"), validation_alias=_names("TRELLIS_HOME"))
+    temporal_cli: Path | None = Field(None, validation_alias=_names("TRELLIS_TEMPORAL_CLI"))
+    temporal_address: str | None = Field(None, validation_alias=_names("TEMPORAL_ADDRESS", "TEMPORAL_TARGET"))
+    temporal_namespace: str | None = Field(None, validation_alias=_names("TEMPORAL_NAMESPACE"))
+    temporal_profile: str | None = Field(None, validation_alias=_names("TEMPORAL_PROFILE"))
+    database_url: str | None = Field(None, validation_alias=_names("DATABASE_URL"))
+    orders_queue: str = Field(
+        "orders-tq", validation_alias=_names("ORDERS_TASK_QUEUE", "ORDERS_TQ", "ORDER_TASK_QUEUE"), min_length=1
+    )
+    shipping_queue: str = Field(
+        "shipping-tq", validation_alias=_names("SHIPPING_TASK_QUEUE", "SHIPPING_TQ"), min_length=1
+    )
+    policy: str = Field("swift", validation_alias=_names("TRELLIS_POLICY"))
+    run_timeout: float | None = Field(None, gt=0, validation_alias=_names("WORKFLOW_RUN_TIMEOUT_SECONDS"))
+    faults: str | None = Field(None, validation_alias=_names("TRELLIS_FAULTS"))
+    api_token: str | None = Field(None, validation_alias=_names("TRELLIS_API_TOKEN"), repr=False)
+    api_published_on_loopback: bool = Field(False, validation_alias=_names("TRELLIS_API_PUBLISHED_ON_LOOPBACK"))
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_names("LOG_LEVEL"))
+    log_format: Literal["auto", "json", "console"] = Field("auto", validation_alias=_names("LOG_FORMAT"))
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+
+_KNOWN: dict[str, tuple[str, ...]] = {
+    name: tuple(str(choice) for choice in field.validation_alias.choices)
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.validation_alias, AliasChoices)
+}
+
+
+def variable_names() -> frozenset[str]:
+    """Every environment variable that Trellis reads."""
+    return frozenset(name for names in _KNOWN.values() for name in names)
+
+
+def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings once. The environment wins over `.env`; an empty value counts as absent.
+
+    Raises ConfigError for a value that cannot be used and for a TRELLIS_* name nobody knows.
+    """
+    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    merged: dict[str, str] = {
+        key: value for key, value in {**from_file, **(os.environ if environ is None else environ)}.items() if value
+    }
+    known = variable_names()
+    unknown = sorted(key for key in merged if key.startswith("TRELLIS_") and key not in known)
+    if unknown:
+        offered = ", ".join(sorted(name for name in known if name.startswith("TRELLIS_")))
+        raise ConfigError(f"Unknown setting {', '.join(unknown)}: check the spelling. Known are {offered}.")
+    try:
+        return Settings.model_validate({key: value for key, value in merged.items() if key in known})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{first['loc'][0]} cannot be used: {first['msg'].lower()}.") from None
