@@ -1,0 +1,171 @@
+"""What crosses the wire between desk, workflows and activities: one frozen value per message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trellis.model import Address, Order
+from trellis.policies import Policy, Retry
+
+ORDER_WORKFLOW = "OrderWorkflow"
+SHIPPING_WORKFLOW = "ShippingWorkflow"
+
+
+@dataclass(frozen=True)
+class OrderInput:
+    """The order workflow's one input. The queue name travels, so that replay needs no settings."""
+
+    order: Order
+    policy: Policy
+    shipping_queue: str = "shipping-tq"
+    search_attributes: bool = False
+
+
+@dataclass(frozen=True)
+class ShippingInput:
+    order_id: str
+    round: int
+    retry: Retry
+    parent_workflow_id: str
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What every outside step is given."""
+
+    order: Order
+    retry: Retry
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class Charged:
+    previous_status: str
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    tracking: str
+
+
+@dataclass(frozen=True)
+class Approve:
+    request_id: str = ""
+    by: str = "request"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    request_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class UpdateAddress:
+    request_id: str = ""
+    address: Address = field(default_factory=lambda: Address(""))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    accepted: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Ledger-only: note the approval, before anything is charged."""
+
+    order_id: str
+    request_id: str
+    by: str
+
+
+@dataclass(frozen=True)
+class AddressChange:
+    order_id: str
+    request_id: str
+    address: Address
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that was refused, to be written down."""
+
+    order_id: str
+    request_id: str
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Close the order for further progress, unless a dispatch has claimed it."""
+
+    order: Order
+    step: str
+    reason: str
+    request_id: str = ""
+    override_claim: bool = False
+
+
+@dataclass(frozen=True)
+class FenceAnswer:
+    """`closed`: nothing can be claimed any more. `claimed`: a dispatch was there first."""
+
+    closed: bool
+    claimed: bool
+
+
+@dataclass(frozen=True)
+class Unwind:
+    """Outside step `refund`: void the parcel if a dispatch claimed the order, then void the charge."""
+
+    order: Order
+    retry: Retry
+    reason: str
+    claimed: bool
+
+
+@dataclass(frozen=True)
+class Unwound:
+    """`tracking` is set when a parcel exists after all: the order must go forward."""
+
+    refunded: bool
+    tracking: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Ledger-only: the terminal state, its event and the error that led to it."""
+
+    order: Order
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DispatchFailure:
+    order_id: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class OrderResult:
+    order_id: str
+    state: str
+    tracking: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the parent knows by itself. Times are UTC ISO 8601; attempts come from the ledger."""
+
+    order_id: str
+    state: str
+    step: str | None
+    review_deadline: str | None
+    last_error: str | None
+    can_cancel: bool
+    can_update_address: bool
