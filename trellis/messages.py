@@ -23,7 +23,7 @@ class OrderInput:
 
 @dataclass(frozen=True)
 class ShippingInput:
-    order_id: str
+    order: Order
     round: int
     retry: Retry
     parent_workflow_id: str
@@ -102,11 +102,8 @@ class Refusal:
 class Fence:
     """Close the order for further progress, unless a dispatch has claimed it."""
 
-    order: Order
-    step: str
-    reason: str
+    input: OrderInput
     request_id: str = ""
-    override_claim: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,7 @@ class Unwind:
     retry: Retry
     reason: str
     claimed: bool
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Unwound:
 class Ending:
     """Ledger-only: the terminal state, its event and the error that led to it."""
 
-    order: Order
+    order_id: str
     state: str
     reason: str = ""
 

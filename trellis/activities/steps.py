@@ -1,0 +1,125 @@
+"""The outside steps. Each: tries of the outside work, then one record in the ledger.
+
+Charge and dispatch make three round trips: look at the order (the claim), call the provider, record.
+"""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from trellis.activities.attempts import Stop, Tries, benign
+from trellis.db.ledger import Ledger, Tried
+from trellis.db.provider import Provider
+from trellis.faults import FlakyCall
+from trellis.messages import Charged, Dispatched, OrderInput, StepInput, Unwind, Unwound
+from trellis.model import Step, charge_key, dispatch_key
+from trellis.policies import Retry
+
+UNDONE = "the order is being undone"
+
+
+class OutsideSteps:
+    """`receive validate charge prepare dispatch ship refund`; the same instance serves both queues."""
+
+    def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:
+        self._ledger = ledger
+        self._provider = provider
+        self._flaky = flaky
+
+    def _tries(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tries:
+        return Tries(self._ledger, self._flaky, order_id, step, round_, retry)
+
+    async def _simple(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tried:
+        """A step whose outside system has no book of its own: nothing but the flaky call."""
+
+        async def call(lose_reply: bool) -> None:
+            return None
+
+        _, tried = await self._tries(order_id, step, round_, retry).succeed(call)
+        return tried
+
+    @activity.defn(name=Step.RECEIVE)
+    async def receive(self, given: OrderInput) -> None:
+        """Insert the order and reserve its payment id. Another order's payment id is final."""
+        tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry)
+        owner = await self._ledger.receive(given.order, given.policy, tried)
+        if owner is not None:
+            message = f"payment id {given.order.payment_id} belongs to order {owner}"
+            raise benign(message, "PaymentIdTaken", retry=False)
+
+    @activity.defn(name=Step.VALIDATE)
+    async def validate(self, given: StepInput) -> None:
+        """ORDER_VALIDATED and AWAITING_APPROVAL, in one transaction."""
+        tried = await self._simple(given.order.order_id, Step.VALIDATE, given.round, given.retry)
+        await self._ledger.validate(given.order.order_id, tried)
+
+    @activity.defn(name=Step.CHARGE)
+    async def charge(self, given: StepInput) -> Charged:
+        """Take the money once, whatever happens to the caller."""
+        order = given.order
+
+        async def call(lose_reply: bool) -> str:
+            status, closing = await self._ledger.claim_charge(order.order_id)
+            # Closing is looked at first: a hung try that wakes up late must not pay for a dead order.
+            if closing:
+                raise Stop(UNDONE)
+            if status != "CHARGED":
+                await self._provider.charge(charge_key(order.payment_id), order.order_id, order.total_cents)
+            return status
+
+        status, tried = await self._tries(order.order_id, Step.CHARGE, given.round, given.retry).succeed(call)
+        if not await self._ledger.record_charge(order, tried):
+            raise benign(UNDONE, "Stopped", retry=False)
+        return Charged(str(status))
+
+    @activity.defn(name=Step.PREPARE)
+    async def prepare(self, given: StepInput) -> None:
+        """The package of this round; the order is SHIPPING from its first one on."""
+        tried = await self._simple(given.order.order_id, Step.PREPARE, given.round, given.retry)
+        if not await self._ledger.prepare(given.order.order_id, given.round, tried):
+            raise benign(UNDONE, "Stopped", retry=False)
+
+    @activity.defn(name=Step.DISPATCH)
+    async def dispatch(self, given: StepInput) -> Dispatched:
+        """Claim the order, fixing its address, and hand the parcel to the carrier, once."""
+        order_id = given.order.order_id
+
+        async def call(lose_reply: bool) -> str:
+            claimed, address = await self._ledger.claim_dispatch(order_id)
+            if not claimed:
+                raise Stop(UNDONE)
+            return await self._provider.dispatch(dispatch_key(order_id), order_id, address)
+
+        tracking, tried = await self._tries(order_id, Step.DISPATCH, given.round, given.retry).succeed(call)
+        await self._ledger.record_dispatch(order_id, given.round, str(tracking), tried)
+        return Dispatched(str(tracking))
+
+    @activity.defn(name=Step.SHIP)
+    async def ship(self, given: StepInput) -> None:
+        """The parcel left the house."""
+        tried = await self._simple(given.order.order_id, Step.SHIP, given.round, given.retry)
+        await self._ledger.ship(given.order.order_id, tried)
+
+    @activity.defn(name=Step.REFUND)
+    async def refund(self, given: Unwind) -> Unwound:
+        """Undo what can be undone: void the parcel if there was a claim, close the order, void the charge.
+
+        A parcel that exists after all means going forward: it is recorded, and nothing is refunded.
+        """
+        order = given.order
+
+        async def call(lose_reply: bool) -> Unwound:
+            if given.claimed:
+                tracking = await self._provider.void_parcel(dispatch_key(order.order_id), order.order_id)
+                if tracking is not None:
+                    return Unwound(False, tracking)
+            await self._ledger.close(order.order_id, released=True)
+            return Unwound(await self._provider.void_charge(charge_key(order.payment_id), order.order_id))
+
+        value, tried = await self._tries(order.order_id, Step.REFUND, 0, given.retry).succeed(call)
+        assert isinstance(value, Unwound)
+        if value.tracking is not None:
+            await self._ledger.record_dispatch(order.order_id, given.round, value.tracking, tried)
+        else:
+            await self._ledger.record_refund(order, value.refunded, given.reason, tried)
+        return value

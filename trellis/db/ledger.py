@@ -1,0 +1,249 @@
+"""Our own books. One method per thing that happens to an order; each is one round trip and one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, LiteralString
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from trellis.db.pool import Pool
+from trellis.faults import FaultPlan, PlanInForce
+from trellis.messages import FenceAnswer
+from trellis.model import Address, EventType, Order, State, Step, TryId, event_id
+from trellis.policies import Policy
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One finished try: who it was, when it began, how long it took [ms], where it ran, under which plan."""
+
+    id: TryId
+    started_at: datetime
+    duration_ms: float
+    worker: str
+    plan_version: int
+
+    def row(self) -> tuple[object, ...]:
+        return (
+            self.id.step, self.id.round, self.id.execution, self.id.try_, self.started_at, self.duration_ms,
+            self.worker,
+        )  # fmt: skip
+
+    def payload(self) -> dict[str, object]:
+        return {"fault_plan": self.plan_version} | ({"lane": self.id.lane} if self.id.lane else {})
+
+
+@dataclass(frozen=True)
+class FailedTry:
+    """A try without success, and which of the three ways it went."""
+
+    tried: Tried
+    type: EventType
+    error: str
+
+
+_TRY: LiteralString = "ROW(%s, %s, %s, %s, %s, %s, %s)::try_info"
+
+
+class Ledger:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def _row(self, sql: LiteralString, *args: object) -> tuple[Any, ...]:
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(sql, args)).fetchone()
+        return tuple(row) if row else ()
+
+    async def _rows(self, sql: LiteralString, *args: object) -> list[Row]:
+        async with self._pool.connection() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            return await (await cursor.execute(sql, args)).fetchall()
+
+    # --- tries ---------------------------------------------------------------------------------------------
+
+    async def add_failed_try(self, failed: FailedTry) -> None:
+        tried = failed.tried
+        await self._row(
+            f"SELECT add_event(%s, %s, %s, {_TRY}, %s)",
+            tried.id.event_id, tried.id.order_id, failed.type, *tried.row(),
+            Jsonb(tried.payload() | {"error": failed.error}),
+        )  # fmt: skip
+
+    # --- steps ---------------------------------------------------------------------------------------------
+
+    async def receive(self, order: Order, policy: Policy, tried: Tried | None) -> str | None:
+        """The order that owns the payment id, when it is not this one."""
+        blank: tuple[object, ...] = (None,) * 7
+        (owner,) = await self._row(
+            f"SELECT receive_order(%s, %s, %s, %s, %s, %s, %s, %s, {_TRY}, %s)",
+            event_id(order.order_id, EventType.ORDER_RECEIVED), order.order_id,
+            Jsonb([asdict(item) for item in order.items]),
+            Jsonb(asdict(order.address)) if order.address else None,
+            Decimal(order.total_cents) / 100, Jsonb(asdict(policy)), order.fingerprint(), order.payment_id,
+            *(tried.row() if tried else blank), Jsonb(tried.payload() if tried else {}),
+        )  # fmt: skip
+        return None if owner is None else str(owner)
+
+    async def validate(self, order_id: str, tried: Tried) -> None:
+        await self._row(
+            f"SELECT validate_order(%s, %s, %s, {_TRY}, %s)",
+            event_id(order_id, EventType.ORDER_VALIDATED), event_id(order_id, EventType.AWAITING_APPROVAL),
+            order_id, *tried.row(), Jsonb(tried.payload()),
+        )  # fmt: skip
+
+    async def claim_charge(self, order_id: str) -> tuple[str, bool]:
+        """(payment status, is the order being undone)."""
+        row = await self._row("SELECT status, closing FROM claim_charge(%s)", order_id)
+        return (str(row[0]), bool(row[1])) if row and row[0] else ("MISSING", True)
+
+    async def record_charge(self, order: Order, tried: Tried) -> bool:
+        (ours,) = await self._row(
+            f"SELECT record_charge(%s, %s, {_TRY}, %s)",
+            event_id(order.order_id, EventType.PAYMENT_CHARGED), order.order_id, *tried.row(),
+            Jsonb(tried.payload() | {"payment_id": order.payment_id, "amount": f"{order.total_cents / 100:.2f}"}),
+        )  # fmt: skip
+        return bool(ours)
+
+    async def prepare(self, order_id: str, round_: int, tried: Tried) -> bool:
+        (open_,) = await self._row(
+            f"SELECT prepare_package(%s, %s, %s, %s, {_TRY})",
+            event_id(order_id, EventType.SHIPPING_STARTED), event_id(order_id, EventType.PACKAGE_PREPARED, round_),
+            order_id, round_, *tried.row(),
+        )  # fmt: skip
+        return bool(open_)
+
+    async def claim_dispatch(self, order_id: str) -> tuple[bool, object]:
+        """(claimed, the address fixed by the claim)."""
+        row = await self._row("SELECT * FROM claim_dispatch(%s)", order_id)
+        return (True, row[0]) if row else (False, None)
+
+    async def record_dispatch(self, order_id: str, round_: int, tracking: str, tried: Tried) -> None:
+        await self._row(
+            f"SELECT record_dispatch(%s, %s, %s, %s, {_TRY}, %s)",
+            event_id(order_id, EventType.CARRIER_DISPATCHED), order_id, round_, tracking, *tried.row(),
+            Jsonb(tried.payload()),
+        )  # fmt: skip
+
+    async def ship(self, order_id: str, tried: Tried) -> None:
+        await self._row(
+            f"SELECT move_order(%s, %s, '{{SHIPPING}}', 'SHIPPED', 'ORDER_SHIPPED', {_TRY}, %s)",
+            event_id(order_id, EventType.ORDER_SHIPPED), order_id, *tried.row(), Jsonb(tried.payload()),
+        )  # fmt: skip
+
+    async def record_refund(self, order: Order, refunded: bool, reason: str, tried: Tried) -> None:
+        await self._row(
+            f"SELECT record_refund(%s, %s, %s, %s, {_TRY}, %s)",
+            event_id(order.order_id, EventType.PAYMENT_REFUNDED), event_id(order.order_id, EventType.PAYMENT_FAILED),
+            order.order_id, refunded, *tried.row(),
+            Jsonb(
+                tried.payload()
+                | {"payment_id": order.payment_id, "amount": f"{order.total_cents / 100:.2f}", "reason": reason}
+            ),
+        )  # fmt: skip
+
+    # --- ledger-only steps ---------------------------------------------------------------------------------
+
+    async def approve(self, order_id: str, request_id: str, by: str) -> None:
+        await self._row(
+            "SELECT add_event(%s, %s, 'ORDER_APPROVED', ROW('approve', NULL, NULL, NULL, NULL, NULL, NULL)::try_info, %s)",
+            event_id(order_id, EventType.ORDER_APPROVED), order_id, Jsonb({"request_id": request_id, "by": by}),
+        )  # fmt: skip
+
+    async def change_address(self, order_id: str, request_id: str, address: Address) -> str | None:
+        """None, or why not; a refusal is written down with it."""
+        (why,) = await self._row(
+            "SELECT change_address(%s, %s, %s, %s, %s)",
+            event_id(order_id, EventType.ADDRESS_UPDATED, request_id),
+            event_id(order_id, EventType.REQUEST_REFUSED, request_id),
+            order_id, request_id, Jsonb(asdict(address)),
+        )  # fmt: skip
+        return None if why is None else str(why)
+
+    async def close(self, order_id: str, *, released: bool = False) -> FenceAnswer:
+        """Raise the fence; see sql/003."""
+        closed, claimed = await self._row("SELECT closed, claimed FROM close_order(%s, %s)", order_id, released)
+        return FenceAnswer(bool(closed), bool(claimed))
+
+    async def refuse(self, order_id: str, request_id: str, request: str, reason: str) -> None:
+        await self._row(
+            "SELECT refuse_request(%s, %s, %s, %s, %s)",
+            event_id(order_id, EventType.REQUEST_REFUSED, request_id), order_id, request_id, request, reason,
+        )  # fmt: skip
+
+    async def fail_dispatch(self, order_id: str, round_: int, reason: str) -> None:
+        await self._row(
+            "SELECT fail_dispatch(%s, %s, %s, %s)",
+            event_id(order_id, EventType.DISPATCH_FAILED, round_), order_id, round_, reason,
+        )  # fmt: skip
+
+    async def finish(self, order_id: str, state: State, reason: str) -> None:
+        type_, step = _ENDINGS[state]
+        await self._row(
+            "SELECT finish_order(%s, %s, %s, %s, %s, %s, %s)",
+            event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
+            Jsonb({"reason": reason} if reason else {}),
+        )  # fmt: skip
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    async def order(self, order_id: str) -> Row | None:
+        """The order's row with its payment and shipments, in one round trip; None where there is none."""
+        rows = await self._rows(
+            "SELECT o.*, (SELECT to_jsonb(p) FROM payments p WHERE p.order_id = o.id) AS payment, "
+            "coalesce((SELECT jsonb_agg(s ORDER BY s.round) FROM shipments s WHERE s.order_id = o.id), '[]') AS shipments "
+            "FROM orders o WHERE o.id = %s",
+            order_id,
+        )
+        return rows[0] if rows else None
+
+    async def payment_owner(self, payment_id: str) -> str | None:
+        row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)
+        return str(row[0]) if row else None
+
+    async def events(self, order_id: str, last: int | None = None) -> list[Row]:
+        """An order's events, oldest first; only the `last` ones if given."""
+        return await self._rows(
+            "SELECT * FROM (SELECT * FROM events WHERE order_id = %s ORDER BY id DESC LIMIT %s) newest ORDER BY id",
+            order_id,
+            last,
+        )
+
+    async def orders(self, state: str | None, limit: int, after: tuple[datetime, str] | None) -> list[Row]:
+        """Newest first, at most `limit`; `after` is the (created_at, id) of the last row of the page before."""
+        created, id_ = after or (None, None)
+        return await self._rows(
+            "SELECT id, state, total, last_error, created_at, updated_at FROM orders "
+            "WHERE (%s::text IS NULL OR state = %s) AND (%s::timestamptz IS NULL OR (created_at, id) < (%s, %s)) "
+            "ORDER BY created_at DESC, id DESC LIMIT %s",
+            state, state, created, created, id_, limit,
+        )  # fmt: skip
+
+    async def counts(self) -> dict[str, int]:
+        """How many orders are in each state."""
+        return {row["state"]: row["n"] for row in await self._rows("SELECT state, count(*) AS n FROM orders GROUP BY 1")}
+
+    # --- faults --------------------------------------------------------------------------------------------
+
+    async def fault_plan(self) -> PlanInForce | None:
+        row = await self._row("SELECT version, plan_json FROM fault_plans ORDER BY version DESC LIMIT 1")
+        return PlanInForce(FaultPlan.from_json(row[1]), int(row[0])) if row else None
+
+    async def set_fault_plan(self, plan: FaultPlan) -> int:
+        (version,) = await self._row(
+            "INSERT INTO fault_plans (plan_json) VALUES (%s) RETURNING version", Jsonb(plan.to_json())
+        )
+        return int(version)
+
+
+_ENDINGS: dict[State, tuple[EventType, Step]] = {
+    State.COMPLETED: (EventType.ORDER_COMPLETED, Step.COMPLETE),
+    State.CANCELLED: (EventType.ORDER_CANCELLED, Step.CANCEL),
+    State.FAILED: (EventType.ORDER_FAILED, Step.FAIL),
+    State.APPROVAL_TIMEOUT: (EventType.APPROVAL_TIMEOUT, Step.FAIL),
+}

@@ -1,0 +1,87 @@
+"""Plain SQL files, numbered, applied once each, under a lock, in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import psycopg
+
+from trellis.errors import DatabaseUnavailable, SchemaMismatch
+
+_LOCK = 0x7472656C
+
+
+def sql_folder() -> Path:
+    """The folder of migrations: beside the package in a clone, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_sql"
+    return inside if inside.is_dir() else package.parent / "sql"
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """(number, name, text) in order."""
+    return [
+        (int(path.name.split("_", 1)[0]), path.name, path.read_text("utf-8"))
+        for path in sorted(sql_folder().glob("[0-9]*.sql"))
+    ]
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing and return the names applied. Safe when several processes start together.
+
+    Raises SchemaMismatch when the database is newer than this code, or an applied file was edited since.
+    """
+    applied: list[str] = []
+    try:
+        async with (
+            await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection,
+            connection.transaction(),
+        ):
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS trellis_migrations (number int PRIMARY KEY, name text NOT NULL, "
+                "sha256 text NOT NULL, ts timestamptz NOT NULL DEFAULT now())"
+            )
+            cursor = await connection.execute("SELECT number, sha256 FROM trellis_migrations")
+            known = {int(number): str(digest) for number, digest in await cursor.fetchall()}
+            ours = migrations()
+            if known and max(known) > ours[-1][0]:
+                raise SchemaMismatch("The ledger's schema is newer than this Trellis. Update Trellis and try again.")
+            for number, name, text in ours:
+                digest = hashlib.sha256(text.encode()).hexdigest()
+                if number not in known:
+                    await connection.execute(text.encode())
+                    await connection.execute(
+                        "INSERT INTO trellis_migrations (number, name, sha256) VALUES (%s, %s, %s)",
+                        (number, name, digest),
+                    )
+                    applied.append(name)
+                elif known[number] != digest:
+                    raise SchemaMismatch(
+                        f"sql/{name} was changed after it was applied to this ledger. "
+                        f"Restore the file, or start afresh with `trellis reset`."
+                    )
+    except psycopg.OperationalError as error:
+        why = " ".join(str(error).split())[:300]
+        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+    return applied
+
+
+async def check_schema(url: str) -> None:
+    """Raise SchemaMismatch unless the ledger is exactly as old as this code."""
+    try:
+        async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
+            cursor = await connection.execute("SELECT max(number) FROM trellis_migrations")
+            row = await cursor.fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = (0,)
+    except psycopg.OperationalError as error:
+        why = " ".join(str(error).split())[:300]
+        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+    newest = migrations()[-1][0]
+    found = int(row[0] or 0) if row else 0
+    if found < newest:
+        raise SchemaMismatch(f"The ledger's schema is at {found}, this Trellis needs {newest}. Run `trellis migrate`.")
+    if found > newest:
+        raise SchemaMismatch("The ledger's schema is newer than this Trellis. Update Trellis and try again.")

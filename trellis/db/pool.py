@@ -1,0 +1,43 @@
+"""The connection pool, and the driver's errors in our own words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from trellis.errors import DatabaseUnavailable
+
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+
+
+async def open_pool(url: str, *, size: int = 8, wait: float = 10.0) -> Pool:
+    """An open pool of autocommitting connections: every statement is a transaction of its own.
+
+    Raises DatabaseUnavailable when no connection can be had within `wait` seconds.
+    """
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise DatabaseUnavailable("DATABASE_URL is not a Postgres address (postgresql://user@host/name).") from None
+    pool: Pool = AsyncConnectionPool(
+        url,
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=30,
+        kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "trellis"},
+        name="trellis",
+        reconnect_timeout=wait,
+    )
+    try:
+        # One plain connection first: its error says why, the pool's says only that it waited.
+        probe = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
+        await probe.close()
+        await pool.open(wait=True, timeout=wait)
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        await pool.close()
+        why = " ".join(str(error).split())[:300]
+        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+    return pool

@@ -1,0 +1,47 @@
+"""The outside payment gateway and carrier, simulated: one call, one transaction, one idempotency key."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from psycopg.types.json import Jsonb
+
+from trellis.db.pool import Pool
+
+
+class ProviderRefused(Exception):
+    """The provider will never do this: the key was voided, or reused with other content."""
+
+
+class Provider:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def _call(self, sql: str, *args: object) -> object:
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+        return row[0] if row else None
+
+    async def charge(self, key: str, order_id: str, cents: int) -> None:
+        """Take the money, once per key. Raises ProviderRefused where a void or another charge stands."""
+        answer = await self._call("SELECT provider.charge(%s, %s, %s)", key, order_id, Decimal(cents) / 100)
+        if answer == "voided":
+            raise ProviderRefused("the charge was voided before it arrived")
+        if answer == "mismatch":
+            raise ProviderRefused("this payment id was already charged for something else")
+
+    async def void_charge(self, key: str, order_id: str) -> bool:
+        """Undo the charge, or keep it from ever happening. True: there was one, and it is refunded."""
+        return bool(await self._call("SELECT provider.void_charge(%s, %s)", key, order_id))
+
+    async def dispatch(self, key: str, order_id: str, address: object) -> str:
+        """Send the parcel, once per key; returns its tracking number. Raises ProviderRefused after a void."""
+        tracking = await self._call("SELECT provider.dispatch(%s, %s, %s)", key, order_id, Jsonb(address))
+        if tracking is None:
+            raise ProviderRefused("the parcel was voided before it was sent")
+        return str(tracking)
+
+    async def void_parcel(self, key: str, order_id: str) -> str | None:
+        """None: no parcel exists, and none ever will. Otherwise the tracking number of the one that does."""
+        tracking = await self._call("SELECT provider.void_parcel(%s, %s)", key, order_id)
+        return None if tracking is None else str(tracking)

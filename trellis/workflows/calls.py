@@ -1,0 +1,50 @@
+"""How workflows call activities: by name, so that no driver is ever imported into the sandbox."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from trellis.policies import Placement, Retry
+
+HEARTBEAT = timedelta(seconds=5)
+"""A lost worker is noticed after this; beats go out every half second, so a busy machine has ten to spare."""
+
+_LOOP = timedelta(days=1)
+_QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=1))
+
+
+async def outside(name: str, given: object, retry: Retry, result: type | None = None, summary: str = "") -> Any:
+    """One outside step. Where its retries live is the retry rule's choice."""
+    server = retry.placement is Placement.SERVER
+    return await workflow.execute_activity(
+        name,
+        given,
+        result_type=result,
+        start_to_close_timeout=timedelta(seconds=retry.try_timeout) if server else _LOOP,
+        heartbeat_timeout=HEARTBEAT,
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=max(retry.first_backoff, 0.001)),
+            backoff_coefficient=retry.multiplier,
+            maximum_interval=timedelta(seconds=max(retry.max_backoff, 0.001)),
+            maximum_attempts=retry.max_tries,
+        )
+        if server
+        else _QUICK,
+        summary=summary or None,
+    )
+
+
+async def ledger(name: str, given: object, result: type | None = None) -> Any:
+    """One ledger-only step: a local activity, so it costs no task of its own on the server."""
+    return await workflow.execute_local_activity(
+        name,
+        given,
+        result_type=result,
+        start_to_close_timeout=timedelta(seconds=10),
+        retry_policy=_QUICK,
+    )

@@ -1,0 +1,414 @@
+"""An order: receive, validate, review, charge, ship in rounds, complete; or compensate."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError
+
+with workflow.unsafe.imports_passed_through():
+    from trellis.messages import (
+        ORDER_WORKFLOW,
+        SHIPPING_WORKFLOW,
+        AddressChange,
+        Approval,
+        Approve,
+        Cancel,
+        DispatchFailure,
+        Dispatched,
+        Ending,
+        Fence,
+        FenceAnswer,
+        OrderInput,
+        OrderResult,
+        Refusal,
+        ShippingInput,
+        Status,
+        StepInput,
+        Unwind,
+        Unwound,
+        UpdateAddress,
+        Verdict,
+    )
+    from trellis.model import State, Step, shipping_workflow_id
+    from trellis.policies import AtWindowEnd, WhenParentCloses
+    from trellis.rules import Budget, Progress, root_cause
+    from trellis.workflows.calls import ledger, outside
+
+ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
+
+_PARENT_CLOSE = {
+    WhenParentCloses.REQUEST_CANCEL: workflow.ParentClosePolicy.REQUEST_CANCEL,
+    WhenParentCloses.ABANDON: workflow.ParentClosePolicy.ABANDON,
+    WhenParentCloses.TERMINATE: workflow.ParentClosePolicy.TERMINATE,
+}
+
+
+class ReviewTimedOut(Exception):
+    """nobody approved the order in time"""
+
+
+class DispatchGaveUp(Exception):
+    """Every round of shipping failed."""
+
+
+@workflow.defn(name=ORDER_WORKFLOW)
+class OrderWorkflow:
+    """The life of one order.
+
+    `_fulfil` is the business process and reads as one. `run` stands above it: it watches the budget, hears
+    cancellations, and when the order must end otherwise it raises the fence first and compensates after.
+    The process runs in a task of its own, so that a cancellation from Temporal reaches `run` alone: whether
+    an order can still be cancelled is decided at the fence, not by whoever presses the button.
+    """
+
+    @workflow.init
+    def __init__(self, given: OrderInput) -> None:
+        self._given = given
+        self._order = given.order
+        self._policy = given.policy
+        self._progress = Progress()
+        self._budget = Budget(given.policy.budget)
+        self._step: str | None = Step.RECEIVE
+        self._round = 0
+        self._approval: Approve | None = None
+        self._review_deadline: str | None = None
+        self._last_error: str | None = None
+        self._dispatch_error: str | None = None
+        self._reason = ""
+        self._charging = False
+        self._timers_changed = False
+        # Two requests at the fence at once would both believe that they closed the order.
+        self._fence_lock = asyncio.Lock()
+        self._handling: dict[str, asyncio.Task[Verdict]] = {}
+
+    @workflow.run
+    async def run(self, given: OrderInput) -> OrderResult:
+        self._budget.start(self._now())
+        work = asyncio.create_task(self._fulfil())
+        while not work.done() and self._progress.ending is None:
+            try:
+                await workflow.wait_condition(
+                    lambda: work.done() or self._progress.ending is not None or self._take_timer_change(),
+                    timeout=self._budget.left(self._now()),
+                )
+            except asyncio.TimeoutError:
+                if not await self._outlast(self._raise_fence(State.FAILED, self._budget_text())):
+                    # A dispatch claimed the order first: what is claimed is finished, however long it takes.
+                    self._budget.end()
+            except asyncio.CancelledError:
+                await self._outlast(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
+        result = await self._outlast(self._conclude(work))
+        await self._outlast(workflow.wait_condition(workflow.all_handlers_finished))
+        if result.state in (State.FAILED, State.APPROVAL_TIMEOUT):
+            raise ApplicationError(
+                self._reason, type=result.state, non_retryable=True, category=ApplicationErrorCategory.BENIGN
+            )
+        return result
+
+    # --- the business process ------------------------------------------------------------------------------
+
+    async def _fulfil(self) -> str:
+        await self._outside(Step.RECEIVE, self._given)
+        await self._outside(Step.VALIDATE)
+        self._progress.state = State.AWAITING_APPROVAL
+        await self._review()
+        await self._charge()
+        tracking = await self._ship_in_rounds()
+        return await self._arrive(tracking)
+
+    async def _review(self) -> None:
+        """Wait for approval, which may have come before the wait begins."""
+        if self._approval is None:
+            self._step = "review"
+            window = self._policy.review_window
+            self._review_deadline = (workflow.now() + timedelta(seconds=window)).isoformat()
+            self._show(State.AWAITING_APPROVAL)
+            if not self._policy.budget_counts_review:
+                self._budget.pause(self._now())
+                self._timers_changed = True
+            try:
+                await workflow.wait_condition(lambda: self._approval is not None, timeout=window)
+            except asyncio.TimeoutError:
+                self._progress.review_over = True
+                if self._policy.at_window_end is AtWindowEnd.TIME_OUT:
+                    raise ReviewTimedOut("nobody approved the order in time") from None
+                self._approval = Approve("policy", "policy")
+            self._review_deadline = None
+            if not self._policy.budget_counts_review:
+                self._budget.start(self._now())
+                self._timers_changed = True
+        assert self._approval is not None
+        self._progress.approved = True
+        await ledger(
+            Step.APPROVE, Approval(self._order.order_id, self._approval.request_id, self._approval.by)
+        )
+
+    async def _charge(self) -> None:
+        self._charging = True
+        await self._outside(Step.CHARGE)
+        self._progress.state = State.PAYMENT_CHARGED
+
+    async def _ship_in_rounds(self) -> str:
+        """A fresh child per round, until one delivers or the policy's retries are used up."""
+        self._show(State.SHIPPING)
+        self._step = Step.DISPATCH
+        while True:
+            self._round += 1
+            self._dispatch_error = None
+            try:
+                dispatched: Dispatched = await workflow.execute_child_workflow(
+                    SHIPPING_WORKFLOW,
+                    ShippingInput(self._order, self._round, self._policy.retry, workflow.info().workflow_id),
+                    id=shipping_workflow_id(self._order.order_id, self._round),
+                    task_queue=self._given.shipping_queue,
+                    result_type=Dispatched,
+                    run_timeout=_seconds(self._policy.child_run_timeout),
+                    parent_close_policy=_PARENT_CLOSE[self._policy.parent_close],
+                    # The fence decides, not the child's goodbye: waiting for it would let a hung child hold
+                    # a refund up.
+                    cancellation_type=workflow.ChildWorkflowCancellationType.TRY_CANCEL,
+                    static_summary=f"Round {self._round} of order {self._order.order_id}",
+                )
+                return dispatched.tracking
+            except ChildWorkflowError as failure:
+                reason = self._dispatch_error or root_cause(failure)
+                self._last_error = reason
+                await ledger("dispatch_failed", DispatchFailure(self._order.order_id, self._round, reason))
+                if self._round > self._policy.dispatch_retries:
+                    raise DispatchGaveUp(f"dispatch failed {self._round} times, last: {reason}") from None
+
+    async def _arrive(self, tracking: str) -> str:
+        """The parcel exists: from here on there is only forward, without budget and without limit of tries."""
+        self._progress.shipped = True
+        self._progress.state = State.SHIPPING
+        self._budget.end()
+        self._timers_changed = True
+        await self._outside(Step.SHIP, without_limit=True)
+        self._progress.state = State.SHIPPED
+        self._step = Step.COMPLETE
+        await ledger("finish", Ending(self._order.order_id, State.COMPLETED))
+        return tracking
+
+    # --- ending otherwise ----------------------------------------------------------------------------------
+
+    async def _conclude(self, work: asyncio.Task[str]) -> OrderResult:
+        """What became of the order: completed, or compensated and ended."""
+        tracking: str | None = None
+        if self._progress.ending is None:
+            try:
+                tracking = await work
+            except Exception as failure:
+                state = State.APPROVAL_TIMEOUT if isinstance(failure, ReviewTimedOut) else State.FAILED
+                reason = root_cause(failure)
+                if not await self._raise_fence(state, reason):
+                    tracking = await self._forward_or_release(state, reason)
+        else:
+            work.cancel()
+        ending = self._progress.ending
+        if ending is not None:
+            if self._charging and tracking is None:
+                await self._unwind(claimed=False)
+            self._step = Step.CANCEL if ending is State.CANCELLED else Step.FAIL
+            await ledger("finish", Ending(self._order.order_id, ending, self._reason))
+        self._progress.state = ending or State.COMPLETED
+        self._step = None
+        self._show(self._progress.state)
+        return OrderResult(self._order.order_id, self._progress.state, tracking)
+
+    async def _raise_fence(self, ending: State, reason: str, request_id: str = "") -> bool:
+        """Close the order's row to any later claim. False: a dispatch has claimed it already."""
+        async with self._fence_lock:
+            if self._progress.ending is not None:
+                return True
+            answer: FenceAnswer = await ledger("fence", Fence(self._given, request_id), FenceAnswer)
+            if answer.closed:
+                self._progress.ending = ending
+                self._reason = reason
+                if ending is not State.CANCELLED:
+                    self._last_error = reason
+            return answer.closed
+
+    async def _forward_or_release(self, ending: State, reason: str) -> str | None:
+        """The order was claimed and its dispatch failed: ask the carrier. A parcel that exists is seen through."""
+        self._reason = reason
+        self._last_error = reason
+        unwound = await self._unwind(claimed=True)
+        if unwound.tracking is not None:
+            return await self._arrive(unwound.tracking)
+        self._charging = False
+        self._progress.ending = ending
+        return None
+
+    async def _unwind(self, claimed: bool) -> Unwound:
+        """Compensations retry without limit and outside the budget."""
+        self._step = Step.REFUND
+        retry = replace(self._policy.retry, max_tries=0)
+        given = Unwind(self._order, retry, self._reason, claimed, self._round)
+        unwound: Unwound = await outside(Step.REFUND, given, retry, Unwound)
+        return unwound
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    @workflow.update(name="approve")
+    async def approve_update(self, request: Approve) -> Verdict:
+        return await self._once("approve", request.request_id, lambda: self._approve(request))
+
+    @approve_update.validator
+    def _check_approve(self, request: Approve) -> None:
+        _refuse(self._known(request.request_id) or self._progress.refuse_approve())
+
+    @workflow.signal(name="approve")
+    async def approve_signal(self, request: Approve | None = None) -> None:
+        given = request or Approve()
+        await self._once("approve", given.request_id, lambda: self._approve(given))
+
+    @workflow.signal
+    async def approve_order(self, request: Approve | None = None) -> None:
+        await self.approve_signal(request)
+
+    @workflow.update(name="cancel")
+    async def cancel_update(self, request: Cancel) -> Verdict:
+        return await self._once("cancel", request.request_id, lambda: self._cancel(request))
+
+    @cancel_update.validator
+    def _check_cancel(self, request: Cancel) -> None:
+        _refuse(self._known(request.request_id) or self._progress.refuse_cancel())
+
+    @workflow.signal(name="cancel")
+    async def cancel_signal(self, request: Cancel | None = None) -> None:
+        given = request or Cancel()
+        await self._once("cancel", given.request_id, lambda: self._cancel(given))
+
+    @workflow.signal
+    async def cancel_order(self, request: Cancel | None = None) -> None:
+        await self.cancel_signal(request)
+
+    @workflow.update(name="update_address")
+    async def address_update(self, request: UpdateAddress) -> Verdict:
+        return await self._once("update_address", request.request_id, lambda: self._change_address(request))
+
+    @address_update.validator
+    def _check_address(self, request: UpdateAddress) -> None:
+        _refuse(self._known(request.request_id) or self._progress.refuse_address(request.address))
+
+    @workflow.signal(name="update_address")
+    async def address_signal(self, request: UpdateAddress) -> None:
+        await self._once("update_address", request.request_id, lambda: self._change_address(request))
+
+    @workflow.signal
+    def dispatch_failed(self, reason: str) -> None:
+        """From the child. It only adds the reason: the round is counted when the child closes."""
+        self._dispatch_error = reason
+
+    @workflow.query
+    def status(self) -> Status:
+        open_ = self._progress.undoing is None and not self._progress.shipped
+        return Status(
+            self._order.order_id,
+            self._progress.state,
+            self._step,
+            self._review_deadline,
+            self._last_error,
+            can_cancel=open_,
+            can_update_address=open_,
+        )
+
+    async def _once(self, name: str, request_id: str, handle: Any) -> Verdict:
+        """Handle each request id once: a double, by whichever way it came, gets the first one's verdict."""
+        key = request_id or str(workflow.uuid4())
+        task = self._handling.get(key)
+        if task is None:
+            task = self._handling[key] = asyncio.create_task(self._judged(name, key, handle))
+        return await asyncio.shield(task)
+
+    async def _judged(self, name: str, request_id: str, handle: Any) -> Verdict:
+        verdict: Verdict = await handle()
+        self._progress.verdicts[request_id] = verdict
+        return verdict
+
+    def _known(self, request_id: str) -> None:
+        """A request already being handled is never refused by a validator: its double gets the same verdict."""
+
+    async def _approve(self, request: Approve) -> Verdict:
+        why = self._progress.refuse_approve()
+        if why:
+            return await self._refused("approve", request.request_id, why)
+        if self._approval is None:
+            self._approval = request
+            return Verdict(True)
+        return Verdict(True, "it was approved already")
+
+    async def _cancel(self, request: Cancel) -> Verdict:
+        why = self._progress.refuse_cancel()
+        if why:
+            return await self._refused("cancel", request.request_id, why)
+        reason = request.reason or "cancelled on request"
+        closed = await self._raise_fence(State.CANCELLED, reason, request.request_id or "unnamed")
+        if not closed:
+            return Verdict(False, "the carrier already has the parcel")
+        if self._progress.ending is not State.CANCELLED:
+            return await self._refused("cancel", request.request_id, f"the order is ending as {self._progress.ending}")
+        return Verdict(True)
+
+    async def _change_address(self, request: UpdateAddress) -> Verdict:
+        # Before the row exists there is nothing to change; the request waits for it, the budget bounds the wait.
+        await workflow.wait_condition(lambda: self._progress.state is not State.ORDER_RECEIVED or self._step != Step.RECEIVE or self._progress.ending is not None)
+        why = self._progress.refuse_address(request.address)
+        if why:
+            return await self._refused("update_address", request.request_id, why)
+        verdict: Verdict = await ledger(
+            Step.UPDATE_ADDRESS, AddressChange(self._order.order_id, request.request_id, request.address), Verdict
+        )
+        return verdict
+
+    async def _refused(self, name: str, request_id: str, reason: str) -> Verdict:
+        await ledger("refuse", Refusal(self._order.order_id, request_id, name, reason))
+        return Verdict(False, reason)
+
+    # --- small things --------------------------------------------------------------------------------------
+
+    async def _outside(self, step: Step, given: object = None, *, without_limit: bool = False) -> None:
+        self._step = step
+        retry = replace(self._policy.retry, max_tries=0) if without_limit else self._policy.retry
+        await outside(step, given or StepInput(self._order, retry), retry)
+
+    async def _outlast(self, doing: Any) -> Any:
+        """Wait for something that a cancellation must not interrupt."""
+        task = asyncio.ensure_future(doing)
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                continue
+        return task.result()
+
+    def _take_timer_change(self) -> bool:
+        changed, self._timers_changed = self._timers_changed, False
+        return changed
+
+    def _show(self, state: State) -> None:
+        """Tell Temporal's UI and its lists where the order stands."""
+        workflow.set_current_details(f"**{state}**" + (f": {self._last_error}" if self._last_error else ""))
+        if self._given.search_attributes:
+            workflow.upsert_search_attributes([ORDER_STATE.value_set(state)])
+
+    def _budget_text(self) -> str:
+        return f"the budget of {self._policy.budget:g} s was used up during {self._step}"
+
+    def _now(self) -> float:
+        return workflow.now().timestamp()
+
+
+def _seconds(value: float | None) -> timedelta | None:
+    return None if value is None else timedelta(seconds=value)
+
+
+def _refuse(why: str | None) -> None:
+    if why:
+        raise ApplicationError(why, type="Refused", category=ApplicationErrorCategory.BENIGN)

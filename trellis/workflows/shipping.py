@@ -1,0 +1,34 @@
+"""One round of shipping: prepare the package, hand it to the carrier."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from trellis.messages import SHIPPING_WORKFLOW, Dispatched, ShippingInput, StepInput
+    from trellis.model import Step
+    from trellis.rules import root_cause
+    from trellis.workflows.calls import outside
+
+
+@workflow.defn(name=SHIPPING_WORKFLOW)
+class ShippingWorkflow:
+    """Prepares and dispatches once. On failure it tells its parent why, and fails.
+
+    The parent counts a round when this workflow closes; the signal only adds the reason, so that a child that
+    was terminated or timed out, and could not signal, counts all the same.
+    """
+
+    @workflow.run
+    async def run(self, given: ShippingInput) -> Dispatched:
+        step = StepInput(given.order, given.retry, given.round)
+        try:
+            await outside(Step.PREPARE, step, given.retry)
+            dispatched: Dispatched = await outside(Step.DISPATCH, step, given.retry, Dispatched)
+            return dispatched
+        except Exception as failure:
+            if not is_cancelled_exception(failure):
+                parent = workflow.get_external_workflow_handle(given.parent_workflow_id)
+                await parent.signal("dispatch_failed", root_cause(failure))
+            raise
