@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trellis.errors import BadInput
-from trellis.messages import Verdict
 from trellis.model import State, parse_address
 
 
@@ -54,7 +53,6 @@ class Progress:
     review_over: bool = False
     shipped: bool = False
     ending: State | None = None
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     @property
     def undoing(self) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from temporalio.client import Client
@@ -78,7 +79,7 @@ def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books,
     unknown = set(queues) - set(QUEUES)
     if unknown or not queues:
         raise ConfigError(f"There is no queue {', '.join(sorted(unknown)) or 'named'}. Known are {', '.join(QUEUES)}.")
-    common = {
+    common: dict[str, Any] = {
         "max_concurrent_activities": SLOTS,
         "max_concurrent_local_activities": 100,
         "max_concurrent_workflow_tasks": 100,
@@ -93,10 +94,10 @@ def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books,
     }
     workers = []
     if "orders" in queues:
-        outside = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
-        own = [books.approve, books.update_address, books.fence, books.refuse, books.dispatch_failed, books.finish]
+        outside: list[Any] = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
+        own: list[Any] = [books.approve, books.update_address, books.fence, books.refuse, books.dispatch_failed, books.finish]
         workers.append(
-            Worker(client, task_queue=settings.orders_queue, workflows=[OrderWorkflow], activities=[*outside, *own], **common)  # type: ignore[arg-type]
+            Worker(client, task_queue=settings.orders_queue, workflows=[OrderWorkflow], activities=[*outside, *own], **common)
         )
     if "shipping" in queues:
         workers.append(
@@ -105,7 +106,7 @@ def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books,
                 task_queue=settings.shipping_queue,
                 workflows=[ShippingWorkflow],
                 activities=[steps.prepare, steps.dispatch],
-                **common,  # type: ignore[arg-type]
+                **common,
             )
         )
     return workers

@@ -61,6 +61,10 @@ class Tries:
             return await self._race(call)
         except Stop as stop:
             raise benign(str(stop), "Stopped", retry=False) from None
+        except asyncio.CancelledError:
+            # Given up by the order, timed out on the server, or the worker is leaving: expected here, and only
+            # the last of the three is tried again.
+            raise benign("abandoned", "Abandoned") from None
         finally:
             beat.cancel()
             # The log of tries comes before the step's own event, or attempt numbers would be out of order.

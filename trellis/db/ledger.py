@@ -36,7 +36,8 @@ class Tried:
         )  # fmt: skip
 
     def payload(self) -> dict[str, object]:
-        return {"fault_plan": self.plan_version} | ({"lane": self.id.lane} if self.id.lane else {})
+        lane: dict[str, object] = {"lane": self.id.lane} if self.id.lane else {}
+        return {"fault_plan": self.plan_version} | lane
 
 
 @dataclass(frozen=True)

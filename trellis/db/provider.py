@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import LiteralString
 
 from psycopg.types.json import Jsonb
 
@@ -17,9 +18,9 @@ class Provider:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def _call(self, sql: str, *args: object) -> object:
+    async def _call(self, sql: LiteralString, *args: object) -> object:
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+            row = await (await connection.execute(sql, args)).fetchone()
         return row[0] if row else None
 
     async def charge(self, key: str, order_id: str, cents: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -81,11 +82,12 @@ class OrderWorkflow:
         self._last_error: str | None = None
         self._dispatch_error: str | None = None
         self._reason = ""
+        self._received = False
         self._charging = False
         self._timers_changed = False
         # Two requests at the fence at once would both believe that they closed the order.
         self._fence_lock = asyncio.Lock()
-        self._handling: dict[str, asyncio.Task[Verdict]] = {}
+        self._handling: dict[str, asyncio.Future[Verdict]] = {}
 
     @workflow.run
     async def run(self, given: OrderInput) -> OrderResult:
@@ -103,7 +105,7 @@ class OrderWorkflow:
                     self._budget.end()
             except asyncio.CancelledError:
                 await self._outlast(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
-        result = await self._outlast(self._conclude(work))
+        result: OrderResult = await self._outlast(self._conclude(work))
         await self._outlast(workflow.wait_condition(workflow.all_handlers_finished))
         if result.state in (State.FAILED, State.APPROVAL_TIMEOUT):
             raise ApplicationError(
@@ -115,6 +117,7 @@ class OrderWorkflow:
 
     async def _fulfil(self) -> str:
         await self._outside(Step.RECEIVE, self._given)
+        self._received = True
         await self._outside(Step.VALIDATE)
         self._progress.state = State.AWAITING_APPROVAL
         await self._review()
@@ -210,6 +213,7 @@ class OrderWorkflow:
                     tracking = await self._forward_or_release(state, reason)
         else:
             work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
         ending = self._progress.ending
         if ending is not None:
             if self._charging and tracking is None:
@@ -257,16 +261,17 @@ class OrderWorkflow:
 
     @workflow.update(name="approve")
     async def approve_update(self, request: Approve) -> Verdict:
-        return await self._once("approve", request.request_id, lambda: self._approve(request))
+        given = _named(request)
+        return await self._once(given.request_id, lambda: self._approve(given))
 
     @approve_update.validator
     def _check_approve(self, request: Approve) -> None:
-        _refuse(self._known(request.request_id) or self._progress.refuse_approve())
+        self._check(request.request_id, self._progress.refuse_approve())
 
     @workflow.signal(name="approve")
     async def approve_signal(self, request: Approve | None = None) -> None:
-        given = request or Approve()
-        await self._once("approve", given.request_id, lambda: self._approve(given))
+        given = _named(request or Approve())
+        await self._once(given.request_id, lambda: self._approve(given))
 
     @workflow.signal
     async def approve_order(self, request: Approve | None = None) -> None:
@@ -274,16 +279,17 @@ class OrderWorkflow:
 
     @workflow.update(name="cancel")
     async def cancel_update(self, request: Cancel) -> Verdict:
-        return await self._once("cancel", request.request_id, lambda: self._cancel(request))
+        given = _named(request)
+        return await self._once(given.request_id, lambda: self._cancel(given))
 
     @cancel_update.validator
     def _check_cancel(self, request: Cancel) -> None:
-        _refuse(self._known(request.request_id) or self._progress.refuse_cancel())
+        self._check(request.request_id, self._progress.refuse_cancel())
 
     @workflow.signal(name="cancel")
     async def cancel_signal(self, request: Cancel | None = None) -> None:
-        given = request or Cancel()
-        await self._once("cancel", given.request_id, lambda: self._cancel(given))
+        given = _named(request or Cancel())
+        await self._once(given.request_id, lambda: self._cancel(given))
 
     @workflow.signal
     async def cancel_order(self, request: Cancel | None = None) -> None:
@@ -291,15 +297,17 @@ class OrderWorkflow:
 
     @workflow.update(name="update_address")
     async def address_update(self, request: UpdateAddress) -> Verdict:
-        return await self._once("update_address", request.request_id, lambda: self._change_address(request))
+        given = _named(request)
+        return await self._once(given.request_id, lambda: self._change_address(given))
 
     @address_update.validator
     def _check_address(self, request: UpdateAddress) -> None:
-        _refuse(self._known(request.request_id) or self._progress.refuse_address(request.address))
+        self._check(request.request_id, self._progress.refuse_address(request.address))
 
     @workflow.signal(name="update_address")
     async def address_signal(self, request: UpdateAddress) -> None:
-        await self._once("update_address", request.request_id, lambda: self._change_address(request))
+        given = _named(request)
+        await self._once(given.request_id, lambda: self._change_address(given))
 
     @workflow.signal
     def dispatch_failed(self, reason: str) -> None:
@@ -319,21 +327,16 @@ class OrderWorkflow:
             can_update_address=open_,
         )
 
-    async def _once(self, name: str, request_id: str, handle: Any) -> Verdict:
+    async def _once(self, request_id: str, handle: Callable[[], Awaitable[Verdict]]) -> Verdict:
         """Handle each request id once: a double, by whichever way it came, gets the first one's verdict."""
-        key = request_id or str(workflow.uuid4())
-        task = self._handling.get(key)
-        if task is None:
-            task = self._handling[key] = asyncio.create_task(self._judged(name, key, handle))
-        return await asyncio.shield(task)
+        if request_id not in self._handling:
+            self._handling[request_id] = asyncio.ensure_future(handle())
+        return await asyncio.shield(self._handling[request_id])
 
-    async def _judged(self, name: str, request_id: str, handle: Any) -> Verdict:
-        verdict: Verdict = await handle()
-        self._progress.verdicts[request_id] = verdict
-        return verdict
-
-    def _known(self, request_id: str) -> None:
-        """A request already being handled is never refused by a validator: its double gets the same verdict."""
+    def _check(self, request_id: str, why: str | None) -> None:
+        # The double of a request that was heard before gets that one's verdict, whatever happened since.
+        if why and request_id not in self._handling:
+            raise ApplicationError(why, type="Refused", category=ApplicationErrorCategory.BENIGN)
 
     async def _approve(self, request: Approve) -> Verdict:
         why = self._progress.refuse_approve()
@@ -349,7 +352,7 @@ class OrderWorkflow:
         if why:
             return await self._refused("cancel", request.request_id, why)
         reason = request.reason or "cancelled on request"
-        closed = await self._raise_fence(State.CANCELLED, reason, request.request_id or "unnamed")
+        closed = await self._raise_fence(State.CANCELLED, reason, request.request_id)
         if not closed:
             return Verdict(False, "the carrier already has the parcel")
         if self._progress.ending is not State.CANCELLED:
@@ -358,7 +361,7 @@ class OrderWorkflow:
 
     async def _change_address(self, request: UpdateAddress) -> Verdict:
         # Before the row exists there is nothing to change; the request waits for it, the budget bounds the wait.
-        await workflow.wait_condition(lambda: self._progress.state is not State.ORDER_RECEIVED or self._step != Step.RECEIVE or self._progress.ending is not None)
+        await workflow.wait_condition(lambda: self._received or self._progress.ending is not None)
         why = self._progress.refuse_address(request.address)
         if why:
             return await self._refused("update_address", request.request_id, why)
@@ -409,6 +412,6 @@ def _seconds(value: float | None) -> timedelta | None:
     return None if value is None else timedelta(seconds=value)
 
 
-def _refuse(why: str | None) -> None:
-    if why:
-        raise ApplicationError(why, type="Refused", category=ApplicationErrorCategory.BENIGN)
+def _named(request: Any) -> Any:
+    """A signal sent by hand may carry no id; its refusal still needs one."""
+    return request if request.request_id else replace(request, request_id=str(workflow.uuid4()))

@@ -1,0 +1,362 @@
+"""The one door: start, approve, cancel, update_address, status, events, list. Notebooks, CLI and API use it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from trellis.config import Settings
+from trellis.db.ledger import Ledger, Row
+from trellis.db.migrate import check_schema
+from trellis.db.pool import Pool, open_pool
+from trellis.errors import BadInput, OrderConflict, OrderNotFound, RequestRefused, TemporalUnavailable
+from trellis.messages import (
+    ORDER_WORKFLOW,
+    Approve,
+    Cancel,
+    OrderInput,
+    OrderResult,
+    Status,
+    UpdateAddress,
+    Verdict,
+)
+from trellis.model import Order, State, parse_address, parse_id, parse_reason, shipping_workflow_id, workflow_id
+from trellis.policies import Policy, preset
+from trellis.stack import Stack, connect
+from trellis.stack.temporal import ensure_search_attributes
+
+log = structlog.get_logger("trellis.desk")
+
+PATIENCE = 1.0
+"""Seconds that a request waits for its verdict, and a status for the workflow's own word."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """`created` is False when the same order had been started before."""
+
+    workflow_id: str
+    run_id: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a request: `accepted`, or `pending` when no worker has judged it yet."""
+
+    verdict: str
+    reason: str = ""
+
+
+class Desk:
+    """Orders, for everybody who is not a workflow. Raises TrellisError's children, each with one sentence."""
+
+    def __init__(
+        self, client: Client, ledger: Ledger, settings: Settings, *, search_attributes: bool, stack: Stack | None = None
+    ) -> None:
+        self.client = client
+        self.ledger = ledger
+        self.settings = settings
+        self.stack = stack
+        self._search_attributes = search_attributes
+
+    def default_policy(self) -> Policy:
+        """TRELLIS_POLICY, with WORKFLOW_RUN_TIMEOUT_SECONDS when that is set."""
+        policy = preset(self.settings.policy)
+        if self.settings.run_timeout is not None:
+            policy = replace(policy, run_timeout=self.settings.run_timeout)
+        return policy.check()
+
+    async def start(self, order: Order, policy: Policy | None = None) -> Started:
+        """Start an order; the same order again returns the same run.
+
+        Raises OrderConflict for another order under a known id, or a payment id that is another order's.
+        """
+        policy = (policy or self.default_policy()).check()
+        owner, known = await asyncio.gather(
+            self.ledger.payment_owner(order.payment_id), self.ledger.order(order.order_id)
+        )
+        if owner not in (None, order.order_id):
+            raise OrderConflict(f"Payment id {order.payment_id} belongs to order {owner}. Choose a new one.")
+        fingerprint = order.fingerprint()
+        if known is not None and known["fingerprint"] != fingerprint:
+            raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.")
+        id_ = workflow_id(order.order_id)
+        if known is not None:
+            run = await self._run_id(id_)
+            # Temporal may have forgotten a run that the ledger still knows; an order never runs twice.
+            return Started(id_, run or "", created=False)
+        try:
+            handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
+                ORDER_WORKFLOW,
+                OrderInput(order, policy, self.settings.shipping_queue, self._search_attributes),
+                id=id_,
+                task_queue=self.settings.orders_queue,
+                result_type=OrderResult,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                run_timeout=timedelta(seconds=policy.whole_run),
+                memo={"fingerprint": fingerprint},
+                search_attributes=self._attributes(order),
+                static_summary=f"{len(order.items)} items, {order.total_cents / 100:.2f}, policy {policy.name}",
+            )
+        except WorkflowAlreadyStartedError as already:
+            theirs = await self.client.get_workflow_handle(id_).describe()
+            if (await theirs.memo()).get("fingerprint") != fingerprint:
+                raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.") from None
+            return Started(id_, already.run_id or theirs.run_id, created=False)
+        except RPCError as error:
+            raise self._unavailable(error) from None
+        return Started(id_, handle.first_execution_run_id or handle.result_run_id or "", created=True)
+
+    def _attributes(self, order: Order) -> TypedSearchAttributes:
+        if not self._search_attributes:
+            return TypedSearchAttributes.empty
+        return TypedSearchAttributes(
+            [
+                SearchAttributePair(SearchAttributeKey.for_keyword("OrderState"), State.ORDER_RECEIVED),
+                SearchAttributePair(SearchAttributeKey.for_float("OrderTotal"), order.total_cents / 100),
+            ]
+        )
+
+    async def approve(self, order_id: str, *, request_id: str | None = None) -> Receipt:
+        """End the review. Raises OrderNotFound, or RequestRefused with the reason."""
+        id_ = request_id or new_request_id()
+        return await self._request(order_id, "approve", Approve(id_), id_)
+
+    async def cancel(self, order_id: str, reason: str = "", *, request_id: str | None = None) -> Receipt:
+        """Cancel, refunding what was charged. Raises OrderNotFound, BadInput, or RequestRefused."""
+        id_ = request_id or new_request_id()
+        return await self._request(order_id, "cancel", Cancel(id_, parse_reason(reason)), id_)
+
+    async def update_address(self, order_id: str, address: object, *, request_id: str | None = None) -> Receipt:
+        """Send the parcel elsewhere. Raises OrderNotFound, BadInput, or RequestRefused."""
+        id_ = request_id or new_request_id()
+        return await self._request(order_id, "update_address", UpdateAddress(id_, parse_address(address)), id_)
+
+    async def _request(self, order_id: str, name: str, message: object, request_id: str) -> Receipt:
+        """The update for a second, then the signal under the same request id: handled once whichever arrives."""
+        parse_id(order_id)
+        handle = self.client.get_workflow_handle(workflow_id(order_id))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                verdict: Verdict = await handle.execute_update(
+                    name, message, id=f"{name}-{request_id}", result_type=Verdict
+                )
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            return await self._signal(handle, order_id, name, message, request_id)
+        except WorkflowUpdateFailedError as refused:
+            return await self._refuse(order_id, name, request_id, str(refused.cause or refused))
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return await self._closed(order_id, name, request_id)
+            if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                return await self._signal(handle, order_id, name, message, request_id)
+            raise self._unavailable(error) from None
+        if verdict.accepted:
+            return Receipt("accepted", verdict.reason)
+        raise RequestRefused(f"Order {order_id} refused {name}: {verdict.reason}.")
+
+    async def _signal(
+        self, handle: WorkflowHandle[Any, Any], order_id: str, name: str, message: object, request_id: str
+    ) -> Receipt:
+        try:
+            await handle.signal(name, message)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return await self._closed(order_id, name, request_id)
+            raise self._unavailable(error) from None
+        return Receipt("pending", "no worker has judged it yet")
+
+    async def _closed(self, order_id: str, name: str, request_id: str) -> Receipt:
+        row = await self.ledger.order(order_id)
+        if row is None:
+            raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+        return await self._refuse(order_id, name, request_id, f"the order is {row['state']}")
+
+    async def _refuse(self, order_id: str, name: str, request_id: str, reason: str) -> Receipt:
+        await self.ledger.refuse(order_id, request_id, name, reason)
+        raise RequestRefused(f"Order {order_id} refused {name}: {reason}.")
+
+    async def status(self, order_id: str) -> Row:
+        """Ledger, workflow and Temporal's pending activities joined; works without workers too.
+
+        Keys: order_id, state, step, attempt, last_error, last_failure, review_deadline, seconds_left, can_cancel,
+        can_update_address, total, address, payment, shipments, events (the last 20), workflow.
+        Raises OrderNotFound.
+        """
+        parse_id(order_id)
+        row, events, live, (close, pending) = await asyncio.gather(
+            self.ledger.order(order_id),
+            self.ledger.events(order_id, last=20),
+            self._query(order_id),
+            self._describe(order_id),
+        )
+        if row is None and close is None:
+            raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+        state = State(row["state"]) if row else State.ORDER_RECEIVED
+        ended = state.terminal
+        tries = [event for event in events if event["attempt"] is not None]
+        step = None if ended else (pending[0]["step"] if pending else live.step if live else None)
+        mine = [event for event in tries if event["step"] == step]
+        failures = [event for event in mine if event["type"].startswith("ATTEMPT_")]
+        claimed = bool(row and row["claimed_at"])
+        closing = bool(row and row["closing_at"])
+        deadline = live.review_deadline if live and not ended else None
+        return {
+            "order_id": order_id,
+            "state": state,
+            "step": step,
+            "attempt": (mine[-1]["attempt"] + 1 if mine else 1) if step and step != "review" else None,
+            "last_error": (row["last_error"] if row else None) or (live.last_error if live else None),
+            "last_failure": failures[-1]["payload_json"].get("error")
+            if failures
+            else (pending[0]["last_failure"] if pending else None),
+            "review_deadline": deadline,
+            "seconds_left": None
+            if deadline is None
+            else max(0.0, (datetime.fromisoformat(deadline) - datetime.now(UTC)).total_seconds()),
+            "can_cancel": not ended and not claimed and not closing and (live is None or live.can_cancel),
+            "can_update_address": not ended and not claimed and not closing and (live is None or live.can_update_address),
+            "total": row["total"] if row else None,
+            "address": row["address_json"] if row else None,
+            "payment": row["payment"] if row else None,
+            "shipments": row["shipments"] if row else [],
+            "events": events,
+            "workflow": {"id": workflow_id(order_id), "close_status": close, "pending": pending},
+        }
+
+    async def _query(self, order_id: str) -> Status | None:
+        """The workflow's own word, if a worker gives it within a second."""
+        handle = self.client.get_workflow_handle(workflow_id(order_id))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                status: Status = await handle.query(
+                    "status", result_type=Status, rpc_timeout=timedelta(seconds=PATIENCE)
+                )
+                return status
+        except (TimeoutError, RPCError, WorkflowQueryFailedError):
+            return None
+
+    async def _describe(self, order_id: str) -> tuple[str | None, list[dict[str, Any]]]:
+        """Close status (RUNNING while open, None where unknown) and pending outside steps of parent and open child."""
+        try:
+            parent = await self.client.get_workflow_handle(workflow_id(order_id)).describe()
+            pending = [*parent.raw_description.pending_activities]
+            for child in parent.raw_description.pending_children:
+                if child.workflow_id.startswith(shipping_workflow_id(order_id, 0)[:-1]):
+                    described = await self.client.get_workflow_handle(child.workflow_id).describe()
+                    pending += described.raw_description.pending_activities
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None, []
+            raise self._unavailable(error) from None
+        status = parent.status or WorkflowExecutionStatus.RUNNING
+        return status.name, [
+            {
+                "step": activity.activity_type.name,
+                "attempt": activity.attempt,
+                "last_failure": activity.last_failure.message or None,
+            }
+            for activity in pending
+        ]
+
+    async def _run_id(self, id_: str) -> str | None:
+        try:
+            return (await self.client.get_workflow_handle(id_).describe()).run_id
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None
+            raise self._unavailable(error) from None
+
+    async def events(self, order_id: str) -> list[Row]:
+        """All events of an order, oldest first. Raises OrderNotFound."""
+        parse_id(order_id)
+        events = await self.ledger.events(order_id)
+        if not events:
+            await self.status(order_id)
+        return events
+
+    async def list(
+        self, *, state: str | None = None, limit: int = 50, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Row]:
+        """Orders, newest first. Raises BadInput for a state nobody knows or a limit outside 1 to 1,000."""
+        if state is not None and state not in State.__members__:
+            raise BadInput(f"There is no state {state!r}. Known are {', '.join(State)}.")
+        if not 1 <= limit <= 1000:
+            raise BadInput("The limit must be from 1 to 1000.")
+        return await self.ledger.orders(state, limit, after)
+
+    async def wait(self, order_id: str, timeout: float | None = None) -> Row:
+        """The order's status once its workflow has closed. Raises TimeoutError, OrderNotFound."""
+        handle = self.client.get_workflow_handle(workflow_id(order_id))
+        async with asyncio.timeout(timeout):
+            try:
+                await handle.result()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise self._unavailable(error) from None
+            except Exception as failed:
+                # How it ended stands in the status; a failed order is a result here, not an error.
+                log.debug("the order did not complete", order_id=order_id, error=str(failed))
+        return await self.status(order_id)
+
+    def _unavailable(self, error: RPCError) -> TemporalUnavailable:
+        return TemporalUnavailable(f"Temporal does not answer ({' '.join(error.message.split())[:200]}).")
+
+    def ui_link(self, order_id: str) -> str | None:
+        """The order in Temporal's Web UI, where there is one."""
+        ui = self.stack.temporal.ui if self.stack else None
+        return f"{ui}/namespaces/{self.client.namespace}/workflows/{workflow_id(order_id)}" if ui else None
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def to_json(row: Row) -> dict[str, Any]:
+    """A row as plain JSON values: times as ISO 8601, money and ids as text."""
+    return {
+        key: value if isinstance(value, str | int | float | bool | list | dict | type(None)) else
+        value.isoformat() if isinstance(value, datetime) else str(value)
+        for key, value in row.items()
+    }  # fmt: skip
+
+
+@asynccontextmanager
+async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) -> AsyncIterator[Desk]:
+    """A desk on a running stack, with a client and a pool of its own unless given one.
+
+    Raises TemporalUnavailable, DatabaseUnavailable, SchemaMismatch.
+    """
+    client, _ = await asyncio.gather(connect(stack.temporal), check_schema(stack.database_url))
+    known = await ensure_search_attributes(client)
+    if not known:
+        log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
+    own = pool or await open_pool(stack.database_url)
+    try:
+        yield Desk(client, Ledger(own), settings, search_attributes=known, stack=stack)
+    finally:
+        if pool is None:
+            await own.close()
+
+
+__all__ = ["Desk", "Receipt", "Started", "new_request_id", "opened", "to_json"]
