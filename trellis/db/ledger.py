@@ -229,6 +229,14 @@ class Ledger:
         """How many orders are in each state."""
         return {row["state"]: row["n"] for row in await self._rows("SELECT state, count(*) AS n FROM orders GROUP BY 1")}
 
+    async def attempts_per_step(self) -> dict[str, float]:
+        """Mean attempts that an order's outside steps took until they succeeded."""
+        rows = await self._rows(
+            "SELECT step, avg(attempt)::float8 AS mean FROM events "
+            "WHERE attempt IS NOT NULL AND type NOT LIKE 'ATTEMPT%%' GROUP BY step ORDER BY min(id)"
+        )
+        return {row["step"]: row["mean"] for row in rows}
+
     # --- faults --------------------------------------------------------------------------------------------
 
     async def fault_plan(self) -> PlanInForce | None:

@@ -1,0 +1,67 @@
+# Two commands after the clone: `make lab` opens the workspace, `make test` runs all tests.
+# Every target sets `.venv` up by itself, with uv when it is on PATH, else with venv and pip.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.trellis-stamp
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: help setup lab demo test up down migrate workers lint format types notebooks lock
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+$(STAMP): requirements.lock pyproject.toml
+	@found=""; for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.14 python3.11; do \
+		if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then found="$$candidate"; break; fi; done; \
+	if [ -z "$$found" ]; then echo "Trellis needs Python 3.11 to 3.14, and none was found: install one, or name it with 'make PYTHON=/path/to/python3.12 setup'." >&2; exit 1; fi; \
+	if [ -n "$(UV)" ]; then \
+		"$(UV)" venv --quiet --clear --python "$$found" $(VENV) && \
+		"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+		"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+		"$$found" -m venv --clear $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make .venv from the hashed lock file
+
+lab: setup ## open JupyterLab with both servers running
+	@$(BIN)/trellis lab
+
+demo: setup ## one order, live in the terminal
+	@$(BIN)/trellis demo
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest
+
+up: setup ## start both servers
+	@$(BIN)/trellis up
+
+down: setup ## end both servers
+	@$(BIN)/trellis down
+
+migrate: setup ## bring the ledger's schema up to date
+	@$(BIN)/trellis migrate
+
+workers: setup ## run the workers of both queues until Ctrl-C
+	@$(BIN)/trellis worker
+
+lint: setup ## ruff, check and format
+	@$(BIN)/ruff check trellis tests notebooks && $(BIN)/ruff format --check trellis tests notebooks
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix trellis tests notebooks; $(BIN)/ruff format trellis tests notebooks
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+notebooks: setup ## run all notebooks and store their outputs
+	@$(BIN)/trellis notebooks --write
+
+lock: ## renew requirements.lock (needs uv)
+	@uv lock --quiet --upgrade && uv export --quiet --no-emit-project --all-groups --no-header --no-annotate --format requirements-txt > requirements.lock

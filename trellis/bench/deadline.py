@@ -1,0 +1,48 @@
+"""Orders under the canonical faults, approved at once: how many miss the deadline, and what retries cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from trellis.bench.floor import complete_one, many, standing
+from trellis.config import Settings
+from trellis.faults import FaultPlan
+from trellis.policies import Policy
+
+DEADLINE = 15.0
+
+
+async def run(
+    settings: Settings, policy: Policy, orders: int, concurrency: int, seed: int, tick: Callable[[], None]
+) -> dict[str, Any]:
+    """{policy, orders, missed, p50, p99, max [s], attempts_per_step, states}."""
+    async with standing(settings) as floor:
+        await floor.faults(FaultPlan.canonical(seed))
+        seconds: list[float] = []
+        states: dict[str, int] = {}
+        missed = 0
+
+        async def job() -> None:
+            nonlocal missed
+            _, state, took = await complete_one(floor.desk, policy)
+            seconds.append(took)
+            states[state] = states.get(state, 0) + 1
+            missed += state != "COMPLETED" or took > DEADLINE
+            tick()
+
+        await many(orders, concurrency, job)
+        attempts = await floor.desk.ledger.attempts_per_step()
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
+    return {
+        "policy": policy.name,
+        "hedge": policy.retry.hedge,
+        "orders": orders,
+        "missed": missed,
+        "p50": round(cuts[49], 3),
+        "p99": round(cuts[98], 3),
+        "max": round(max(seconds), 3),
+        "attempts_per_step": {step: round(mean, 3) for step, mean in attempts.items()},
+        "states": states,
+    }
