@@ -1,0 +1,613 @@
+"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from trellis import config, stack
+from trellis.errors import BadInput, ConfigError, TrellisError
+from trellis.faults import FaultPlan
+from trellis.model import parse_order
+from trellis.policies import preset, tuned
+
+if TYPE_CHECKING:
+    from trellis.desk import Desk
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")
+order_app = typer.Typer(no_args_is_help=True, help="Start, steer and inspect single orders.")
+faults_app = typer.Typer(no_args_is_help=True, help="Choose which calls fail; running orders follow within a second.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure; each benchmark brings up a stack of its own.")
+app.add_typer(order_app, name="order")
+app.add_typer(faults_app, name="faults")
+app.add_typer(bench_app, name="bench")
+
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OrderId = Annotated[str, typer.Argument(help="The order's id.")]
+
+
+def main() -> None:
+    """Entry point: every expected failure becomes one sentence and exit code 1."""
+    try:
+        app()
+    except TrellisError as error:
+        err.print(f"trellis: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _settings() -> config.Settings:
+    from trellis import logs
+
+    settings = config.load()
+    logs.configure(settings)
+    return settings
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _show(value: dict[str, Any] | list[Any], as_json: bool, human: Callable[[], None] | None = None) -> None:
+    if as_json:
+        print(json.dumps(value, default=str))
+    elif human is not None:
+        human()
+    elif isinstance(value, dict):
+        table = Table(show_header=False, box=None)
+        for key, entry in value.items():
+            table.add_row(key, json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry))
+        out.print(table)
+
+
+@asynccontextmanager
+async def _desk(settings: config.Settings) -> AsyncIterator[Desk]:
+    from trellis.desk import opened
+
+    async with opened(stack.require(settings), settings) as desk:
+        yield desk
+
+
+# --- the stack -----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start both servers, or find them; returns when both answer."""
+    from trellis.db.migrate import migrate as apply
+
+    settings = _settings()
+
+    async def work() -> stack.Stack:
+        running = await stack.up(settings)
+        await apply(running.database_url)
+        return running
+
+    running = _run(work())
+    _show(
+        {"temporal": {"address": running.temporal.address, "ui": running.temporal.ui,
+                      "namespace": running.temporal.namespace},
+         "database": {"url": _masked(running.database_url)}}, as_json,
+        lambda: out.print(
+            f"Temporal  {running.temporal.address}   UI {running.temporal.ui or '(external)'}\n"
+            f"Postgres  {_masked(running.database_url)}", highlight=False, soft_wrap=True),
+    )  # fmt: skip
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """End this workspace's servers; their data stays."""
+    ended = stack.down(_settings())
+    _show(
+        {"ended": ended},
+        as_json,
+        lambda: out.print(f"Ended {' and '.join(ended)}." if ended else "Nothing was running."),
+    )
+
+
+@app.command()
+def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, as_json: Json = False) -> None:
+    """End this workspace's servers and delete all their data."""
+    settings = _settings()
+    if not yes and not typer.confirm(f"Delete all orders and histories under {settings.home}?"):
+        raise typer.Exit(1)
+    stack.reset(settings)
+    _show({"reset": True}, as_json, lambda: out.print("The workspace is empty."))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs here: servers, workers, and how many orders are in each state."""
+    settings = _settings()
+
+    async def work() -> dict[str, Any]:
+        running = stack.require(settings)
+        async with _desk(settings) as desk:
+            return {
+                "temporal": {"address": running.temporal.address, "ui": running.temporal.ui,
+                             "namespace": running.temporal.namespace},
+                "database": {"url": _masked(running.database_url)},
+                "workers": await desk.workers(),
+                "orders": await desk.ledger.counts(),
+            }  # fmt: skip
+
+    _show(_run(work()), as_json)
+
+
+def _masked(url: str) -> str:
+    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", url)
+
+
+@app.command()
+def migrate(as_json: Json = False) -> None:
+    """Bring the ledger's schema up to date."""
+    from trellis.db.migrate import migrate as apply
+
+    settings = _settings()
+    applied = _run(apply(stack.require(settings).database_url))
+    _show({"applied": applied}, as_json, lambda: out.print("\n".join(applied) if applied else "Up to date."))
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="Which queues, with commas.")] = "orders,shipping",
+) -> None:
+    """Run workers until Ctrl-C; they finish what they can first."""
+    from trellis import workers
+    from trellis.db.migrate import check_schema
+    from trellis.db.pool import open_pool
+
+    settings = _settings()
+
+    async def work() -> None:
+        found = stack.require(settings)
+        await check_schema(found.database_url)
+        client = await stack.connect(found.temporal)
+        pool = await open_pool(found.database_url)
+        stop = asyncio.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        try:
+            async with workers.running(client, pool, settings, tuple(filter(None, queues.split(",")))):
+                err.print(f"Working on {queues}. Ctrl-C ends.")
+                await stop.wait()
+        finally:
+            await pool.close()
+
+    _run(work())
+
+
+@app.command()
+def lab() -> None:
+    """Start the servers and open JupyterLab on the notebooks."""
+    settings = _settings()
+    _run(stack.up(settings))
+    notebooks = Path(__file__).resolve().parents[1] / "notebooks"
+    environment = {**os.environ, "TRELLIS_HOME": str(settings.home)}
+    try:
+        code = subprocess.call(
+            [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")],
+            cwd=notebooks.parent,
+            env=environment,
+        )
+    finally:
+        stack.down(settings)
+    raise typer.Exit(code)
+
+
+# --- orders --------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    faults: Annotated[str, typer.Option(help="canonical, calm, a script, or JSON.")] = "canonical",
+    as_json: Json = False,
+) -> None:
+    """One order from start to end, live in the terminal, on servers that come up by themselves."""
+    from trellis import workers
+    from trellis.bench.floor import sample_order
+    from trellis.db.migrate import migrate as apply
+    from trellis.db.pool import open_pool
+    from trellis.desk import opened
+
+    settings = _settings().model_copy(update={"faults": faults})
+    plan = FaultPlan.parse(faults)
+    chosen = preset(policy or settings.policy)
+
+    async def work() -> dict[str, Any]:
+        mine = stack.find(settings) is None
+        running = await stack.up(settings)
+        try:
+            await apply(running.database_url)
+            pool = await open_pool(running.database_url)
+            try:
+                async with (
+                    opened(running, settings, pool=pool) as desk,
+                    workers.running(desk.client, pool, settings) as watch,
+                ):
+                    await desk.ledger.set_fault_plan(plan)
+                    await watch.refresh()
+                    return await _watch_one(desk, sample_order("demo"), chosen, quiet=as_json)
+            finally:
+                await pool.close()
+        finally:
+            if mine:
+                stack.down(settings)
+
+    result = _run(work())
+    _show(result, as_json, lambda: None)
+    if result["state"] != "COMPLETED":
+        raise typer.Exit(1)
+
+
+async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dict[str, Any]:
+    from trellis.model import State
+
+    began, since = time.perf_counter(), datetime.now(UTC)
+    await desk.start(order, policy)
+    if not quiet:
+        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}")
+    receipt = asyncio.create_task(desk.approve(order.order_id))
+    shown = 0
+    while True:
+        events = await desk.ledger.events(order.order_id)
+        for event in events[shown:]:
+            if not quiet:
+                _print_event(event, since)
+        shown = len(events)
+        row = await desk.ledger.order(order.order_id)
+        if row is not None and State(row["state"]).terminal:
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.gather(receipt, return_exceptions=True)
+    status = await desk.wait(order.order_id)
+    seconds = time.perf_counter() - began
+    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event["attempt"] is not None)
+    if not quiet:
+        charges = await desk.ledger.charges(order.order_id)
+        out.print(
+            f"[bold]{status['state']}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
+            soft_wrap=True,
+        )
+    return {"order_id": order.order_id, "state": status["state"], "seconds": round(seconds, 3), "attempts": attempts}
+
+
+_MARKS = {
+    "ATTEMPT_FAILED": "red",
+    "ATTEMPT_TIMED_OUT": "yellow",
+    "ATTEMPT_ABANDONED": "dim",
+    "ORDER_COMPLETED": "bold green",
+}
+
+
+def _print_event(event: dict[str, Any], since: datetime) -> None:
+    after = (_when(event["ts"]) - since).total_seconds()
+    attempt = f"attempt {event['attempt']}" if event["attempt"] else ""
+    note = event["payload_json"].get("error") or event["payload_json"].get("tracking") or ""
+    out.print(
+        f"  {after:6.2f} s  [{_MARKS.get(event['type'], 'default')}]{event['type']:<20}[/]  "
+        f"{event['step'] or '':<9} {attempt:<11} {note}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _when(ts: datetime | str) -> datetime:
+    return datetime.fromisoformat(ts) if isinstance(ts, str) else ts
+
+
+def _json_argument(text: str | None, what: str) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise BadInput(f"The {what} must be JSON, such as " + _EXAMPLES[what]) from None
+
+
+_EXAMPLES = {
+    "items": """'[{"sku": "book", "quantity": 2, "price": "12.50"}]'.""",
+    "address": """'{"line1": "1 Main Street", "city": "Springfield"}'.""",
+    "change": """'{"try_timeout": 1.0}'.""",
+}
+
+
+@order_app.command("start")
+def order_start(
+    order_id: OrderId,
+    payment_id: Annotated[str, typer.Option(help="The payment's id; it belongs to one order for ever.")],
+    items: Annotated[str, typer.Option(help="JSON list of {sku, quantity, price}.")] = "[]",
+    address: Annotated[str | None, typer.Option(help="JSON object with line1, city, ...")] = None,
+    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    change: Annotated[str, typer.Option("--set", help="JSON object of policy fields to change.")] = "{}",
+    as_json: Json = False,
+) -> None:
+    """Start an order; the same order again returns the same run."""
+    settings = _settings()
+    order = parse_order(order_id, payment_id, _json_argument(items, "items"), _json_argument(address, "address"))
+    changes = _json_argument(change, "change")
+    if not isinstance(changes, dict):
+        raise BadInput("The change must be JSON, such as " + _EXAMPLES["change"])
+    chosen = preset(policy) if policy else None
+    if changes:
+        chosen = tuned(chosen or preset(settings.policy), **changes)
+
+    async def work() -> dict[str, Any]:
+        async with _desk(settings) as desk:
+            return asdict(await desk.start(order, chosen))
+
+    result = _run(work())
+    text = "Started" if result["created"] else "Was started before:"
+    _show(result, as_json, lambda: out.print(f"{text} {result['workflow_id']}, run {result['run_id']}."))
+
+
+def _request(order_id: str, ask: Callable[[Desk], Coroutine[Any, Any, Any]], as_json: bool) -> None:
+    settings = _settings()
+
+    async def work() -> dict[str, Any]:
+        async with _desk(settings) as desk:
+            return asdict(await ask(desk))
+
+    result = _run(work())
+    note = f" ({result['reason']})" if result["reason"] else ""
+    _show(result, as_json, lambda: out.print(f"{order_id}: {result['verdict']}{note}."))
+
+
+@order_app.command("approve")
+def order_approve(order_id: OrderId, as_json: Json = False) -> None:
+    """End the review."""
+    _request(order_id, lambda desk: desk.approve(order_id), as_json)
+
+
+@order_app.command("cancel")
+def order_cancel(
+    order_id: OrderId, reason: Annotated[str, typer.Option(help="Why.")] = "", as_json: Json = False
+) -> None:
+    """Cancel, and refund what was charged."""
+    _request(order_id, lambda desk: desk.cancel(order_id, reason), as_json)
+
+
+@order_app.command("update-address")
+def order_update_address(
+    order_id: OrderId,
+    address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...")],
+    as_json: Json = False,
+) -> None:
+    """Send the parcel elsewhere."""
+    parsed = _json_argument(address, "address")
+    _request(order_id, lambda desk: desk.update_address(order_id, parsed), as_json)
+
+
+@order_app.command("status")
+def order_status(order_id: OrderId, as_json: Json = False) -> None:
+    """Where an order stands."""
+    settings = _settings()
+
+    async def work() -> dict[str, Any]:
+        from trellis.desk import to_json
+
+        async with _desk(settings) as desk:
+            found = await desk.status(order_id)
+        return to_json({**found, "events": [to_json(event) for event in found["events"]]})
+
+    result = _run(work())
+    brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
+    _show(result if as_json else brief, as_json)
+
+
+@order_app.command("list")
+def order_list(
+    state: Annotated[str | None, typer.Option(help="Only orders in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Orders, newest first."""
+    settings = _settings()
+
+    async def work() -> list[dict[str, Any]]:
+        from trellis.desk import to_json
+
+        async with _desk(settings) as desk:
+            return [to_json(row) for row in await desk.orders(state=state, limit=limit)]
+
+    rows = _run(work())
+
+    def human() -> None:
+        table = Table("order", "state", "total", "created", "last error", box=None)
+        for row in rows:
+            table.add_row(row["id"], row["state"], row["total"], row["created_at"][:19], row["last_error"] or "")
+        out.print(table if rows else "No orders yet. `trellis demo` runs one.")
+
+    _show(rows, as_json, human)
+
+
+@order_app.command("events")
+def order_events(order_id: OrderId, as_json: Json = False) -> None:
+    """All that happened to an order, oldest first."""
+    settings = _settings()
+
+    async def work() -> list[dict[str, Any]]:
+        from trellis.desk import to_json
+
+        async with _desk(settings) as desk:
+            return [to_json(row) for row in await desk.events(order_id)]
+
+    rows = _run(work())
+
+    def human() -> None:
+        for row in rows:
+            _print_event(row, _when(rows[0]["ts"]))
+
+    _show(rows, as_json, human)
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+
+def _plan(change: Callable[[FaultPlan], FaultPlan] | None, as_json: bool) -> None:
+    settings = _settings()
+
+    async def work() -> dict[str, Any]:
+        async with _desk(settings) as desk:
+            force = await desk.ledger.fault_plan()
+            plan, version = (
+                (force.plan, force.version) if force else (FaultPlan.parse(settings.faults or "canonical"), 0)
+            )
+            if change is not None:
+                plan = change(plan)
+                version = await desk.ledger.set_fault_plan(plan)
+            return {"version": version, "plan": plan.to_json()}
+
+    _show(_run(work()), as_json)
+
+
+@faults_app.command("show")
+def faults_show(as_json: Json = False) -> None:
+    """The plan in force."""
+    _plan(None, as_json)
+
+
+@faults_app.command("canonical")
+def faults_canonical(
+    seed: Annotated[int, typer.Option(help="Another seed, other luck.")] = 0, as_json: Json = False
+) -> None:
+    """A third of the calls raise, a third hang, a third return."""
+    _plan(lambda _: FaultPlan.canonical(seed), as_json)
+
+
+@faults_app.command("calm")
+def faults_calm(as_json: Json = False) -> None:
+    """Nothing fails."""
+    _plan(lambda _: FaultPlan.calm(), as_json)
+
+
+@faults_app.command("set")
+def faults_set(
+    error: Annotated[float | None, typer.Option(help="Probability that a call raises at once.")] = None,
+    hang: Annotated[float | None, typer.Option(help="Probability that a call hangs.")] = None,
+    reply_lost: Annotated[float | None, typer.Option(help="Probability that a done call looks failed.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Seconds that a good call takes.")] = None,
+    step: Annotated[str | None, typer.Option(help="Only this step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all outcomes.")] = None,
+    script: Annotated[str | None, typer.Option(help='Fixed outcomes: "dispatch: error, hang, ok".')] = None,
+    as_json: Json = False,
+) -> None:
+    """Change the plan in force."""
+    from dataclasses import replace
+
+    given = {"error": error, "hang": hang, "reply_lost": reply_lost, "latency": latency}
+    mix = {name: value for name, value in given.items() if value is not None}
+    if not mix and seed is None and script is None:
+        raise typer.BadParameter("say what to change: --error, --hang, --reply-lost, --latency, --seed or --script")
+
+    def change(plan: FaultPlan) -> FaultPlan:
+        if seed is not None:
+            plan = replace(plan, seed=seed)
+        if script is not None:
+            plan = replace(plan, script=script)
+        return plan.with_step(step, **mix) if mix else plan.check()
+
+    _plan(change, as_json)
+
+
+# --- measuring -----------------------------------------------------------------------------------------------
+
+
+@bench_app.command("deadline")
+def bench_deadline(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
+    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
+    hedge: Annotated[int, typer.Option(min=1, max=8, help="Lanes per step (placement activity).")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Orders under the canonical faults: how many miss 15 s."""
+    from trellis.bench import deadline
+
+    settings = _settings()
+    chosen = preset(policy) if hedge == 1 else tuned(preset(policy), name=policy, hedge=hedge)
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task(f"{policy}, {orders} orders", total=orders)
+        result = _run(deadline.run(settings, chosen, orders, concurrency, seed, lambda: bar.advance(task)))
+    _show(result, as_json)
+
+
+@bench_app.command("throughput")
+def bench_throughput(
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each kind.")] = 9,
+    per_round: Annotated[int, typer.Option(min=1, help="Orders a round.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Calm orders per second against a twin that does nothing and a bare workflow."""
+    from trellis.bench import throughput
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("rounds", total=rounds * 3)
+        result = _run(throughput.run(settings, rounds, per_round, concurrency, lambda: bar.advance(task)))
+    _show(result, as_json)
+
+
+@bench_app.command("coldstart")
+def bench_coldstart(
+    rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False
+) -> None:
+    """From a new process to the first COMPLETED calm order, on a workspace never used and one used before."""
+    import statistics
+    import tempfile
+
+    never: list[float] = []
+    used: list[float] = []
+    for _ in range(rounds):
+        home = tempfile.mkdtemp(prefix="trellis-cold-")
+        try:
+            for seconds in (never, used):
+                began = time.perf_counter()
+                subprocess.run(
+                    [sys.executable, "-m", "trellis", "demo", "--faults", "calm", "--json"],
+                    env={**os.environ, "TRELLIS_HOME": home}, check=True, capture_output=True,
+                )  # fmt: skip
+                seconds.append(time.perf_counter() - began)
+        except subprocess.CalledProcessError as failed:
+            raise ConfigError(f"The demo failed: {failed.stderr.decode().strip()[-300:]}") from None
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+    result = {
+        "never_used_s": round(statistics.median(never), 2),
+        "used_s": round(statistics.median(used), 2),
+        "rounds": rounds,
+        "includes": "interpreter start, both servers, one order, and their end",
+    }
+    _show(result, as_json)
+
+
+if __name__ == "__main__":
+    main()

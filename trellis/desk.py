@@ -1,4 +1,4 @@
-"""The one door: start, approve, cancel, update_address, status, events, list. Notebooks, CLI and API use it."""
+"""The one door: start, approve, cancel, update_address, status, events, orders. Notebooks, CLI and API use it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
-from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
@@ -235,7 +244,10 @@ class Desk:
             if deadline is None
             else max(0.0, (datetime.fromisoformat(deadline) - datetime.now(UTC)).total_seconds()),
             "can_cancel": not ended and not claimed and not closing and (live is None or live.can_cancel),
-            "can_update_address": not ended and not claimed and not closing and (live is None or live.can_update_address),
+            "can_update_address": not ended
+            and not claimed
+            and not closing
+            and (live is None or live.can_update_address),
             "total": row["total"] if row else None,
             "address": row["address_json"] if row else None,
             "payment": row["payment"] if row else None,
@@ -295,7 +307,7 @@ class Desk:
             await self.status(order_id)
         return events
 
-    async def list(
+    async def orders(
         self, *, state: str | None = None, limit: int = 50, after: tuple[datetime, str] | None = None
     ) -> Sequence[Row]:
         """Orders, newest first. Raises BadInput for a state nobody knows or a limit outside 1 to 1,000."""
@@ -304,6 +316,19 @@ class Desk:
         if not 1 <= limit <= 1000:
             raise BadInput("The limit must be from 1 to 1000.")
         return await self.ledger.orders(state, limit, after)
+
+    async def workers(self) -> list[dict[str, str]]:
+        """Who polls our queues: {queue, identity}, as Temporal saw them in the last minutes."""
+        found: set[tuple[str, str]] = set()
+        for queue in (self.settings.orders_queue, self.settings.shipping_queue):
+            for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+                answer = await self.client.workflow_service.describe_task_queue(
+                    DescribeTaskQueueRequest(
+                        namespace=self.client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+                    )
+                )
+                found |= {(queue, poller.identity) for poller in answer.pollers}
+        return [{"queue": queue, "identity": identity} for queue, identity in sorted(found)]
 
     async def wait(self, order_id: str, timeout: float | None = None) -> Row:
         """The order's status once its workflow has closed. Raises TimeoutError, OrderNotFound."""

@@ -144,7 +144,7 @@ class FaultPlan:
     def from_json(cls, raw: object) -> FaultPlan:
         """Read what `to_json` wrote, or what a person did. Raises ConfigError."""
         if not isinstance(raw, dict):
-            raise ConfigError("A fault plan must be an object such as {\"mix\": {\"error\": 0.3, \"hang\": 0.1}}.")
+            raise ConfigError('A fault plan must be an object such as {"mix": {"error": 0.3, "hang": 0.1}}.')
         try:
             known = {**raw}
             if "mix" in known:
@@ -153,7 +153,9 @@ class FaultPlan:
             return cls(**known).check()
         except (TypeError, AttributeError):
             allowed = ", ".join(one.name for one in (*fields(cls), *fields(Mix)))
-            raise ConfigError(f"The fault plan has a field nobody knows or a wrong type. Known are {allowed}.") from None
+            raise ConfigError(
+                f"The fault plan has a field nobody knows or a wrong type. Known are {allowed}."
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> FaultPlan:
@@ -185,7 +187,9 @@ def _parse_script(script: str) -> _Script:
         step, _, outcomes = part.partition(":")
         step = step.strip()
         if step not in OUTSIDE_STEPS:
-            raise ConfigError(f"The script names no step that calls out: {step!r}. Known are {', '.join(OUTSIDE_STEPS)}.")
+            raise ConfigError(
+                f"The script names no step that calls out: {step!r}. Known are {', '.join(OUTSIDE_STEPS)}."
+            )
         rounds = []
         for words in outcomes.split("|"):
             names = [word.strip() for word in words.split(",")]

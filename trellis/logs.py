@@ -44,6 +44,8 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # The SDK narrates each worker's shutdown; that is news to its authors alone.
+    logging.getLogger("temporalio.worker").setLevel(max(logging.WARNING, root.level))
 
 
 def _temporal_context(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -6,6 +6,7 @@ Money is an integer number of cents everywhere in Python; only the ledger's colu
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -53,7 +54,7 @@ _PATH = (
 )
 EDGES: frozenset[tuple[State, State]] = frozenset(
     [
-        *zip(_PATH, _PATH[1:], strict=False),
+        *itertools.pairwise(_PATH),
         (State.AWAITING_APPROVAL, State.APPROVAL_TIMEOUT),
         *((state, end) for state in _PATH[:5] for end in (State.FAILED, State.CANCELLED)),
     ]
@@ -277,9 +278,7 @@ def parse_item(raw: object) -> Item:
     return Item(sku, quantity, parse_cents(raw.get("price", 0)))
 
 
-def parse_order(
-    order_id: object, payment_id: object, items: object = (), address: object = None
-) -> Order:
+def parse_order(order_id: object, payment_id: object, items: object = (), address: object = None) -> Order:
     """An order from what people send. Raises BadInput, with a sentence that names the field."""
     if not isinstance(items, list | tuple):
         raise BadInput("The items must be a list.")

@@ -98,7 +98,10 @@ class Policy:
         problems = [
             (retry.try_timeout <= 0, "retry.try_timeout must be more than 0"),
             (self.budget <= 0, "budget must be more than 0"),
-            (self.child_run_timeout is not None and self.child_run_timeout <= 0, "child_run_timeout must be more than 0"),
+            (
+                self.child_run_timeout is not None and self.child_run_timeout <= 0,
+                "child_run_timeout must be more than 0",
+            ),
             (retry.multiplier < 1, "retry.multiplier must be at least 1, or backoffs would shrink"),
             (retry.first_backoff > retry.max_backoff, "retry.first_backoff is longer than retry.max_backoff"),
             (retry.max_tries < 0, "retry.max_tries must be 0 (no limit) or more"),
@@ -141,9 +144,7 @@ PRESETS: dict[str, Policy] = {
         Policy("swift", 30, AtWindowEnd.TIME_OUT, 15, retry=_FULL),
         Policy("classic", 5, AtWindowEnd.APPROVE, 15, True, child_run_timeout=8, retry=Retry(3, 0.2, 1)),
         Policy("compact", 3, AtWindowEnd.APPROVE, 15, True, retry=Retry(1, 0.1, 1)),
-        Policy(
-            "reviewed", 10, AtWindowEnd.TIME_OUT, 15, parent_close=WhenParentCloses.ABANDON, retry=Retry(2, 0.5, 2)
-        ),
+        Policy("reviewed", 10, AtWindowEnd.TIME_OUT, 15, parent_close=WhenParentCloses.ABANDON, retry=Retry(2, 0.5, 2)),
         Policy("warehouse", 3, AtWindowEnd.TIME_OUT, 15, True, retry=Retry(2, 0.2, 1)),
         Policy("patient", 300, AtWindowEnd.TIME_OUT, 120, retry=Retry(2, 0.005, 0.2, max_tries=1000)),
     )

@@ -74,7 +74,9 @@ class FaultWatch:
                 log.warning("the fault plan cannot be looked up", error=str(error))
 
 
-def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]) -> list[Worker]:
+def build(
+    client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]
+) -> list[Worker]:
     """One worker per queue. Raises ConfigError for a queue nobody knows."""
     unknown = set(queues) - set(QUEUES)
     if unknown or not queues:
@@ -95,9 +97,22 @@ def build(client: Client, settings: Settings, steps: OutsideSteps, books: Books,
     workers = []
     if "orders" in queues:
         outside: list[Any] = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
-        own: list[Any] = [books.approve, books.update_address, books.fence, books.refuse, books.dispatch_failed, books.finish]
+        own: list[Any] = [
+            books.approve,
+            books.update_address,
+            books.fence,
+            books.refuse,
+            books.dispatch_failed,
+            books.finish,
+        ]
         workers.append(
-            Worker(client, task_queue=settings.orders_queue, workflows=[OrderWorkflow], activities=[*outside, *own], **common)
+            Worker(
+                client,
+                task_queue=settings.orders_queue,
+                workflows=[OrderWorkflow],
+                activities=[*outside, *own],
+                **common,
+            )
         )
     if "shipping" in queues:
         workers.append(

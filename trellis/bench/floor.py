@@ -60,7 +60,9 @@ async def standing(settings: Settings) -> AsyncIterator[Floor]:
 
 def sample_order(prefix: str) -> Order:
     id_ = f"{prefix}-{uuid.uuid4().hex[:12]}"
-    return parse_order(id_, f"pay-{id_}", [{"sku": "book", "quantity": 2, "price": "12.50"}], {"line1": "1 Main Street"})
+    return parse_order(
+        id_, f"pay-{id_}", [{"sku": "book", "quantity": 2, "price": "12.50"}], {"line1": "1 Main Street"}
+    )
 
 
 async def complete_one(desk: Desk, policy: Policy) -> tuple[str, str, float]:

@@ -67,19 +67,24 @@ class Twin:
     async def finish(self, given: Ending) -> None: ...
 
 
-async def run(settings: Settings, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]) -> dict[str, Any]:
+async def run(
+    settings: Settings, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
+) -> dict[str, Any]:
     """Figures of section 12: orders/s of each kind, median ratios of paired rounds, CPU seconds per order."""
     async with standing(settings) as floor:
         await floor.faults(FaultPlan.calm())
         client, tag = floor.desk.client, uuid.uuid4().hex[:6]
-        twin, common = Twin(), {"workflow_runner": RUNNER, "max_concurrent_activities": SLOTS, "max_cached_workflows": 2000}
+        twin, common = (
+            Twin(),
+            {"workflow_runner": RUNNER, "max_concurrent_activities": SLOTS, "max_cached_workflows": 2000},
+        )
+        parent = [twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish]
         sides: list[Worker] = [
-            Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow],
-                   activities=[twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish], **common),  # type: ignore[arg-type]
+            Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=parent, **common),
             Worker(client, task_queue=f"twin-shipping-{tag}", workflows=[ShippingWorkflow],
-                   activities=[twin.prepare, twin.dispatch], **common),  # type: ignore[arg-type]
-            Worker(client, task_queue=f"bare-{tag}", workflows=[BareOrder], activities=[nothing], **common),  # type: ignore[arg-type]
-            Worker(client, task_queue=f"bare-shipping-{tag}", workflows=[BareChild], activities=[nothing], **common),  # type: ignore[arg-type]
+                   activities=[twin.prepare, twin.dispatch], **common),
+            Worker(client, task_queue=f"bare-{tag}", workflows=[BareOrder], activities=[nothing], **common),
+            Worker(client, task_queue=f"bare-shipping-{tag}", workflows=[BareChild], activities=[nothing], **common),
         ]  # fmt: skip
         tasks = [asyncio.create_task(worker.run()) for worker in sides]
         try:

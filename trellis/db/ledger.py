@@ -152,7 +152,8 @@ class Ledger:
 
     async def approve(self, order_id: str, request_id: str, by: str) -> None:
         await self._row(
-            "SELECT add_event(%s, %s, 'ORDER_APPROVED', ROW('approve', NULL, NULL, NULL, NULL, NULL, NULL)::try_info, %s)",
+            "SELECT add_event(%s, %s, 'ORDER_APPROVED', "
+            "ROW('approve', NULL, NULL, NULL, NULL, NULL, NULL)::try_info, %s)",
             event_id(order_id, EventType.ORDER_APPROVED), order_id, Jsonb({"request_id": request_id, "by": by}),
         )  # fmt: skip
 
@@ -197,7 +198,8 @@ class Ledger:
         """The order's row with its payment and shipments, in one round trip; None where there is none."""
         rows = await self._rows(
             "SELECT o.*, (SELECT to_jsonb(p) FROM payments p WHERE p.order_id = o.id) AS payment, "
-            "coalesce((SELECT jsonb_agg(s ORDER BY s.round) FROM shipments s WHERE s.order_id = o.id), '[]') AS shipments "
+            "coalesce((SELECT jsonb_agg(s ORDER BY s.round) FROM shipments s WHERE s.order_id = o.id), '[]') "
+            "AS shipments "
             "FROM orders o WHERE o.id = %s",
             order_id,
         )
@@ -227,7 +229,14 @@ class Ledger:
 
     async def counts(self) -> dict[str, int]:
         """How many orders are in each state."""
-        return {row["state"]: row["n"] for row in await self._rows("SELECT state, count(*) AS n FROM orders GROUP BY 1")}
+        return {
+            row["state"]: row["n"] for row in await self._rows("SELECT state, count(*) AS n FROM orders GROUP BY 1")
+        }
+
+    async def charges(self, order_id: str) -> int:
+        """How often the provider's own book says that the order was charged."""
+        (number,) = await self._row("SELECT count(*) FROM provider.charges WHERE order_id = %s", order_id)
+        return int(number)
 
     async def attempts_per_step(self) -> dict[str, float]:
         """Mean attempts that an order's outside steps took until they succeeded."""

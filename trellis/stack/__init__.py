@@ -1,8 +1,8 @@
 """The servers: found when somebody runs them, started when nobody does, shared by a workspace, ended together.
 
-    Temporal   TEMPORAL_ADDRESS or TEMPORAL_PROFILE -> this workspace's running server -> a local one
-    Postgres   DATABASE_URL -> this workspace's running server -> an embedded one
-    neither    StackError, a sentence that says what to do
+Temporal   TEMPORAL_ADDRESS or TEMPORAL_PROFILE -> this workspace's running server -> a local one
+Postgres   DATABASE_URL -> this workspace's running server -> an embedded one
+neither    StackError, a sentence that says what to do
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ async def up(settings: Settings) -> Stack:
         _check_room(settings.home)
         database_ours = settings.database_url is None and postgres.running(settings.home) is None
         temporal_ours = temporal.external(settings) is None and temporal.running(settings.home) is None
-        url, target = await asyncio.gather(
-            postgres.up(settings), temporal.up(settings), return_exceptions=True
-        )
+        url, target = await asyncio.gather(postgres.up(settings), temporal.up(settings), return_exceptions=True)
         if isinstance(url, BaseException) or isinstance(target, BaseException):
             if database_ours and not isinstance(url, BaseException):
                 await asyncio.to_thread(postgres.down, settings.home)
@@ -110,7 +108,9 @@ def down(settings: Settings) -> list[str]:
 def reset(settings: Settings) -> None:
     """End our servers and delete their data. Refuses where any server is somebody else's."""
     if settings.database_url is not None or temporal.external(settings) is not None:
-        raise StackError("An external server is configured, and Trellis never empties those. Unset it to reset this workspace.")
+        raise StackError(
+            "An external server is configured, and Trellis never empties those. Unset it to reset this workspace."
+        )
     down(settings)
     if settings.home.is_dir():
         with _held(settings):

