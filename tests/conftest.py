@@ -1,0 +1,139 @@
+"""One real stack for the whole run, in a folder of its own; workers in this process; calm unless a test says not."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trellis import stack, workers
+from trellis.config import Settings
+from trellis.db.migrate import migrate
+from trellis.db.pool import Pool, open_pool
+from trellis.desk import Desk, opened
+from trellis.faults import FaultPlan
+from trellis.model import Order, State, charge_key, dispatch_key, parse_order
+from trellis.policies import Policy, preset, tuned
+
+
+@pytest.fixture(scope="session")
+async def settings() -> AsyncIterator[Settings]:
+    home = Path(tempfile.mkdtemp(prefix="trellis-test-"))
+    mine = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
+    yield mine
+    stack.down(mine)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def running(settings: Settings) -> stack.Stack:
+    up = await stack.up(settings)
+    await migrate(up.database_url)
+    return up
+
+
+@pytest.fixture(scope="session")
+async def pool(running: stack.Stack) -> AsyncIterator[Pool]:
+    pool = await open_pool(running.database_url, size=16)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture(scope="session")
+async def idle_desk(running: stack.Stack, settings: Settings, pool: Pool) -> AsyncIterator[Desk]:
+    """A desk; no worker needs to run."""
+    async with opened(running, settings, pool=pool) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="session")
+async def watch(idle_desk: Desk, settings: Settings, pool: Pool) -> AsyncIterator[workers.FaultWatch]:
+    async with workers.running(idle_desk.client, pool, settings) as watch:
+        yield watch
+
+
+@dataclass
+class House:
+    """What a workflow test needs: orders through the desk, faults by script, and both books."""
+
+    desk: Desk
+    pool: Pool
+    watch: workers.FaultWatch
+
+    async def faults(self, plan: FaultPlan | str) -> None:
+        await self.desk.ledger.set_fault_plan(FaultPlan.parse(plan) if isinstance(plan, str) else plan)
+        await self.watch.refresh()
+
+    def order(self, price: str = "12.50") -> Order:
+        id_ = f"t-{uuid.uuid4().hex[:12]}"
+        return parse_order(id_, f"p-{id_}", [{"sku": "book", "quantity": 2, "price": price}], {"line1": "1 Main St"})
+
+    async def start(self, policy: Policy | None = None, *, approve: bool = False) -> Order:
+        order = self.order()
+        await self.desk.start(order, policy or preset("swift"))
+        if approve:
+            await self.desk.approve(order.order_id)
+        return order
+
+    async def until(self, order: Order, *types: str, timeout: float = 30) -> None:
+        """Wait until the order's log holds an event of one of these types (`STEP:type` narrows it to a step)."""
+        async with asyncio.timeout(timeout):
+            while True:
+                events = await self.desk.ledger.events(order.order_id)
+                seen = {e["type"] for e in events} | {f"{e['step']}:{e['type']}" for e in events}
+                if seen & set(types):
+                    return
+                await asyncio.sleep(0.03)
+
+    async def events(self, order: Order) -> list[str]:
+        return [event["type"] for event in await self.desk.ledger.events(order.order_id)]
+
+    async def one(self, sql: str, *args: object) -> Any:
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+        return row[0] if row else None
+
+    async def ends(self, order: Order, state: State, timeout: float = 60) -> dict[str, Any]:
+        """Wait for the end; assert the state, Temporal's close status, and that both books balance."""
+        status = await self.desk.wait(order.order_id, timeout)
+        assert status["state"] == state, status
+        closed = "COMPLETED" if state in (State.COMPLETED, State.CANCELLED) else "FAILED"
+        assert status["workflow"]["close_status"] == closed
+        charges = await self.one("SELECT count(*) FROM provider.charges WHERE order_id = %s", order.order_id)
+        refunds = await self.one("SELECT count(*) FROM provider.refunds WHERE order_id = %s", order.order_id)
+        parcels = await self.one("SELECT count(*) FROM provider.parcels WHERE order_id = %s", order.order_id)
+        shipped = state is State.COMPLETED
+        assert charges <= 1
+        assert (charges - refunds, parcels) == ((1, 1) if shipped else (0, 0))
+        expected = "CHARGED" if shipped else "REFUNDED" if charges else "FAILED"
+        assert status["payment"]["status"] == expected
+        return status
+
+    async def tombstones(self, order: Order) -> set[str]:
+        keys = (charge_key(order.payment_id), dispatch_key(order.order_id))
+        async with self.pool.connection() as connection:
+            rows = await connection.execute(
+                "SELECT idempotency_key FROM provider.voids WHERE idempotency_key = ANY(%s)", (list(keys),)
+            )
+            return {row[0].split(":")[0] for row in await rows.fetchall()}
+
+
+@pytest.fixture
+async def house(idle_desk: Desk, pool: Pool, watch: workers.FaultWatch) -> AsyncIterator[House]:
+    house = House(idle_desk, pool, watch)
+    await house.faults(FaultPlan.calm())
+    yield house
+    await house.faults(FaultPlan.calm())
+
+
+@pytest.fixture
+def quick() -> Policy:
+    """A policy that gives up soon: two tries a step, 0.3 s each."""
+    return tuned(preset("swift"), name="quick", try_timeout=0.5, max_tries=2, first_backoff=0.005, max_backoff=0.01)

@@ -1,0 +1,366 @@
+"""Every path of an order, on the real Temporal and the real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.service import RPCError
+
+from tests.conftest import House
+from trellis.db.provider import Provider, ProviderRefused
+from trellis.errors import OrderConflict, OrderNotFound, RequestRefused
+from trellis.faults import FaultPlan
+from trellis.messages import Approve, Cancel
+from trellis.model import Order, State, charge_key, workflow_id
+from trellis.policies import Policy, preset, tuned
+
+CALM_LIFE = [
+    "ORDER_RECEIVED",
+    "ORDER_VALIDATED",
+    "AWAITING_APPROVAL",
+    "ORDER_APPROVED",
+    "PAYMENT_CHARGED",
+    "SHIPPING_STARTED",
+    "PACKAGE_PREPARED",
+    "CARRIER_DISPATCHED",
+    "ORDER_SHIPPED",
+    "ORDER_COMPLETED",
+]
+
+
+async def test_a_calm_order_leaves_exactly_its_ten_events(house: House) -> None:
+    """Without faults, an order's log is its ten events in order, and the charge says what it took."""
+    order = await house.start(approve=True)
+    await house.ends(order, State.COMPLETED)
+    assert await house.events(order) == CALM_LIFE
+    charged = (await house.desk.events(order.order_id))[4]
+    assert charged["payload_json"] | {"fault_plan": 0} == {
+        "payment_id": order.payment_id,
+        "amount": "25.00",
+        "previous_status": "PENDING",
+        "fault_plan": 0,
+    }
+    assert charged["attempt"] == 1
+
+
+async def test_approval_may_come_before_the_review_begins(house: House) -> None:
+    """An approval that arrives while the order is still being received ends the review before it starts."""
+    await house.faults("receive: error, error, ok")
+    order = await house.start(approve=True)
+    await house.ends(order, State.COMPLETED)
+
+
+async def test_approval_in_time_ends_the_wait(house: House) -> None:
+    """An order waits in review until somebody approves it."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    status = await house.desk.status(order.order_id)
+    assert status["state"] == State.AWAITING_APPROVAL
+    assert (await house.desk.approve(order.order_id)).verdict == "accepted"
+    await house.ends(order, State.COMPLETED)
+
+
+async def test_an_unapproved_order_times_out_and_refuses_a_late_approval(house: House) -> None:
+    """At the window's end the order is APPROVAL_TIMEOUT; an approval after that is refused and written down."""
+    order = await house.start(tuned(preset("swift"), review_window=1.0))
+    status = await house.ends(order, State.APPROVAL_TIMEOUT)
+    assert "in time" in status["last_error"]
+    with pytest.raises(RequestRefused, match="APPROVAL_TIMEOUT"):
+        await house.desk.approve(order.order_id)
+    assert (await house.events(order))[-1] == "REQUEST_REFUSED"
+
+
+async def test_a_policy_may_approve_by_itself(house: House) -> None:
+    """With at_window_end approve, the end of the window is the approval, and the log says who gave it."""
+    order = await house.start(tuned(preset("swift"), review_window=1.0, at_window_end="approve"))
+    await house.ends(order, State.COMPLETED)
+    approved = next(e for e in await house.desk.events(order.order_id) if e["type"] == "ORDER_APPROVED")
+    assert approved["payload_json"]["by"] == "policy"
+
+
+async def test_cancel_before_the_charge_takes_no_money(house: House) -> None:
+    """A cancel in review ends the order CANCELLED, and the provider never heard of it."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.cancel(order.order_id, "changed my mind")
+    await house.ends(order, State.CANCELLED)
+    assert await house.one("SELECT count(*) FROM provider.charges WHERE order_id = %s", order.order_id) == 0
+
+
+async def test_cancel_after_the_charge_refunds_first(house: House) -> None:
+    """A cancel while the package is prepared refunds the charge and then ends the order."""
+    await house.faults("prepare: hang*")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    await house.desk.cancel(order.order_id)
+    await house.ends(order, State.CANCELLED)
+    events = await house.events(order)
+    assert events.index("PAYMENT_REFUNDED") < events.index("ORDER_CANCELLED")
+
+
+async def test_cancel_after_the_claim_is_refused_and_the_order_completes(house: House) -> None:
+    """Once a dispatch has claimed the order, a cancel is refused, written down, and changes nothing."""
+    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
+    order = await house.start(approve=True)
+    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    with pytest.raises(RequestRefused, match="carrier"):
+        await house.desk.cancel(order.order_id)
+    await house.ends(order, State.COMPLETED)
+    assert "REQUEST_REFUSED" in await house.events(order)
+
+
+async def test_a_cancel_from_temporal_acts_as_a_cancel(house: House) -> None:
+    """Temporal's own cancel compensates like any other, and the log gives its reason."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).cancel()
+    await house.ends(order, State.CANCELLED)
+    last = (await house.desk.events(order.order_id))[-1]
+    assert last["payload_json"]["reason"] == "cancelled in Temporal"
+
+
+async def test_a_cancel_from_temporal_after_the_claim_is_outlived(house: House) -> None:
+    """Whoever presses the button: after the claim the order goes forward."""
+    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
+    order = await house.start(approve=True)
+    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).cancel()
+    await house.ends(order, State.COMPLETED)
+
+
+@pytest.mark.parametrize("hung", ["validate", "prepare"])
+async def test_the_address_can_change_until_the_label_is_printed(house: House, hung: str) -> None:
+    """Before the review and during the preparation a new address is taken, and the parcel goes there."""
+    await house.faults(f"{hung}: hang, hang, hang, ok")
+    order = await house.start(approve=True)
+    await house.until(order, f"{hung}:ATTEMPT_TIMED_OUT")
+    assert (await house.desk.update_address(order.order_id, {"street": "2 New Road"})).verdict == "accepted"
+    await house.ends(order, State.COMPLETED)
+    there = await house.one("SELECT address_json ->> 'line1' FROM provider.parcels WHERE order_id = %s", order.order_id)
+    assert there == "2 New Road"
+    changed = next(e for e in await house.desk.events(order.order_id) if e["type"] == "ADDRESS_UPDATED")
+    assert changed["payload_json"]["old"]["line1"] == "1 Main St"
+
+
+async def test_a_late_address_is_refused(house: House) -> None:
+    """After the claim the parcel's address stands."""
+    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
+    order = await house.start(approve=True)
+    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    with pytest.raises(RequestRefused, match="label"):
+        await house.desk.update_address(order.order_id, {"line1": "too late"})
+    await house.ends(order, State.COMPLETED)
+    there = await house.one("SELECT address_json ->> 'line1' FROM provider.parcels WHERE order_id = %s", order.order_id)
+    assert there == "1 Main St"
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_failed_dispatch_gets_a_fresh_child(house: House, quick: Policy, failing: int) -> None:
+    """A round that fails is followed by a new child; the order ships once."""
+    await house.faults("dispatch: " + "error* | " * failing + "ok")
+    order = await house.start(quick, approve=True)
+    await house.ends(order, State.COMPLETED)
+    assert (await house.events(order)).count("DISPATCH_FAILED") == failing
+
+
+async def test_a_dispatch_that_fails_for_good_refunds(house: House, quick: Policy) -> None:
+    """When every round failed the order is FAILED, the charge refunded, and the parcel's key has a tombstone."""
+    await house.faults("dispatch: error*")
+    order = await house.start(quick, approve=True)
+    status = await house.ends(order, State.FAILED)
+    assert (await house.events(order)).count("DISPATCH_FAILED") == 3
+    assert "dispatch" in status["last_error"]
+
+
+async def test_a_claimed_order_whose_dispatch_fails_leaves_a_tombstone(house: House, quick: Policy) -> None:
+    """A dispatch that claimed and then failed for good is voided at the carrier before the money goes back."""
+    order = await house.start(quick)
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.faults("prepare: hang, ok; dispatch: error*")
+    await house.desk.approve(order.order_id)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    # As a dispatch that claims the order and dies before it calls the carrier.
+    assert (await house.desk.ledger.claim_dispatch(order.order_id))[0]
+    await house.ends(order, State.FAILED)
+    assert await house.tombstones(order) == {"charge", "dispatch"}
+
+
+async def test_a_parcel_that_exists_after_all_means_going_forward(house: House, quick: Policy) -> None:
+    """Every reply of the carrier is lost and all rounds fail: the parcel is found, and the order completes."""
+    await house.faults("dispatch: reply-lost*")
+    order = await house.start(quick, approve=True)
+    await house.ends(order, State.COMPLETED)
+    events = await house.events(order)
+    assert events.count("DISPATCH_FAILED") == 3
+    assert "PAYMENT_REFUNDED" not in events
+
+
+async def test_a_child_that_times_out_counts_as_a_round(house: House) -> None:
+    """Temporal ends a child that takes too long; the parent counts it and starts another."""
+    await house.faults("prepare: hang* | ok")
+    order = await house.start(tuned(preset("swift"), child_run_timeout=1.5), approve=True)
+    await house.ends(order, State.COMPLETED)
+    assert (await house.events(order)).count("DISPATCH_FAILED") == 1
+
+
+async def test_a_terminated_child_counts_as_a_round(house: House) -> None:
+    """A child that cannot even signal is counted when it closes."""
+    await house.faults("prepare: hang* | ok")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    await house.desk.client.get_workflow_handle(f"shipping-{order.order_id}-1").terminate("by an operator")
+    await house.ends(order, State.COMPLETED)
+
+
+async def test_an_exhausted_budget_refunds_and_its_tombstone_holds(house: House) -> None:
+    """The budget ends while a charge hangs: the order FAILS, and the late charge is refused by the provider."""
+    await house.faults("charge: hang*")
+    order = await house.start(tuned(preset("swift"), budget=2.0), approve=True)
+    status = await house.ends(order, State.FAILED)
+    assert "budget" in status["last_error"]
+    assert await house.tombstones(order) == {"charge"}
+    with pytest.raises(ProviderRefused):
+        await Provider(house.pool).charge(charge_key(order.payment_id), order.order_id, order.total_cents)
+    assert await house.one("SELECT count(*) FROM provider.charges WHERE order_id = %s", order.order_id) == 0
+
+
+async def test_an_order_that_was_never_received_still_ends_in_the_books(house: House) -> None:
+    """A budget used up by the very first step leaves a FAILED order, not a hole."""
+    await house.faults("receive: hang*")
+    order = await house.start(tuned(preset("swift"), budget=1.0))
+    await house.ends(order, State.FAILED)
+
+
+async def test_the_budget_does_not_stop_a_claimed_order(house: House) -> None:
+    """What a dispatch has claimed is finished, however long it takes."""
+    script = "dispatch: reply-lost, " + "hang, " * 12 + "ok"
+    await house.faults(script)
+    order = await house.start(tuned(preset("swift"), budget=2.0), approve=True)
+    await house.ends(order, State.COMPLETED)
+
+
+@pytest.mark.parametrize("seam", ["charge", "dispatch"])
+async def test_a_lost_reply_never_doubles(house: House, seam: str) -> None:
+    """The provider did it and the caller saw a failure: the next try finds it done."""
+    await house.faults(f"{seam}: reply-lost, reply-lost, ok")
+    order = await house.start(approve=True)
+    await house.ends(order, State.COMPLETED)
+
+
+async def test_a_lost_refund_reply_refunds_once(house: House) -> None:
+    """A refund whose reply is lost is asked for again, and happens once."""
+    await house.faults("prepare: hang*; refund: reply-lost, error, ok")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    await house.desk.cancel(order.order_id)
+    await house.ends(order, State.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    "policy", [tuned(preset("swift"), hedge=2), tuned(preset("swift"), hedge=3), preset("reviewed")], ids=str
+)
+async def test_every_placement_survives_faults(house: House, policy: Policy) -> None:
+    """Hedged lanes and Temporal's own retries bring an order through errors and hangs alike."""
+    await house.faults("receive: error, ok; charge: hang, ok; dispatch: reply-lost, ok")
+    order = await house.start(tuned(policy, budget=60), approve=True)
+    await house.ends(order, State.COMPLETED)
+    attempts = [(e["step"], e["attempt"]) for e in await house.desk.events(order.order_id) if e["attempt"]]
+    assert len(attempts) == len(set(attempts)), "attempt numbers are unique within a step"
+
+
+async def test_doubled_and_disordered_signals_do_no_harm(house: House) -> None:
+    """The same request by update and by signal, under every name, is handled once."""
+    order = await house.start()
+    handle = house.desk.client.get_workflow_handle(workflow_id(order.order_id))
+    for name in ("approve", "approve_order"):
+        await handle.signal(name, Approve("same"))
+    await handle.execute_update("approve", Approve("same"))
+    await handle.signal("approve_order")
+    await house.ends(order, State.COMPLETED)
+    assert (await house.events(order)) == CALM_LIFE
+
+
+async def test_cancel_by_signal_needs_no_argument(house: House) -> None:
+    """`temporal workflow signal --name cancel_order` without input works."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).signal("cancel_order")
+    await house.ends(order, State.CANCELLED)
+
+
+async def test_a_cancel_wins_over_a_later_approval(house: House) -> None:
+    """Cancel and approve in one breath: the order ends CANCELLED, or COMPLETED, never in between."""
+    order = await house.start()
+    handle = house.desk.client.get_workflow_handle(workflow_id(order.order_id))
+    await asyncio.gather(handle.signal("cancel", Cancel("c", "race")), handle.signal("approve", Approve("a")))
+    status = await house.desk.wait(order.order_id, 30)
+    assert status["state"] in (State.CANCELLED, State.COMPLETED)
+    await house.ends(order, status["state"])
+
+
+async def test_fifty_concurrent_starts_make_one_order(house: House) -> None:
+    """The same start fifty times at once is one run, created once."""
+    order = house.order()
+    starts = await asyncio.gather(*(house.desk.start(order) for _ in range(50)))
+    assert len({start.run_id for start in starts}) == 1
+    assert sum(start.created for start in starts) == 1
+    await house.desk.approve(order.order_id)
+    await house.ends(order, State.COMPLETED)
+    assert not (await house.desk.start(order)).created
+
+
+async def test_a_known_id_with_another_body_is_a_conflict(house: House) -> None:
+    """An order id belongs to one body, whether the ledger knows it yet or not."""
+    order = house.order()
+    await house.desk.start(order)
+    other = Order(order.order_id, order.payment_id, order.address, ())
+    with pytest.raises(OrderConflict, match="another body"):
+        await house.desk.start(other)
+    await house.desk.approve(order.order_id)
+    await house.ends(order, State.COMPLETED)
+    with pytest.raises(OrderConflict, match="another body"):
+        await house.desk.start(other)
+
+
+async def test_a_payment_id_belongs_to_one_order(house: House) -> None:
+    """Another order's payment id is refused at the door, and by the ledger for those who were faster."""
+    first = await house.start(approve=True)
+    await house.ends(first, State.COMPLETED)
+    thief = Order(house.order().order_id, first.payment_id, first.address, first.items)
+    with pytest.raises(OrderConflict, match="belongs to order"):
+        await house.desk.start(thief)
+    one, two = house.order(), house.order()
+    two = Order(two.order_id, one.payment_id, two.address, two.items)
+    await asyncio.gather(house.desk.start(one), house.desk.start(two))
+    for order in (one, two):
+        try:
+            await house.desk.approve(order.order_id)
+        except (RequestRefused, RPCError):
+            continue
+    states = {str((await house.desk.wait(order.order_id, 30))["state"]) for order in (one, two)}
+    assert states == {"COMPLETED", "FAILED"}
+    key = charge_key(one.payment_id)
+    assert await house.one("SELECT count(*) FROM provider.charges WHERE idempotency_key = %s", key) == 1
+
+
+async def test_a_finished_order_refuses_and_remembers(house: House) -> None:
+    """Requests to a finished order are refused with its state, and each refusal is an event."""
+    order = await house.start(approve=True)
+    await house.ends(order, State.COMPLETED)
+    with pytest.raises(RequestRefused, match="COMPLETED"):
+        await house.desk.cancel(order.order_id)
+    assert (await house.events(order)).count("REQUEST_REFUSED") == 1
+    with pytest.raises(OrderNotFound):
+        await house.desk.approve("nobody-knows-this-order")
+
+
+async def test_a_change_of_faults_reaches_a_running_order(house: House) -> None:
+    """An order stuck in hanging calls moves on once the plan is calm, without a restart."""
+    await house.faults("charge: hang*")
+    order = await house.start(tuned(preset("swift"), budget=30), approve=True)
+    await house.until(order, "charge:ATTEMPT_TIMED_OUT")
+    version = await house.desk.ledger.set_fault_plan(FaultPlan.calm())
+    await house.ends(order, State.COMPLETED)
+    charged = next(e for e in await house.desk.events(order.order_id) if e["type"] == "PAYMENT_CHARGED")
+    assert charged["payload_json"]["fault_plan"] == version
