@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trellis import stack, workers
+from trellis import logs, stack, workers
 from trellis.config import Settings
 from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
@@ -26,7 +26,8 @@ from trellis.policies import Policy, preset, tuned
 @pytest.fixture(scope="session")
 async def settings() -> AsyncIterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="trellis-test-"))
-    mine = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
+    mine = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})
+    logs.configure(mine)
     yield mine
     stack.down(mine)
     shutil.rmtree(home, ignore_errors=True)

@@ -29,6 +29,9 @@ ATTRIBUTES = {
     "OrderTotal": IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE,
 }
 
+# Servers outlive the call that starts them; a dropped Popen would warn of that, and leave a zombie when one ends.
+_children: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass(frozen=True)
 class TemporalTarget:
@@ -184,6 +187,7 @@ async def _start(settings: Settings, program: str, port: int, ui: int) -> Tempor
         child = subprocess.Popen(  # noqa: ASYNC220 -- returns at once; the server must outlive this process
             line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
+    _children.append(child)
     process = psutil.Process(child.pid)
     state = _state(process, port, ui, namespace)
     _save(home, state)

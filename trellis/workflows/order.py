@@ -178,6 +178,9 @@ class OrderWorkflow:
                 )
                 return dispatched.tracking
             except ChildWorkflowError as failure:
+                if self._progress.ending is not None:
+                    # Cancelled with the order: not a round that failed.
+                    raise
                 reason = self._dispatch_error or root_cause(failure)
                 self._last_error = reason
                 await ledger("dispatch_failed", DispatchFailure(self._order.order_id, self._round, reason))
