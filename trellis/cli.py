@@ -609,5 +609,18 @@ def bench_coldstart(
     _show(result, as_json)
 
 
+@app.command()
+def notebooks(
+    write: Annotated[bool, typer.Option("--write", help="Store the outputs in the notebooks.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Execute all notebooks, each in a kernel and a workspace of its own."""
+    from trellis.lab.notebooks import execute_all
+
+    _settings()
+    done = execute_all(write=write)
+    _show(dict(done), as_json)
+
+
 if __name__ == "__main__":
     main()

@@ -19,14 +19,18 @@ from trellis.rules import Budget, root_cause
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("price", [float("nan"), float("inf"), "NaN", "1.234", -1, "-0.01", True, None, "x", 10**30, "9" * 40])
+@pytest.mark.parametrize(
+    "price", [float("nan"), float("inf"), "NaN", "1.234", -1, "-0.01", True, None, "x", 10**30, "9" * 40]
+)
 def test_a_bad_price_is_refused_with_a_sentence(price: object) -> None:
     """NaN, negatives, third decimals and things that are no numbers never become money."""
     with pytest.raises(BadInput, match=r"^The price must .*\.$"):
         parse_cents(price)
 
 
-@pytest.mark.parametrize(("price", "cents"), [(12, 1200), ("12.5", 1250), (0.1, 10), (19.99, 1999), ("99999999.99", 9999999999)])
+@pytest.mark.parametrize(
+    ("price", "cents"), [(12, 1200), ("12.5", 1250), (0.1, 10), (19.99, 1999), ("99999999.99", 9999999999)]
+)
 def test_a_price_is_exact_in_cents(price: object, cents: int) -> None:
     """Prices become cents without rounding."""
     assert parse_cents(price) == cents
@@ -64,7 +68,9 @@ def test_aliases_make_the_same_order() -> None:
     assert one.fingerprint() == two.fingerprint()
 
 
-@pytest.mark.parametrize("address", [{}, {"line1": ""}, {"line1": "a\x00b"}, {"line1": 5}, [], {"line1": "a", "planet": "x"}])
+@pytest.mark.parametrize(
+    "address", [{}, {"line1": ""}, {"line1": "a\x00b"}, {"line1": 5}, [], {"line1": "a", "planet": "x"}]
+)
 def test_a_bad_address_is_refused(address: object) -> None:
     """An address needs a line1 of plain text and knows no other fields."""
     with pytest.raises(BadInput, match="address"):
@@ -74,7 +80,14 @@ def test_a_bad_address_is_refused(address: object) -> None:
 def test_the_presets_are_the_table_of_the_contract() -> None:
     """Six presets, with their windows, timeouts and placements."""
     table = {
-        name: (p.review_window, p.at_window_end, p.retry.try_timeout, p.retry.first_backoff, p.retry.max_backoff, p.budget)
+        name: (
+            p.review_window,
+            p.at_window_end,
+            p.retry.try_timeout,
+            p.retry.first_backoff,
+            p.retry.max_backoff,
+            p.budget,
+        )
         for name, p in PRESETS.items()
     }
     approve, end = AtWindowEnd.APPROVE, AtWindowEnd.TIME_OUT
@@ -149,7 +162,9 @@ def test_a_script_fixes_outcomes_by_try_and_round() -> None:
     assert at("receive", 0, 1) is Outcome.OK
 
 
-@pytest.mark.parametrize("text", ["", "weird", "{", "[1]", "nostep: ok", "charge: maybe", '{"mix": {"error": 2}}', '{"x": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "weird", "{", "[1]", "nostep: ok", "charge: maybe", '{"mix": {"error": 2}}', '{"x": 1}']
+)
 def test_a_fault_plan_that_cannot_be_read_is_refused(text: str) -> None:
     """Plans come from people; each mistake gets a sentence."""
     with pytest.raises(ConfigError):
@@ -228,7 +243,9 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "trellis" else {node.module}
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "trellis" else {node.module}
+            )
     return found
 
 

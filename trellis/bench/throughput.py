@@ -75,7 +75,11 @@ async def run(
         await floor.faults(FaultPlan.calm())
         client, tag = floor.desk.client, uuid.uuid4().hex[:6]
         twin = Twin()
-        common: dict[str, Any] = {"workflow_runner": RUNNER, "max_concurrent_activities": SLOTS, "max_cached_workflows": 2000}
+        common: dict[str, Any] = {
+            "workflow_runner": RUNNER,
+            "max_concurrent_activities": SLOTS,
+            "max_cached_workflows": 2000,
+        }
         parent: list[Any] = [twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish]
         sides: list[Worker] = [
             Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=parent, **common),

@@ -1,0 +1,6 @@
+"""What the events say: DataFrames and charts, read-only."""
+
+from trellis.insight.charts import gantt
+from trellis.insight.frames import attempts, events
+
+__all__ = ["attempts", "events", "gantt"]

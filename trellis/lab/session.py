@@ -1,0 +1,167 @@
+"""The engine: servers, workers and desk on a thread of their own, so that a busy cell holds no order up."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+import uuid
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from trellis import config, logs, stack, workers
+from trellis.db.migrate import migrate
+from trellis.db.pool import open_pool
+from trellis.desk import Desk, Receipt, opened
+from trellis.errors import TrellisError
+from trellis.faults import FaultPlan
+from trellis.insight import events as read_events
+from trellis.model import parse_order
+from trellis.policies import Policy, preset
+
+T = TypeVar("T")
+
+BOOK = [{"sku": "book", "quantity": 2, "price": "12.50"}]
+HOME = {"line1": "1 Main Street", "city": "Springfield"}
+
+
+class Session:
+    """A running lab. Methods block until done; `submit` gives a future instead, for callbacks and long work."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.desk: Desk
+        self._watch: workers.FaultWatch
+        self._loop = asyncio.new_event_loop()
+        self._exit = AsyncExitStack()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
+        self._thread.start()
+        try:
+            self._do(self._open())
+        except BaseException:
+            self.stop()
+            raise
+
+    async def _open(self) -> None:
+        up = await stack.up(self.settings)
+        await migrate(up.database_url)
+        pool = await open_pool(up.database_url)
+        self._exit.push_async_callback(pool.close)
+        self.desk = await self._exit.enter_async_context(opened(up, self.settings, pool=pool))
+        self._watch = await self._exit.enter_async_context(workers.running(self.desk.client, pool, self.settings))
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the engine's loop. Await the result with `asyncio.wrap_future`."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.submit(work).result()
+
+    def faults(self, plan: str | FaultPlan) -> None:
+        """Put a plan in force: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
+        chosen = FaultPlan.parse(plan) if isinstance(plan, str) else plan.check()
+
+        async def change() -> None:
+            await self.desk.ledger.set_fault_plan(chosen)
+            await self._watch.refresh()
+
+        self._do(change())
+
+    def start_order(
+        self,
+        items: list[dict[str, Any]] | None = None,
+        address: dict[str, str] | None = None,
+        policy: str | Policy | None = None,
+        order_id: str | None = None,
+    ) -> str:
+        """Start an order and return its id. Raises BadInput, OrderConflict."""
+        id_ = order_id or f"order-{uuid.uuid4().hex[:8]}"
+        order = parse_order(id_, f"pay-{id_}", BOOK if items is None else items, address or HOME)
+        self._do(self.desk.start(order, preset(policy) if isinstance(policy, str) else policy))
+        return id_
+
+    def approve(self, order_id: str) -> Receipt:
+        """Raises RequestRefused with the reason."""
+        return self._do(self.desk.approve(order_id))
+
+    def cancel(self, order_id: str, reason: str = "") -> Receipt:
+        """Raises RequestRefused with the reason."""
+        return self._do(self.desk.cancel(order_id, reason))
+
+    def update_address(self, order_id: str, address: dict[str, str]) -> Receipt:
+        """Raises RequestRefused with the reason."""
+        return self._do(self.desk.update_address(order_id, address))
+
+    def status(self, order_id: str) -> dict[str, Any]:
+        """As `Desk.status`."""
+        return self._do(self.desk.status(order_id))
+
+    def wait(self, order_id: str, timeout: float = 60) -> dict[str, Any]:
+        """The status once the order has ended. Raises TimeoutError after `timeout` seconds."""
+        return self._do(self.desk.wait(order_id, timeout))
+
+    def events(self, order_id: str | None = None) -> pd.DataFrame:
+        """The log as `trellis.insight.events` gives it."""
+        assert self.desk.stack is not None
+        return read_events(self.desk.stack.database_url, order_id)
+
+    def charges(self, order_id: str) -> int:
+        """How often the payment provider's own book says that the order was charged."""
+        return self._do(self.desk.ledger.charges(order_id))
+
+    def stop(self) -> None:
+        """End workers and connections; the servers go on, for other notebooks and the next kernel."""
+        global _session
+        if not self.running:
+            return
+        try:
+            self.submit(self._exit.aclose()).result(timeout=20)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=10)
+            if _session is self:
+                _session = None
+
+    def _repr_html_(self) -> str:
+        at = self.desk.stack
+        ui = at.temporal.ui if at else None
+        link = f' · <a href="{ui}" target="_blank">Temporal\'s Web UI</a>' if ui else ""
+        queues = f"{self.settings.orders_queue} and {self.settings.shipping_queue}"
+        return f"<b>Trellis is running.</b> Workers on {queues}{link}"
+
+    def __repr__(self) -> str:
+        return "Trellis is running." if self.running else "Trellis has stopped."
+
+
+_session: Session | None = None
+_starting = threading.Lock()
+
+
+def start() -> Session:
+    """The lab of this kernel: servers, both workers and a desk. Running the cell again gives the same session.
+
+    Raises TrellisError, one sentence that says what to do.
+    """
+    global _session
+    with _starting:
+        if _session is None or not _session.running:
+            settings = config.load()
+            logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
+            _session = Session(settings)
+            atexit.register(_stop_quietly, _session)
+        return _session
+
+
+def _stop_quietly(session: Session) -> None:
+    try:
+        session.stop()
+    except (TrellisError, TimeoutError):
+        return
