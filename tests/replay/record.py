@@ -1,0 +1,83 @@
+"""Record the histories that test_replay replays: one of each way that an order can go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from trellis import config
+from trellis.bench.floor import Floor, sample_order, standing
+from trellis.faults import FaultPlan
+from trellis.model import shipping_workflow_id, workflow_id
+from trellis.policies import Policy, preset, tuned
+
+FOLDER = Path(__file__).parent / "histories"
+QUICK = tuned(preset("swift"), max_tries=2)
+
+Act = Callable[[Floor, str], Awaitable[object]]
+
+
+async def approve(floor: Floor, order_id: str) -> None:
+    await floor.desk.approve(order_id)
+
+
+async def approve_then_cancel(floor: Floor, order_id: str) -> None:
+    await floor.desk.approve(order_id)
+    await asyncio.sleep(1)
+    await floor.desk.cancel(order_id, "recorded")
+
+
+async def change_then_approve(floor: Floor, order_id: str) -> None:
+    await asyncio.sleep(0.5)
+    await floor.desk.update_address(order_id, {"line1": "2 New Road"})
+    await floor.desk.approve(order_id)
+
+
+async def cancel_in_temporal(floor: Floor, order_id: str) -> None:
+    await asyncio.sleep(0.5)
+    await floor.desk.client.get_workflow_handle(workflow_id(order_id)).cancel()
+
+
+async def nothing(floor: Floor, order_id: str) -> None: ...
+
+
+CASES: dict[str, tuple[str, Policy, Act]] = {
+    "calm": ("calm", preset("swift"), approve),
+    "cancelled_after_charge": ("prepare: hang*", preset("swift"), approve_then_cancel),
+    "cancelled_in_temporal": ("calm", preset("swift"), cancel_in_temporal),
+    "address_changed": ("calm", preset("swift"), change_then_approve),
+    "dispatch_retried": ("dispatch: error* | ok", QUICK, approve),
+    "dispatch_gave_up": ("dispatch: error*", QUICK, approve),
+    "parcel_found": ("dispatch: reply-lost*", QUICK, approve),
+    "approval_timed_out": ("calm", tuned(preset("swift"), review_window=1.0), nothing),
+    "approved_by_policy": ("calm", tuned(preset("compact"), review_window=1.0), nothing),
+    "budget_used_up": ("charge: hang*", tuned(preset("swift"), budget=2.0), approve),
+    "server_retries": ("receive: error, ok; charge: hang, ok", tuned(preset("compact"), budget=60), approve),
+}
+
+
+async def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    async with standing(config.load({}, None)) as floor:
+        for name, (plan, policy, act) in CASES.items():
+            await floor.faults(FaultPlan.parse(plan))
+            order = sample_order(name.replace("_", "-"))
+            await floor.desk.start(order, policy)
+            await act(floor, order.order_id)
+            await floor.desk.wait(order.order_id, 60)
+            for id_, file in (
+                (workflow_id(order.order_id), name),
+                (shipping_workflow_id(order.order_id, 1), f"{name}.shipping"),
+            ):
+                try:
+                    history = await floor.desk.client.get_workflow_handle(id_).fetch_history()
+                except Exception:
+                    # An order that never shipped has no child.
+                    continue
+                (FOLDER / f"{file}.json").write_text(history.to_json(), "utf-8")
+            print(name)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
