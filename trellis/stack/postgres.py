@@ -101,15 +101,19 @@ def _start(home: Path) -> str:
 
 
 def _forget_the_dead(pid_file: Path) -> None:
+    """Remove the lock files of a server that is no more: Postgres takes a zombie for alive."""
     try:
-        pid = int(pid_file.read_text("utf-8").split()[0])
-        process = psutil.Process(pid)
+        lines = pid_file.read_text("utf-8").splitlines()
+        process = psutil.Process(int(lines[0]))
         dead = process.status() == psutil.STATUS_ZOMBIE or "postgres" not in process.name()
     except (OSError, ValueError, IndexError):
         return
     except psutil.NoSuchProcess:
         dead = True
     if dead:
+        # The fifth line names the folder of the socket, which has a lock file of its own.
+        if len(lines) > 4 and lines[4]:
+            (Path(lines[4]) / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
         pid_file.unlink(missing_ok=True)
 
 
