@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,13 +42,20 @@ def servers_of(home: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
+def until_dead(pid: int) -> None:
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+
+
 async def starts_elsewhere(home: Path, then: str = "") -> subprocess.Popen[bytes]:
     code = (
         "import asyncio, sys, time; from trellis import config, stack; "
         "print(asyncio.run(stack.up(config.load())).temporal.address, flush=True); " + then
     )
     environment = {**os.environ, "TRELLIS_HOME": str(home)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    return subprocess.Popen(  # noqa: ASYNC220 -- it returns at once
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE
+    )
 
 
 async def test_a_stack_survives_its_starter_and_is_shared(mine: Settings) -> None:
@@ -73,8 +81,8 @@ async def test_a_stack_survives_its_starter_and_is_shared(mine: Settings) -> Non
     # A killed Postgres comes back with its data.
     pid = int((mine.home / "postgres" / "postmaster.pid").read_text().split()[0])
     psutil.Process(pid).kill()
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(until_dead, pid)
     assert stack.find(mine) is None
     again = await stack.up(mine)
     async with await psycopg.AsyncConnection.connect(again.database_url) as connection:

@@ -12,7 +12,7 @@ _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTE
 def events(database_url: str, order_id: str | None = None) -> pd.DataFrame:
     """The log, oldest first; of one order if given.
 
-    Columns: id, order_id, type [category], step [category], attempt, round, execution, try [Int32, missing where no
+    Columns: id [int64], order_id [string], type [category], step [category], attempt, round, execution, try [Int32, missing where no
     try brought the event about], started_at, ts [UTC], duration_ms [float], worker [category], payload_json [object].
     Raises DatabaseUnavailable. An empty ledger gives an empty frame with the same columns and dtypes.
     """
@@ -20,6 +20,9 @@ def events(database_url: str, order_id: str | None = None) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype(
         {
+            "id": "int64",
+            "order_id": "string",
+            "payload_json": "object",
             "type": "category",
             "step": "category",
             "worker": "category",

@@ -50,9 +50,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         self.change.on_click(
             lambda _: self._ask("Change address", session.desk.update_address(order_id, {"line1": self.address.value}))
         )
-        row = w.HBox(
-            [self.approve, self.cancel, self.address, self.change], layout=w.Layout(flex_flow="row wrap", gap="4px")
-        )
+        row = w.HBox([self.approve, self.cancel, self.address, self.change], layout=w.Layout(flex_flow="row wrap"))
         super().__init__([self.path, self.detail, row, self.answer])
         # A strong reference: a task that nobody holds may be collected while it runs.
         self._following = session.submit(self._follow())

@@ -1,0 +1,128 @@
+"""The command line as a user types it: real processes, exit codes, sentences."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import House
+from trellis.cli import app
+from trellis.config import Settings
+from trellis.model import State
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def trellis(settings: Settings, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "trellis", *words],
+        env=clean | {"TRELLIS_HOME": str(settings.home), "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+async def test_an_order_is_driven_from_the_command_line(house: House, settings: Settings) -> None:
+    """start, status, update-address, approve, events and list, each with exit code 0 and JSON where asked."""
+    order = house.order()
+    start = ["order", "start", order.order_id, "--payment-id", order.payment_id, "--json"]
+    body = ["--items", '[{"name": "book", "qty": 1, "price": "9.99"}]', "--address", '{"street": "1 Main St"}']
+    started = await trellis(settings, *start, *body)
+    assert started.returncode == 0, started.stderr
+    assert json.loads(started.stdout)["created"]
+    assert not json.loads((await trellis(settings, *start, *body)).stdout)["created"]
+    other = await trellis(settings, *start)
+    assert other.returncode == 1
+    assert "another body" in other.stderr
+    await house.until(order, "AWAITING_APPROVAL")
+    moved = await trellis(settings, "order", "update-address", order.order_id, '{"line1": "2 New Road"}')
+    assert (moved.returncode, "accepted" in moved.stdout) == (0, True)
+    approved = await trellis(settings, "order", "approve", order.order_id, "--json")
+    assert json.loads(approved.stdout)["verdict"] == "accepted"
+    await house.ends(order, State.COMPLETED)
+    status = json.loads((await trellis(settings, "order", "status", order.order_id, "--json")).stdout)
+    assert (status["state"], status["payment"]["status"]) == ("COMPLETED", "CHARGED")
+    events = json.loads((await trellis(settings, "order", "events", order.order_id, "--json")).stdout)
+    assert [event["type"] for event in events] == await house.events(order)
+    listed = json.loads((await trellis(settings, "order", "list", "--state", "COMPLETED", "--json")).stdout)
+    assert order.order_id in {row["id"] for row in listed}
+    late = await trellis(settings, "order", "cancel", order.order_id)
+    assert late.returncode == 1
+    assert "COMPLETED" in late.stderr
+
+
+async def test_status_counts_orders_and_workers(house: House, settings: Settings) -> None:
+    """`status --json` has the four keys that scripts rely on."""
+    result = json.loads((await trellis(settings, "status", "--json")).stdout)
+    assert set(result) == {"temporal", "database", "workers", "orders"}
+    assert {"address", "ui", "namespace"} == set(result["temporal"])
+    assert {worker["queue"] for worker in result["workers"]} == {settings.orders_queue, settings.shipping_queue}
+
+
+async def test_faults_are_shown_and_set(house: House, settings: Settings) -> None:
+    """A plan set on the command line is the plan in force."""
+    done = await trellis(settings, "faults", "set", "--error", "0.25", "--step", "charge", "--seed", "7", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((await trellis(settings, "faults", "show", "--json")).stdout)["plan"]
+    assert (plan["steps"]["charge"]["error"], plan["seed"]) == (0.25, 7)
+    wrong = await trellis(settings, "faults", "set", "--error", "1.5")
+    assert (wrong.returncode, "from 0 to 1" in wrong.stderr) == (1, True)
+    assert (await trellis(settings, "faults", "set")).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "code", "sentence"),
+    [
+        (["order", "status", "nobody"], {}, 1, "no order"),
+        (["order", "status", "../etc"], {}, 1, "order id"),
+        (["order", "start", "x", "--payment-id", "p", "--items", "[{"], {}, 1, "must be JSON"),
+        (["order", "start", "x", "--payment-id", "p", "--items", '[{"sku":"a","price":NaN}]'], {}, 1, "finite"),
+        (["order", "start", "x", "--payment-id", "p", "--items", '[{"sku":"a","quantity":-1}]'], {}, 1, "quantity"),
+        (["order", "start", "x", "--payment-id", "p", "--policy", "fast"], {}, 1, "Choose one of"),
+        (["order", "start", "x", "--payment-id", "p", "--set", '{"hedge": 99}'], {}, 1, "hedge"),
+        (["order", "list", "--state", "LOST"], {}, 1, "Known are"),
+        (["status"], {"TRELLIS_POLCY": "swift"}, 1, "check the spelling"),
+        (["status"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, 1, "does not answer"),
+        (["status"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, 1, "TEMPORAL_ADDRESS"),
+        (["worker", "--queues", "ordres"], {}, 1, "no queue"),
+        (["order"], {}, 2, "Usage"),
+        (["no-such-command"], {}, 2, "No such command"),
+    ],
+)
+async def test_a_mistake_is_one_sentence(
+    house: House, settings: Settings, words: list[str], environment: dict[str, str], code: int, sentence: str
+) -> None:
+    """A mistake gives its exit code and a sentence, never a traceback, and starts nothing."""
+    before = await house.one("SELECT count(*) FROM orders")
+    result = await trellis(settings, *words, **environment)
+    assert result.returncode == code, result.stderr
+    assert sentence in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert await house.one("SELECT count(*) FROM orders") == before
+
+
+async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
+    """The first command of a newcomer who forgot `trellis up`."""
+    result = await trellis(settings, "order", "list", TRELLIS_HOME=str(tmp_path / "none"))
+    assert result.returncode == 1
+    assert "trellis up" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """What can be typed is documented, and what is documented can be typed."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}  # type: ignore[attr-defined]
+    names |= {str(group.name) for group in app.registered_groups}
+    documented = set(re.findall(r"^\| `trellis ([a-z]+)", readme, flags=re.M))
+    assert documented == names

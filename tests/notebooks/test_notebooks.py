@@ -1,0 +1,150 @@
+"""The notebooks run from top to bottom, in a real kernel, on a stack of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from trellis import insight, lab, stack
+from trellis.config import Settings
+from trellis.errors import RequestRefused
+from trellis.lab.notebooks import FOLDER, execute
+from trellis.lab.session import Session
+
+NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+
+
+def test_there_are_notebooks() -> None:
+    """An empty folder would prove nothing."""
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+async def test_a_notebook_runs_and_its_button_approves(path: Path) -> None:
+    """Executed afresh, the notebook's own click brings the order to COMPLETED, charged once."""
+    notebook = await asyncio.to_thread(execute, path)
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "ended COMPLETED" in printed
+    assert "shows 1 charge." in printed
+    assert "image/svg+xml" in json.dumps(notebook), "the chart shows without a browser"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_stored_notebook_shows_its_outputs(path: Path) -> None:
+    """What GitHub shows: outputs in place, no error, no widget state, small, and a kernel named."""
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert path.stat().st_size < 200_000
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
+    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
+    session = Session(settings)
+    yield session
+    session.stop()
+    stack.down(settings)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def eventually(true: object, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
+    """While this thread does nothing but sleep, as a busy cell would, an order completes."""
+    order = session.start_order()
+    session.approve(order)
+    time.sleep(4)
+    done = session.events(order).set_index("type")["ts"]["ORDER_COMPLETED"]
+    received = session.events(order).set_index("type")["ts"]["ORDER_RECEIVED"]
+    assert (done - received).total_seconds() < 4
+
+
+def test_the_panel_approves_and_shows_the_end(session: Session) -> None:
+    """The button really approves; the panel follows to COMPLETED and disables what can no longer be asked."""
+    order = session.start_order()
+    panel = lab.panel(session, order)
+    assert eventually(lambda: panel.state == "AWAITING_APPROVAL" and "left to approve" in panel.detail.value)
+    panel.approve.click()
+    panel.approve.click()
+    assert eventually(lambda: panel.state == "COMPLETED")
+    assert eventually(lambda: panel.approve.disabled and panel.cancel.disabled and panel.change.disabled)
+    assert list(session.events(order)["type"]).count("ORDER_APPROVED") == 1
+    assert "completed" in panel.path.value
+
+
+def test_the_panel_cancels_and_changes_the_address(session: Session) -> None:
+    """Change address and Cancel reach the ledger; a malformed address is a sentence beside the buttons."""
+    order = session.start_order()
+    panel = lab.panel(session, order)
+    assert eventually(lambda: panel.state == "AWAITING_APPROVAL")
+    panel.change.click()
+    assert eventually(lambda: "must have a line1" in panel.answer.value)
+    panel.address.value = "2 New Road"
+    panel.change.click()
+    assert eventually(lambda: "accepted" in panel.answer.value)
+    assert session.status(order)["address"]["line1"] == "2 New Road"
+    panel.cancel.click()
+    assert eventually(lambda: panel.state == "CANCELLED")
+    with pytest.raises(RequestRefused, match="CANCELLED"):
+        session.approve(order)
+
+
+def test_frames_have_their_documented_types(session: Session) -> None:
+    """UTC times, categories and nullable integers; an unknown order gives an empty frame of the same shape."""
+    session.faults("charge: error, hang, ok")
+    order = session.start_order()
+    session.approve(order)
+    session.wait(order)
+    events = session.events(order)
+    types = {name: str(kind) for name, kind in events.dtypes.items()}
+    assert types["ts"] == types["started_at"] == "datetime64[us, UTC]"
+    assert types["type"] == types["step"] == "category"
+    assert types["attempt"] == "Int32"
+    assert (session.events("nobody").dtypes.astype(str) == events.dtypes.astype(str)).all()
+    attempts = insight.attempts(events)
+    charge = attempts[attempts["step"] == "charge"]
+    assert list(charge["outcome"]) == ["failed", "timed out", "succeeded"]
+    assert list(charge["attempt"]) == [1, 2, 3]
+    assert insight.gantt(attempts).to_dict()["layer"]
+    with pytest.raises(ValueError, match="start an order"):
+        insight.gantt(attempts.iloc[:0])
+    session.faults("calm")
+
+
+def test_starting_the_lab_twice_gives_the_same_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
+    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
+    monkeypatch.chdir(tmp_path)
+    first = lab.start()
+    engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
+    assert lab.start() is first
+    assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines
+    first.stop()
+    again = lab.start()
+    assert again is not first
+    assert again.desk.stack == session.desk.stack
+    again.stop()
