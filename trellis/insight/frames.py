@@ -12,8 +12,8 @@ _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTE
 def events(database_url: str, order_id: str | None = None) -> pd.DataFrame:
     """The log, oldest first; of one order if given.
 
-    Columns: id [int64], order_id [string], type [category], step [category], attempt, round, execution, try [Int32, missing where no
-    try brought the event about], started_at, ts [UTC], duration_ms [float], worker [category], payload_json [object].
+    Columns: id [int64], order_id [string], type, step, worker [category], attempt, round, execution, try [Int32,
+    missing where no try brought the event about], started_at, ts [UTC], duration_ms [float], payload_json [object].
     Raises DatabaseUnavailable. An empty ledger gives an empty frame with the same columns and dtypes.
     """
     columns, rows = reading.events(database_url, order_id)
