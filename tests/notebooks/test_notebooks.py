@@ -116,7 +116,7 @@ def test_frames_have_their_documented_types(session: Session) -> None:
     session.faults("charge: error, hang, ok")
     order = session.start_order()
     session.approve(order)
-    session.wait(order)
+    asyncio.run(session.wait(order))
     events = session.events(order)
     types = {name: str(kind) for name, kind in events.dtypes.items()}
     assert types["ts"] == types["started_at"] == "datetime64[us, UTC]"

@@ -30,7 +30,7 @@ HOME = {"line1": "1 Main Street", "city": "Springfield"}
 
 
 class Session:
-    """A running lab. Methods block until done; `submit` gives a future instead, for callbacks and long work."""
+    """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks."""
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
@@ -104,9 +104,12 @@ class Session:
         """As `Desk.status`."""
         return self._do(self.desk.status(order_id))
 
-    def wait(self, order_id: str, timeout: float = 60) -> dict[str, Any]:
-        """The status once the order has ended. Raises TimeoutError after `timeout` seconds."""
-        return self._do(self.desk.wait(order_id, timeout))
+    async def wait(self, order_id: str, timeout: float = 60) -> dict[str, Any]:
+        """The status once the order has ended: `await session.wait(id)`. Raises TimeoutError after `timeout` seconds.
+
+        Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
+        """
+        return await asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
 
     def events(self, order_id: str | None = None) -> pd.DataFrame:
         """The log as `trellis.insight.events` gives it."""
