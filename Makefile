@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	if [ -z "$$found" ]; then echo "Trellis needs Python 3.11 to 3.14, and none was found: install one, or name it with 'make PYTHON=/path/to/python3.12 setup'." >&2; exit 1; fi; \
 	if [ -n "$(UV)" ]; then \
 		"$(UV)" venv --quiet --clear --python "$$found" $(VENV) && \
-		"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+		"$(UV)" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
 		"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	else \
 		"$$found" -m venv --clear $(VENV) && \

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trellis import config, stack
-from trellis.errors import BadInput, ConfigError, TrellisError
+from trellis.errors import BadInput, TrellisError
 from trellis.faults import FaultPlan
 from trellis.model import parse_order
 from trellis.policies import preset, tuned
@@ -580,32 +579,13 @@ def bench_throughput(
 def bench_coldstart(
     rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False
 ) -> None:
-    """From a new process to the first COMPLETED calm order, on a workspace never used and one used before."""
-    import statistics
-    import tempfile
+    """From `lab.start()` in a fresh process to the first COMPLETED calm order, workspace never used and used before."""
+    from trellis.bench import coldstart
 
-    never: list[float] = []
-    used: list[float] = []
-    for _ in range(rounds):
-        home = tempfile.mkdtemp(prefix="trellis-cold-")
-        try:
-            for seconds in (never, used):
-                began = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, "-m", "trellis", "demo", "--faults", "calm", "--json"],
-                    env={**os.environ, "TRELLIS_HOME": home}, check=True, capture_output=True,
-                )  # fmt: skip
-                seconds.append(time.perf_counter() - began)
-        except subprocess.CalledProcessError as failed:
-            raise ConfigError(f"The demo failed: {failed.stderr.decode().strip()[-300:]}") from None
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
-    result = {
-        "never_used_s": round(statistics.median(never), 2),
-        "used_s": round(statistics.median(used), 2),
-        "rounds": rounds,
-        "includes": "interpreter start, both servers, one order, and their end",
-    }
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("starts", total=rounds * 2)
+        result = coldstart.run(settings, rounds, lambda: bar.advance(task))
     _show(result, as_json)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import altair as alt
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from trellis.insight.colours import OUTCOMES
+
+if TYPE_CHECKING:
+    import altair as alt
 
 
 def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
@@ -15,6 +19,9 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     """
     if attempts.empty:
         raise ValueError("There are no attempts to draw yet: start an order first.")
+    # Imported here: it takes longer than both servers need to start, and the first cell draws nothing.
+    import altair as alt
+
     alt.renderers.enable("svg")
     first = attempts["started_at"].min()
     rows = pd.DataFrame(

@@ -230,6 +230,7 @@ class OrderWorkflow:
         """Close the order's row to any later claim. False: a dispatch has claimed it already."""
         async with self._fence_lock:
             if self._progress.ending is not None:
+                # Somebody closed it while this waited; the caller sees by `ending` who.
                 return True
             answer: FenceAnswer = await ledger("fence", Fence(self._given, request_id), FenceAnswer)
             if answer.closed:
@@ -243,12 +244,15 @@ class OrderWorkflow:
         """The order was claimed and its dispatch failed: ask the carrier. A parcel that exists is seen through."""
         self._reason = reason
         self._last_error = reason
-        unwound = await self._unwind(claimed=True)
-        if unwound.tracking is not None:
-            return await self._arrive(unwound.tracking)
-        self._charging = False
-        self._progress.ending = ending
-        return None
+        # Held throughout: once the carrier gave the claim back, a cancel at the fence would be accepted, and
+        # the order would end otherwise than its verdict said.
+        async with self._fence_lock:
+            unwound = await self._unwind(claimed=True)
+            if unwound.tracking is None:
+                self._charging = False
+                self._progress.ending = ending
+                return None
+        return await self._arrive(unwound.tracking)
 
     async def _unwind(self, claimed: bool) -> Unwound:
         """Compensations retry without limit and outside the budget."""
