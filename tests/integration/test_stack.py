@@ -75,8 +75,10 @@ async def test_a_stack_survives_its_starter_and_is_shared(mine: Settings) -> Non
     async with await psycopg.AsyncConnection.connect(found.database_url, autocommit=True) as connection:
         await connection.execute("CREATE TABLE kept (n int)")
     assert await stack.up(mine) == found
-    # A broken state file is mended from the process that runs.
+    # A broken state file, or a lost one, is mended from the process that runs.
     (mine.home / "stack.json").write_text("{broken")
+    assert stack.find(mine) == found
+    (mine.home / "stack.json").unlink()
     assert stack.find(mine) == found
     # A killed Postgres comes back with its data.
     pid = int((mine.home / "postgres" / "postmaster.pid").read_text().split()[0])
@@ -148,4 +150,121 @@ async def test_a_disk_without_room_is_refused_first(mine: Settings, monkeypatch:
     monkeypatch.setattr(stack, "LEAST_ROOM", 10**18)
     with pytest.raises(StackError, match="200 MB"):
         await stack.up(mine)
+    assert servers_of(mine.home) == []
+
+
+async def test_callers_on_one_loop_share_a_stack_too(mine: Settings) -> None:
+    """A task that waits for its turn does not stop the loop of the one that holds the workspace."""
+    first, second = await asyncio.gather(stack.up(mine), stack.up(mine))
+    assert first == second
+    async with await psycopg.AsyncConnection.connect(first.database_url) as connection:
+        settings = await connection.execute(
+            "SELECT current_setting('max_connections'), current_setting('fsync'), current_setting('synchronous_commit')"
+        )
+        assert await settings.fetchone() == ("200", "on", "on")
+
+
+async def test_a_cancelled_start_leaves_nothing_running(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the servers come up ends the half that has come up already."""
+    almost = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        almost.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("trellis.stack.temporal.connect", never)
+    starting = asyncio.create_task(stack.up(mine))
+    await almost.wait()
+    assert servers_of(mine.home) != []
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert servers_of(mine.home) == []
+
+
+@pytest.mark.parametrize("name", ["my project/it's", "d" * 60 + "/" + "e" * 60])
+async def test_a_home_may_have_an_odd_or_a_long_name(mine: Settings, name: str) -> None:
+    """Spaces, quotes, and paths longer than a Unix socket's: both servers start, and are found again."""
+    odd = mine.model_copy(update={"home": mine.home / name})
+    try:
+        up = await stack.up(odd)
+        assert stack.find(odd) == up
+        async with await psycopg.AsyncConnection.connect(up.database_url) as connection:
+            await connection.execute("SELECT 1")
+    finally:
+        assert sorted(stack.down(odd)) == ["postgres", "temporal"]
+
+
+async def test_a_name_that_temporal_cannot_open_is_a_sentence(mine: Settings) -> None:
+    """Temporal opens its data by URL, in which some letters mean something else."""
+    with pytest.raises(TemporalUnavailable, match="TRELLIS_HOME"):
+        await stack.up(mine.model_copy(update={"home": mine.home / "what?"}))
+    assert servers_of(mine.home) == []
+
+
+async def test_another_workspaces_postgres_is_not_ours(mine: Settings, running: stack.Stack) -> None:
+    """After a reboot our server's process id may be another server's: that one is neither used nor ended."""
+    theirs = (running.home / "postgres" / "postmaster.pid").read_text()
+    (mine.home / "postgres").mkdir()
+    (mine.home / "postgres" / "postmaster.pid").write_text(theirs)
+    assert stack.find(mine) is None
+    assert stack.down(mine) == []
+    assert psutil.pid_exists(int(theirs.split()[0]))
+
+
+async def test_reset_deletes_what_is_ours_and_nothing_else(mine: Settings) -> None:
+    """TRELLIS_HOME may be a folder in which people keep other things; after a reset the workspace starts afresh."""
+    (mine.home / "thesis.txt").write_text("years")
+    up = await stack.up(mine)
+    async with await psycopg.AsyncConnection.connect(up.database_url, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE forgotten (n int)")
+    stack.reset(mine)
+    assert {entry.name for entry in mine.home.iterdir()} <= {"thesis.txt", "stack.lock"}
+    assert (mine.home / "thesis.txt").read_text() == "years"
+    again = await stack.up(mine)
+    async with await psycopg.AsyncConnection.connect(again.database_url) as connection:
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            await connection.execute("SELECT n FROM forgotten")
+
+
+async def test_a_half_made_database_is_made_again(mine: Settings) -> None:
+    """An initdb that was killed half-way is not taken for a database."""
+    (mine.home / "postgres.new").mkdir()
+    (mine.home / "postgres.new" / "PG_VERSION").write_text("18")
+    assert (await stack.up(mine)).database_url
+
+
+async def test_a_namespace_named_later_is_made(mine: Settings) -> None:
+    """TEMPORAL_NAMESPACE may be set after our own server was started: it is a server for playing."""
+    first = await stack.up(mine)
+    other = mine.model_copy(update={"temporal_namespace": "elsewhere"})
+    second = await stack.up(other)
+    assert second.temporal.address == first.temporal.address
+    assert (await stack.connect(second.temporal)).namespace == "elsewhere"
+    assert stack.find(other) == second
+
+
+async def test_a_program_that_is_none_is_a_sentence(mine: Settings) -> None:
+    """A file that cannot be run, one that is no program, and one that dies: the sentence names it or its words."""
+    program = mine.home / "temporal-of-mine"
+    for text, mode, sentence in (
+        ("", 0o600, "TRELLIS_TEMPORAL_CLI"),
+        ("nothing", 0o700, "cannot be run"),
+        ("#!/bin/sh\necho out of order >&2\nexit 3\n", 0o700, "out of order"),
+    ):
+        program.write_text(text)
+        program.chmod(mode)
+        with pytest.raises(TemporalUnavailable, match=sentence):
+            await stack.up(mine.model_copy(update={"temporal_cli": program}))
+    assert servers_of(mine.home) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["not an address", "postgresql://user:secret@127.0.0.1:abc/x", "user secret@nonsense"]
+)
+async def test_a_malformed_database_address_is_a_sentence_without_its_password(mine: Settings, address: str) -> None:
+    """What is malformed is said; the password in it is not."""
+    with pytest.raises(DatabaseUnavailable, match="DATABASE_URL") as raised:
+        await stack.up(mine.model_copy(update={"database_url": address}))
+    assert "secret" not in str(raised.value)
     assert servers_of(mine.home) == []

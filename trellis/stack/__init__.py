@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,11 @@ from trellis.stack.temporal import TemporalTarget, connect
 __all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "require", "reset", "up"]
 
 LEAST_ROOM = 200 * 2**20
+PATIENCE = 60.0
+OURS = (
+    "postgres", "postgres.new", "postgres.log",
+    "temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.log", "stack.json", "stack.json.new",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,46 @@ class Stack:
     home: Path
 
 
-@contextmanager
-def _held(settings: Settings) -> Iterator[None]:
-    """The workspace's lock: whoever starts or ends servers does so alone."""
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(settings.home / "stack.lock", timeout=60)
-        lock.acquire()
-    except filelock.Timeout:
-        raise StackError(f"Another process has held {settings.home} for a minute. End it, then try again.") from None
-    except OSError as error:
-        raise StackError(f"TRELLIS_HOME {settings.home} cannot be used: {error.strerror or error}.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+class _Lock:
+    """The workspace's lock: whoever starts or ends servers does so alone. `with` blocks; `async with` does not."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._lock = filelock.FileLock(home / "stack.lock", thread_local=False)
+
+    def _try(self) -> bool:
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+            return True
+        except filelock.Timeout:
+            return False
+        except OSError as error:
+            raise StackError(f"TRELLIS_HOME {self._home} cannot be used: {error.strerror or error}.") from None
+
+    def _late(self) -> StackError:
+        return StackError(f"Another process has held {self._home} for a minute. End it, then try again.")
+
+    def __enter__(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self._try():
+            if time.monotonic() > deadline:
+                raise self._late()
+            time.sleep(0.05)
+
+    async def __aenter__(self) -> None:
+        # The holder may be another task of this very loop: blocking here would keep it from ever finishing.
+        deadline = time.monotonic() + PATIENCE
+        while not self._try():
+            if time.monotonic() > deadline:
+                raise self._late()
+            await asyncio.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _check_room(home: Path) -> None:
@@ -62,28 +92,36 @@ def _check_room(home: Path) -> None:
 
 
 async def up(settings: Settings) -> Stack:
-    """Find or start both servers; return when both answer. Any number of processes may call it together.
+    """Find or start both servers; return when both answer. Any number of callers may call it together.
 
-    Raises StackError with one sentence; what this call started is ended again when the other server fails.
+    Raises StackError with one sentence. When a server fails, and when this call is cancelled, what it started is
+    ended again.
     """
-    with _held(settings):
-        _check_room(settings.home)
+    async with _Lock(settings.home):
         database_ours = settings.database_url is None and postgres.running(settings.home) is None
-        temporal_ours = temporal.external(settings) is None and temporal.running(settings.home) is None
-        url, target = await asyncio.gather(postgres.up(settings), temporal.up(settings), return_exceptions=True)
-        if isinstance(url, BaseException) or isinstance(target, BaseException):
-            if database_ours and not isinstance(url, BaseException):
-                await asyncio.to_thread(postgres.down, settings.home)
-            if temporal_ours and not isinstance(target, BaseException):
-                await asyncio.to_thread(temporal.down, settings.home)
-            raise next(failed for failed in (url, target) if isinstance(failed, BaseException))
+        temporal_ours = temporal.external(settings) is None and temporal.running(settings) is None
+        if database_ours or temporal_ours:
+            _check_room(settings.home)
+        both = asyncio.create_task(postgres.up(settings)), asyncio.create_task(temporal.up(settings))
+        try:
+            await asyncio.wait(both)
+            url, target = both[0].result(), both[1].result()
+        except BaseException:
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            if database_ours:
+                postgres.down(settings.home)
+            if temporal_ours:
+                temporal.down(settings.home)
+            raise
         return Stack(target, url, settings.database_url is not None, settings.home)
 
 
 def find(settings: Settings) -> Stack | None:
     """The stack as it runs, or as it was given from outside; None where a server is missing. Starts nothing."""
     url = settings.database_url or postgres.running(settings.home)
-    target = temporal.external(settings) or temporal.running(settings.home)
+    target = temporal.external(settings) or temporal.running(settings)
     if url is None or target is None:
         return None
     return Stack(target, url, settings.database_url is not None, settings.home)
@@ -101,19 +139,29 @@ def down(settings: Settings) -> list[str]:
     """End our own servers, wait until they are gone, and say which ended. Never an external one."""
     if not settings.home.is_dir():
         return []
-    with _held(settings):
-        return [name for name, end in (("temporal", temporal.down), ("postgres", postgres.down)) if end(settings.home)]
+    with _Lock(settings.home):
+        return _down(settings.home)
+
+
+def _down(home: Path) -> list[str]:
+    with ThreadPoolExecutor(2) as pool:
+        ended = {name: pool.submit(one.down, home) for name, one in (("temporal", temporal), ("postgres", postgres))}
+        return [name for name, answer in ended.items() if answer.result()]
 
 
 def reset(settings: Settings) -> None:
-    """End our servers and delete their data. Refuses where any server is somebody else's."""
+    """End our servers and delete their data, nothing else. Refuses where any server is somebody else's."""
     if settings.database_url is not None or temporal.external(settings) is not None:
         raise StackError(
             "An external server is configured, and Trellis never empties those. Unset it to reset this workspace."
         )
-    down(settings)
-    if settings.home.is_dir():
-        with _held(settings):
-            for entry in settings.home.iterdir():
-                if entry.name != "stack.lock":
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if not settings.home.is_dir():
+        return
+    with _Lock(settings.home):
+        _down(settings.home)
+        # By name: TRELLIS_HOME may be a folder in which people keep other things too.
+        for entry in (settings.home / name for name in OURS):
+            try:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+            except OSError as error:
+                raise StackError(f"{entry} cannot be deleted: {error.strerror or error}.") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.config import Settings
 from trellis.errors import StackError, TemporalUnavailable
+from trellis.stack.processes import gone, length, said, serves, spawn
 
 ATTRIBUTES = {
     "OrderState": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
     "OrderTotal": IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE,
 }
-
-# Servers outlive the call that starts them; a dropped Popen would warn of that, and leave a zombie when one ends.
-_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -66,42 +65,51 @@ def _profile(name: str) -> dict[str, Any]:
         raise TemporalUnavailable(f"The Temporal profile {name!r} cannot be read: {error}.") from None
 
 
-def running(home: Path) -> TemporalTarget | None:
+def running(settings: Settings) -> TemporalTarget | None:
     """This workspace's server, or None. A state file of a dead process, or of before a reboot, counts as none."""
-    process, state = _process(home)
+    process, state = _process(settings.home)
     if process is None:
         return None
-    return TemporalTarget(state["address"], state["namespace"], state["ui"])
+    return TemporalTarget(state["address"], settings.temporal_namespace or state["namespace"], state["ui"])
 
 
 def _database(home: Path) -> Path:
     return home / "temporal.db"
 
 
+def _log(home: Path) -> Path:
+    return home / "temporal.log"
+
+
 def _process(home: Path) -> tuple[psutil.Process | None, dict[str, Any]]:
     try:
         state = json.loads((home / "stack.json").read_text("utf-8"))
         process = psutil.Process(state["pid"])
-        # A process id alone may have been given to somebody else since.
-        if abs(process.create_time() - state["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+        if serves(process, "--db-filename", _database(home)) and {"address", "ui", "namespace"} <= state.keys():
             return process, state
         return None, {}
-    except (FileNotFoundError, psutil.Error):
+    except psutil.Error:
         return None, {}
     except (ValueError, KeyError, TypeError, OSError):
         return _adopt(home)
 
 
 def _adopt(home: Path) -> tuple[psutil.Process | None, dict[str, Any]]:
-    """The state file is broken: the server, if it lives, is known by its database file."""
+    """The state file is broken or lost: the server, if it lives, is known by its database file.
+
+    A second server on the same file would damage it.
+    """
+    if not _database(home).exists():
+        return None, {}
     for process in psutil.process_iter():
+        if not serves(process, "--db-filename", _database(home)):
+            continue
         try:
             line = process.cmdline()
-            if str(_database(home)) in line and "start-dev" in line:
-                port, ui, namespace = (line[line.index(name) + 1] for name in ("--port", "--ui-port", "--namespace"))
-                state = _state(process, int(port), int(ui), namespace)
-                _save(home, state)
-                return process, state
+            port, ui, namespace = (line[line.index(name) + 1] for name in ("--port", "--ui-port", "--namespace"))
+            state = _state(process, int(port), int(ui), namespace)
+            _save(home, state)
+            return process, state
         except (psutil.Error, ValueError, IndexError):
             continue
     return None, {}
@@ -110,7 +118,6 @@ def _adopt(home: Path) -> tuple[psutil.Process | None, dict[str, Any]]:
 def _state(process: psutil.Process, port: int, ui: int, namespace: str) -> dict[str, Any]:
     return {
         "pid": process.pid,
-        "created": process.create_time(),
         "address": f"127.0.0.1:{port}",
         "ui": f"http://127.0.0.1:{ui}",
         "namespace": namespace,
@@ -125,26 +132,57 @@ def _save(home: Path, state: dict[str, Any]) -> None:
 
 async def up(settings: Settings) -> TemporalTarget:
     """A Temporal that answers. Raises TemporalUnavailable."""
-    target = external(settings) or running(settings.home)
+    target = external(settings)
     if target is not None:
         await connect(target, wait=5)
         return target
+    target = running(settings)
+    if target is not None:
+        await _ensure_namespace(target)
+        return target
+    if set("?#%") & set(str(settings.home)):
+        raise TemporalUnavailable(
+            f"Temporal keeps no data in {settings.home}: a folder's name with ?, # or % in it. "
+            f"Point TRELLIS_HOME elsewhere."
+        )
     program = await _program(settings)
     wanted = _last_ports(settings.home)
+    before = length(_log(settings.home))
     for _ in range(3):
         ports = wanted if wanted and all(map(_free, wanted)) else (_free_port(), _free_port())
         target = await _start(settings, program, *ports)
         if target is not None:
             return target
         wanted = None
-    log = settings.home / "temporal.log"
-    said = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
-    raise TemporalUnavailable(f"The local Temporal server does not start ({said[0][:300]}). See {log}.")
+    log = _log(settings.home)
+    last = (said(log, before) or ["it said nothing"])[-1]
+    raise TemporalUnavailable(f"The local Temporal server does not start ({last[:300]}). See {log}.")
+
+
+async def _ensure_namespace(target: TemporalTarget) -> None:
+    """TEMPORAL_NAMESPACE may have been set since our server was started."""
+    try:
+        try:
+            await connect(target, wait=1)
+        except TemporalUnavailable:
+            client = await Client.connect(target.address, namespace=target.namespace)
+            await client.workflow_service.register_namespace(
+                RegisterNamespaceRequest(
+                    namespace=target.namespace, workflow_execution_retention_period=Duration(seconds=3 * 86400)
+                ),
+                timeout=timedelta(seconds=5),
+            )
+            await connect(target, wait=5)
+    except (RPCError, RuntimeError, TemporalUnavailable):
+        raise TemporalUnavailable(
+            f"This workspace's Temporal at {target.address} runs but does not answer. Run `trellis down`, then "
+            f"`trellis up`."
+        ) from None
 
 
 async def _program(settings: Settings) -> str:
     if settings.temporal_cli is not None:
-        if not settings.temporal_cli.is_file():
+        if not settings.temporal_cli.is_file() or not os.access(settings.temporal_cli, os.X_OK):
             raise TemporalUnavailable(
                 f"TRELLIS_TEMPORAL_CLI names {settings.temporal_cli}, and no such program exists."
             )
@@ -183,11 +221,10 @@ async def _start(settings: Settings, program: str, port: int, ui: int) -> Tempor
         "--search-attribute", "OrderState=Keyword", "--search-attribute", "OrderTotal=Double",
         "--log-level", "error",
     ]  # fmt: skip
-    with (home / "temporal.log").open("ab") as log:
-        child = subprocess.Popen(  # noqa: ASYNC220 -- returns at once; the server must outlive this process
-            line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    _children.append(child)
+    try:
+        child = spawn(line, _log(home))
+    except OSError as error:
+        raise TemporalUnavailable(f"{program} cannot be run: {error.strerror or error}.") from None
     process = psutil.Process(child.pid)
     state = _state(process, port, ui, namespace)
     _save(home, state)
@@ -195,18 +232,28 @@ async def _start(settings: Settings, program: str, port: int, ui: int) -> Tempor
     for _ in range(200):
         if child.poll() is not None:
             return None
-        if not _free(port):
+        if _listens(process, port):
             try:
                 await connect(target, wait=10)
                 return target
             except TemporalUnavailable:
-                child.terminate()
-                child.wait(10)
+                if child.poll() is not None:
+                    return None
+                down(home)
                 raise
         await asyncio.sleep(0.05)
-    child.terminate()
-    child.wait(10)
+    down(home)
     return None
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    """Is it this process that answers there? Another may have taken the port since it was chosen."""
+    try:
+        return any(
+            one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in process.net_connections("tcp")
+        )
+    except psutil.Error:
+        return False
 
 
 def _last_ports(home: Path) -> tuple[int, int] | None:
@@ -237,15 +284,13 @@ def down(home: Path) -> bool:
         return False
     try:
         process.terminate()
-        process.wait(15)
-    except psutil.NoSuchProcess:
-        pass
-    except psutil.TimeoutExpired:
+        if gone(process, 15):
+            return True
         process.kill()
-        try:
-            process.wait(5)
-        except psutil.TimeoutExpired:
-            raise StackError(f"Temporal (process {process.pid}) does not end.") from None
+    except psutil.NoSuchProcess:
+        return True
+    if not gone(process, 5):
+        raise StackError(f"Temporal (process {process.pid}) does not end.")
     return True
 
 
@@ -275,6 +320,10 @@ async def connect(target: TemporalTarget, *, wait: float = 10.0, **options: Any)
             why = error.message
         except (RuntimeError, TimeoutError) as error:
             why = str(error) or "no answer"
+        except ValueError as error:
+            raise TemporalUnavailable(
+                f"{target.address!r} is no address of a Temporal ({error}). Write it as host:port."
+            ) from None
         if asyncio.get_running_loop().time() >= deadline - 0.1:
             raise TemporalUnavailable(
                 f"Temporal at {target.address} does not answer ({' '.join(why.split())[:200]}). Start it with "
@@ -285,14 +334,26 @@ async def connect(target: TemporalTarget, *, wait: float = 10.0, **options: Any)
 
 async def ensure_search_attributes(client: Client) -> bool:
     """Are OrderState and OrderTotal known, after asking the server to add what it lacks?"""
-    try:
-        operator = client.operator_service
+    operator = client.operator_service
+
+    async def known() -> dict[str, Any]:
         answer = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
-        missing = {name: kind for name, kind in ATTRIBUTES.items() if name not in answer.custom_attributes}
+        return dict(answer.custom_attributes)
+
+    try:
+        there = await known()
+        missing = {name: kind for name, kind in ATTRIBUTES.items() if name not in there}
         if missing:
-            await operator.add_search_attributes(
-                AddSearchAttributesRequest(search_attributes=missing, namespace=client.namespace)
-            )
-        return True
+            try:
+                await operator.add_search_attributes(
+                    AddSearchAttributesRequest(search_attributes=missing, namespace=client.namespace)
+                )
+            except RPCError as error:
+                # Another process may have been first.
+                if error.status is not RPCStatusCode.ALREADY_EXISTS:
+                    return False
+            there = await known()
+        # Of another type, they would fail the workflow task for ever.
+        return all(there.get(name) == kind for name, kind in ATTRIBUTES.items())
     except RPCError:
         return False
