@@ -130,6 +130,8 @@ class Session:
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
+            if not self._thread.is_alive():
+                self._loop.close()
             if _session is self:
                 _session = None
 
