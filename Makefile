@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.trellis-stamp
 UV := $(shell command -v uv 2>/dev/null)
+# A PYTHON that was named is used or refused, never silently passed over.
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.14 python3.11)
 
 .PHONY: help setup lab demo test up down migrate workers lint format types notebooks lock
 .DEFAULT_GOAL := help
@@ -14,9 +16,9 @@ help: ## show this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 $(STAMP): requirements.lock pyproject.toml
-	@found=""; for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.14 python3.11; do \
-		if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then found="$$candidate"; break; fi; done; \
-	if [ -z "$$found" ]; then echo "Trellis needs Python 3.11 to 3.14, and none was found: install one, or name it with 'make PYTHON=/path/to/python3.12 setup'." >&2; exit 1; fi; \
+	@found=""; for candidate in $(CANDIDATES); do \
+		if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then found="$$candidate"; break; fi; done; \
+	if [ -z "$$found" ]; then echo "Trellis needs Python 3.11 to 3.14, and none of these is one: $(CANDIDATES). Install one, or name it with 'make PYTHON=/path/to/python3.12 setup'." >&2; exit 1; fi; \
 	if [ -n "$(UV)" ]; then \
 		"$(UV)" venv --quiet --clear --python "$$found" $(VENV) && \
 		"$(UV)" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
