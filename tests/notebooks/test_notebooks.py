@@ -16,7 +16,8 @@ import pytest
 
 from trellis import insight, lab, stack
 from trellis.config import Settings
-from trellis.errors import RequestRefused
+from trellis.errors import RequestRefused, TrellisError
+from trellis.insight import colours
 from trellis.lab.notebooks import FOLDER, execute
 from trellis.lab.session import Session
 
@@ -35,7 +36,10 @@ async def test_a_notebook_runs_and_its_button_approves(path: Path) -> None:
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "ended COMPLETED" in printed
     assert "shows 1 charge." in printed
-    assert "image/svg+xml" in json.dumps(notebook), "the chart shows without a browser"
+    stored = json.dumps(notebook)
+    assert "ORDER_APPROVED" in stored, "the button's approval is in the ledger"
+    assert "REQUEST_REFUSED" not in stored
+    assert "image/svg+xml" in stored, "the chart shows without a browser"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -90,7 +94,9 @@ def test_the_panel_approves_and_shows_the_end(session: Session) -> None:
     panel.approve.click()
     assert eventually(lambda: panel.state == "COMPLETED")
     assert eventually(lambda: panel.approve.disabled and panel.cancel.disabled and panel.change.disabled)
-    assert list(session.events(order)["type"]).count("ORDER_APPROVED") == 1
+    types = list(session.events(order)["type"])
+    assert types.count("ORDER_APPROVED") == 1
+    assert "REQUEST_REFUSED" not in types, "the second click was no second request"
     assert "completed" in panel.path.value
 
 
@@ -109,6 +115,27 @@ def test_the_panel_cancels_and_changes_the_address(session: Session) -> None:
     assert eventually(lambda: panel.state == "CANCELLED")
     with pytest.raises(RequestRefused, match="CANCELLED"):
         session.approve(order)
+
+
+def test_a_refusal_shows_as_text(session: Session) -> None:
+    """What an error quotes is shown beside the buttons and never becomes part of the page."""
+    order = session.start_order()
+    panel = lab.panel(session, order)
+    assert eventually(lambda: panel.state == "AWAITING_APPROVAL")
+    panel.address.value = "<img src=x onerror=alert(1)>" * 40
+    panel.change.click()
+    assert eventually(lambda: 'role="alert"' in panel.answer.value)
+    assert "<img" not in panel.answer.value
+    assert not panel.cancel.disabled, "a refusal leaves the buttons ready"
+    session.cancel(order)
+
+
+@pytest.mark.parametrize("colour", [*colours.STATES.values(), *colours.OUTCOMES.values()])
+def test_text_reads_well_on_every_colour(colour: str) -> None:
+    """Black on the light ones, white on the dark ones: never white on yellow."""
+    assert colours.text_on("#000000") == "#ffffff"
+    assert colours.text_on("#ffffff") == "#000000"
+    assert colours.text_on(colour) == ("#ffffff" if colour == "#0072B2" else "#000000")
 
 
 def test_frames_have_their_documented_types(session: Session) -> None:
@@ -148,3 +175,44 @@ def test_starting_the_lab_twice_gives_the_same_session(
     assert again is not first
     assert again.desk.stack == session.desk.stack
     again.stop()
+
+
+def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After a stop every call is refused with a sentence, a wait under way ends, and an open panel goes quiet."""
+    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
+    monkeypatch.chdir(tmp_path)
+    mine = lab.start()
+    order = mine.start_order()
+    panel = lab.panel(mine, order)
+    assert eventually(lambda: panel.state == "AWAITING_APPROVAL")
+
+    async def stop_while_waiting() -> None:
+        waiting = asyncio.create_task(mine.wait(order))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(mine.stop)
+        with pytest.raises(TrellisError, match=r"Run lab\.start"):
+            await waiting
+
+    asyncio.run(stop_while_waiting())
+    with pytest.raises(TrellisError, match=r"Run lab\.start"):
+        mine.status(order)
+    assert eventually(lambda: "has stopped" in panel.detail.value)
+    assert panel.approve.disabled
+    assert panel.cancel.disabled
+    mine.stop()
+    session.cancel(order)
+
+
+def test_a_lab_that_cannot_start_says_why_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A notebook shows the sentence and no traceback, and no engine is left behind."""
+    monkeypatch.setenv("TRELLIS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRELLIS_POLICEY", "swift")
+    monkeypatch.chdir(tmp_path)
+    engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
+    with pytest.raises(TrellisError, match="TRELLIS_POLICEY") as failed:
+        lab.start()
+    shown = failed.value._render_traceback_()  # type: ignore[attr-defined]
+    assert shown == [f"{type(failed.value).__name__}: {failed.value}"]
+    assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines

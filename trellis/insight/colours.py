@@ -24,3 +24,11 @@ STATES = {
     "CANCELLED": "#999999",
     "APPROVAL_TIMEOUT": "#CC79A7",
 }
+
+
+def text_on(colour: str) -> str:
+    """Black or white, whichever reads better on `colour` [#rrggbb] (relative luminance as in WCAG 2.1)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from trellis import config, stack
 from trellis.errors import TrellisError
@@ -18,12 +18,13 @@ from trellis.errors import TrellisError
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-def execute(path: Path, *, timeout: float = 90) -> nbformat.NotebookNode:
-    """The notebook, executed from top to bottom in a fresh kernel and a fresh workspace.
+def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbformat.NotebookNode:
+    """The notebook, executed from top to bottom in a fresh kernel and a fresh workspace (or the one given).
 
+    Its servers are ended; a workspace that was given keeps its data. `timeout` [s] is for each cell.
     Raises TrellisError with the cell's error.
     """
-    home = Path(tempfile.mkdtemp(prefix="trellis-notebook-"))
+    given, home = home, home or Path(tempfile.mkdtemp(prefix="trellis-notebook-"))
     notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         cell.setdefault("metadata", {}).pop("execution", None)
@@ -41,18 +42,23 @@ def execute(path: Path, *, timeout: float = 90) -> nbformat.NotebookNode:
         client.execute(env=environment)
     except CellExecutionError as error:
         raise TrellisError(f"{path.name} failed: {error.evalue}") from error
+    except CellTimeoutError as error:
+        raise TrellisError(f"{path.name}: a cell took longer than {timeout:.0f} s.") from error
+    except DeadKernelError as error:
+        raise TrellisError(f"{path.name}: the kernel died.") from error
     finally:
         stack.down(config.load().model_copy(update={"home": home}))
-        shutil.rmtree(home, ignore_errors=True)
+        if given is None:
+            shutil.rmtree(home, ignore_errors=True)
     return notebook
 
 
-def execute_all(*, write: bool = False) -> list[tuple[str, float]]:
-    """(name, seconds) of every notebook; with `write` its outputs are stored in it."""
+def execute_all(*, write: bool = False, home: Path | None = None) -> list[tuple[str, float]]:
+    """(name, seconds) of every notebook; with `write` its outputs are stored in it. `home` as for `execute`."""
     done = []
     for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
         began = time.perf_counter()
-        notebook = execute(path)
+        notebook = execute(path, home=home)
         if write:
             nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
         done.append((path.name, round(time.perf_counter() - began, 1)))

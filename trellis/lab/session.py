@@ -7,7 +7,7 @@ import atexit
 import threading
 import uuid
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -28,9 +28,14 @@ T = TypeVar("T")
 BOOK = [{"sku": "book", "quantity": 2, "price": "12.50"}]
 HOME = {"line1": "1 Main Street", "city": "Springfield"}
 
+STOPPED = "The lab has stopped. Run lab.start() again."
+
 
 class Session:
-    """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks."""
+    """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks.
+
+    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so.
+    """
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
@@ -38,6 +43,8 @@ class Session:
         self._watch: workers.FaultWatch
         self._loop = asyncio.new_event_loop()
         self._exit = AsyncExitStack()
+        self._submitted: set[Future[Any]] = set()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
         self._thread.start()
         try:
@@ -56,14 +63,35 @@ class Session:
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._stopping.is_set()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the engine's loop. Await the result with `asyncio.wrap_future`."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine on the engine's loop. Await the result with `asyncio.wrap_future`.
+
+        The future is cancelled when the lab stops. Raises TrellisError when it has stopped.
+        """
+        if not self.running:
+            # Handed to a loop that no longer turns, it would leave its caller waiting for ever.
+            work.close()
+            raise TrellisError(STOPPED)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._submitted.add(future)
+        future.add_done_callback(self._submitted.discard)
+        return future
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.submit(work).result()
+        try:
+            future = self.submit(work)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                # An interrupted cell must not leave its work behind on the engine.
+                future.cancel()
+                raise
+        except TrellisError as error:
+            raise _in_one_sentence(error) from None
+        except CancelledError:
+            raise _in_one_sentence(TrellisError(STOPPED)) from None
 
     def faults(self, plan: str | FaultPlan) -> None:
         """Put a plan in force: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
@@ -109,7 +137,14 @@ class Session:
 
         Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
         """
-        return await asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+        try:
+            return await asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+        except TrellisError as error:
+            raise _in_one_sentence(error) from None
+        except asyncio.CancelledError:
+            if self.running:
+                raise
+            raise _in_one_sentence(TrellisError(STOPPED)) from None
 
     def events(self, order_id: str | None = None) -> pd.DataFrame:
         """The log as `trellis.insight.events` gives it."""
@@ -123,10 +158,11 @@ class Session:
     def stop(self) -> None:
         """End workers and connections; the servers go on, for other notebooks and the next kernel."""
         global _session
-        if not self.running:
+        if self._stopping.is_set():
             return
+        self._stopping.set()
         try:
-            self.submit(self._exit.aclose()).result(timeout=20)
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=20)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
@@ -135,7 +171,20 @@ class Session:
             if _session is self:
                 _session = None
 
+    async def _close(self) -> None:
+        # The panels first: they would ask a desk whose connections are gone.
+        for future in list(self._submitted):
+            future.cancel()
+        await self._exit.aclose()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
     def _repr_html_(self) -> str:
+        if not self.running:
+            return f"<b>{STOPPED}</b>"
         at = self.desk.stack
         ui = at.temporal.ui if at else None
         link = f' · <a href="{ui}" target="_blank">Temporal\'s Web UI</a>' if ui else ""
@@ -143,7 +192,13 @@ class Session:
         return f"<b>Trellis is running.</b> Workers on {queues}{link}"
 
     def __repr__(self) -> str:
-        return "Trellis is running." if self.running else "Trellis has stopped."
+        return "Trellis is running." if self.running else STOPPED
+
+
+def _in_one_sentence(error: TrellisError) -> TrellisError:
+    """The same error, which IPython shows without a traceback: its sentence says what to do."""
+    error._render_traceback_ = lambda: [f"{type(error).__name__}: {error}"]  # type: ignore[attr-defined]
+    return error
 
 
 _session: Session | None = None
@@ -158,9 +213,12 @@ def start() -> Session:
     global _session
     with _starting:
         if _session is None or not _session.running:
-            settings = config.load()
-            logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
-            _session = Session(settings)
+            try:
+                settings = config.load()
+                logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
+                _session = Session(settings)
+            except TrellisError as error:
+                raise _in_one_sentence(error) from None
             atexit.register(_stop_quietly, _session)
         return _session
 

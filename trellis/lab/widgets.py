@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import ipywidgets as w  # type: ignore[import-untyped]
 
+from trellis.desk import Receipt
 from trellis.errors import TrellisError
-from trellis.insight.colours import STATES
-from trellis.lab.session import Session
+from trellis.insight.colours import STATES, text_on
+from trellis.lab.session import STOPPED, Session
 from trellis.model import State
 
 _PATH = [
@@ -26,6 +27,7 @@ _PATH = [
     ("SHIPPED", "shipped"),
     ("COMPLETED", "completed"),
 ]
+_BEFORE_CHARGE = {None, "ORDER_RECEIVED", "ORDER_VALIDATED", "AWAITING_APPROVAL"}
 BEAT = 0.15
 
 
@@ -36,6 +38,9 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         self.session = session
         self.order_id = order_id
         self.state: str | None = None
+        self._status: dict[str, Any] = {"can_cancel": True, "can_update_address": True}
+        self._busy = False
+        self._approved = False
         self.path = w.HTML()
         self.detail = w.HTML()
         self.approve = self._button("Approve", "success", "End the review: the order is charged and shipped")
@@ -45,11 +50,10 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         )
         self.change = self._button("Change address", "", "Send the parcel to the address on the left")
         self.answer = w.HTML()
-        self.approve.on_click(lambda _: self._ask("Approve", session.desk.approve(order_id)))
-        self.cancel.on_click(lambda _: self._ask("Cancel", session.desk.cancel(order_id, "by button")))
-        self.change.on_click(
-            lambda _: self._ask("Change address", session.desk.update_address(order_id, {"line1": self.address.value}))
-        )
+        desk = session.desk
+        self._wire(self.approve, lambda: desk.approve(order_id))
+        self._wire(self.cancel, lambda: desk.cancel(order_id, "by button"))
+        self._wire(self.change, lambda: desk.update_address(order_id, {"line1": self.address.value}))
         row = w.HBox([self.approve, self.cancel, self.address, self.change], layout=w.Layout(flex_flow="row wrap"))
         super().__init__([self.path, self.detail, row, self.answer])
         # A strong reference: a task that nobody holds may be collected while it runs.
@@ -59,48 +63,68 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
     def _button(text: str, style: str, tip: str) -> w.Button:
         return w.Button(description=text, button_style=style, tooltip=tip, layout=w.Layout(width="130px"))
 
-    def _ask(self, name: str, request: Coroutine[Any, Any, Any]) -> None:
-        # Disabled until the verdict is there: a double click is one request.
-        buttons = [self.approve, self.cancel, self.change]
-        for button in buttons:
-            button.disabled = True
+    def _wire(self, button: w.Button, request: Callable[[], Coroutine[Any, Any, Receipt]]) -> None:
+        def clicked(_: w.Button) -> None:
+            # A second click can be under way before the page hears that the button is disabled.
+            if not self._busy and not button.disabled:
+                self._ask(button, request())
+
+        button.on_click(clicked)
+
+    def _ask(self, button: w.Button, request: Coroutine[Any, Any, Receipt]) -> None:
+        name = button.description
+        self._busy = True
+        self._enable()
         self.answer.value = _note(f"{name}: asking …")
 
         async def work() -> None:
             try:
                 receipt = await request
-                note = f" ({receipt.reason})" if receipt.reason else ""
-                self.answer.value = _note(f"{name}: {receipt.verdict}{note}")
+                self._approved |= button is self.approve
+                self.answer.value = _note(
+                    f"{name}: {receipt.verdict}" + (f" ({receipt.reason})" * bool(receipt.reason))
+                )
+            except asyncio.CancelledError:
+                self.answer.value = _warning(STOPPED)
+                raise
             except TrellisError as refused:
-                self.answer.value = _note(str(refused), STATES["FAILED"])
+                self.answer.value = _warning(str(refused))
             except Exception as error:
-                self.answer.value = _note(f"{name} failed: {error}", STATES["FAILED"])
+                self.answer.value = _warning(f"{name} failed: {error}")
             finally:
-                self._enable(None)
+                self._busy = False
+                self._enable()
 
-        self.session.submit(work())
+        try:
+            self._asking = self.session.submit(work())
+        except TrellisError as stopped:
+            request.close()
+            self._busy = False
+            self.answer.value = _warning(str(stopped))
 
-    def _enable(self, status: dict[str, Any] | None) -> None:
-        over = self.state is not None and State(self.state).terminal
-        self.approve.disabled = over
-        self.cancel.disabled = over if status is None else not status["can_cancel"]
-        self.change.disabled = over if status is None else not status["can_update_address"]
+    def _enable(self) -> None:
+        """What can still be asked, and only while no other request is on its way."""
+        shut = self._busy or not self.session.running
+        self.approve.disabled = shut or self._approved or self.state not in _BEFORE_CHARGE
+        self.cancel.disabled = shut or not self._status["can_cancel"]
+        self.change.disabled = shut or not self._status["can_update_address"]
 
     async def _follow(self) -> None:
         while True:
             try:
-                status = await self.session.desk.status(self.order_id)
-                if str(status["state"]) != self.state:
-                    self.state = str(status["state"])
-                    self._enable(status)
-                self._draw(status)
+                self._status = await self.session.desk.status(self.order_id)
+                self.state = str(self._status["state"])
+                self._enable()
+                self._draw(self._status)
                 if State(self.state).terminal:
                     return
                 await asyncio.sleep(BEAT)
             except asyncio.CancelledError:
+                self._enable()
+                self.detail.value = _warning(STOPPED)
                 raise
             except Exception as error:
-                self.detail.value = _note(f"Disconnected, trying again ({error}).", STATES["FAILED"])
+                self.detail.value = _warning(f"Disconnected, trying again ({error}).")
                 await asyncio.sleep(1)
 
     def _draw(self, status: dict[str, Any]) -> None:
@@ -116,26 +140,32 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
             + " &rsaquo; ".join(dots)
             + "</div>"
         )
-        parts = []
+        parts: list[str] = []
         if status["step"]:
-            step = html.escape(str(status["step"]))
-            parts.append(f"now: {step}" + (f", attempt {status['attempt']}" if status["attempt"] else ""))
+            parts.append(f"now: {status['step']}" + (f", attempt {status['attempt']}" if status["attempt"] else ""))
         if status["seconds_left"] is not None:
             parts.append(f"{status['seconds_left']:.0f} s left to approve")
         if status["last_failure"] or status["last_error"]:
-            parts.append(f"last failure: {html.escape(str(status['last_failure'] or status['last_error']))}")
-        self.detail.value = _note(" · ".join(parts) or "&nbsp;")
+            parts.append(f"last failure: {status['last_failure'] or status['last_error']}")
+        # Not announced: a clock that is read out every second drowns everything else.
+        self.detail.value = _note(" · ".join(parts) or "\xa0", role="none")
 
 
 def _dot(text: str, colour: str | None, reached: bool) -> str:
     if colour:
-        return f'<span style="background:{colour};color:#fff;border-radius:9px;padding:1px 9px"><b>{text}</b></span>'
+        paint = f"background:{colour};color:{text_on(colour)};border-radius:9px;padding:1px 9px"
+        return f'<span aria-current="step" style="{paint}"><b>{text}</b></span>'
     shade = "1" if reached else "3"
     return f'<span style="color:var(--jp-content-font-color{shade})">{text}</span>'
 
 
-def _note(text: str, colour: str = "var(--jp-content-font-color2)") -> str:
-    return f'<span role="status" style="color:{colour}">{text}</span>'
+def _note(text: str, role: str = "status") -> str:
+    return f'<span role="{role}" style="color:var(--jp-content-font-color2)">{html.escape(text)}</span>'
+
+
+def _warning(text: str) -> str:
+    edge = f"border-left:4px solid {STATES['FAILED']};padding-left:6px"
+    return f'<span role="alert" style="{edge};color:var(--jp-content-font-color1)">{html.escape(text)}</span>'
 
 
 def panel(session: Session, order_id: str) -> OrderPanel:
