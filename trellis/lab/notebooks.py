@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -39,7 +40,7 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
             record_timing=False,
             resources={"metadata": {"path": str(path.parent)}},
         )
-        client.execute(env=environment)
+        asyncio.run(client.async_execute(env=environment))
     except CellExecutionError as error:
         raise TrellisError(f"{path.name} failed: {error.evalue}") from error
     except CellTimeoutError as error:
