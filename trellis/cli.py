@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -50,13 +51,22 @@ OrderId = Annotated[str, typer.Argument(help="The order's id.")]
 
 def main() -> None:
     """Entry point: every expected failure becomes one sentence and exit code 1."""
+    code: str | int | None = 0
     try:
         app()
     except TrellisError as error:
         err.print(f"trellis: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        code = 1
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except SystemExit as end:
+        code = end.code
+    # Temporal's threads may call into an interpreter that is being taken down, which aborts the process and loses
+    # the exit code (temporalio/sdk-python#300). An unexpected error still ends the usual way, with its traceback.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _settings() -> config.Settings:
@@ -204,6 +214,7 @@ def worker(
 def lab() -> None:
     """Start the servers and open JupyterLab on the notebooks."""
     settings = _settings()
+    mine = stack.find(settings) is None
     _run(stack.up(settings))
     notebooks = Path(__file__).resolve().parents[1] / "notebooks"
     environment = {**os.environ, "TRELLIS_HOME": str(settings.home)}
@@ -214,7 +225,8 @@ def lab() -> None:
             env=environment,
         )
     finally:
-        stack.down(settings)
+        if mine:
+            stack.down(settings)
     raise typer.Exit(code)
 
 
