@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from trellis import config
 from trellis.bench.floor import Floor, sample_order, standing
@@ -57,6 +59,13 @@ CASES: dict[str, tuple[str, Policy, Act]] = {
 }
 
 
+def without_traces(value: Any) -> Any:
+    """Stack traces name the paths of the machine that recorded them, and replay does not read them."""
+    if isinstance(value, dict):
+        return {key: without_traces(entry) for key, entry in value.items() if key != "stackTrace"}
+    return [without_traces(entry) for entry in value] if isinstance(value, list) else value
+
+
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     async with standing(config.load({}, None)) as floor:
@@ -75,7 +84,8 @@ async def main() -> None:
                 except Exception:
                     # An order that never shipped has no child.
                     continue
-                (FOLDER / f"{file}.json").write_text(history.to_json(), "utf-8")
+                text = json.dumps(without_traces(json.loads(history.to_json())), indent=1)
+                (FOLDER / f"{file}.json").write_text(text + "\n", "utf-8")
             print(name)
 
 
