@@ -575,15 +575,17 @@ def bench_throughput(
     rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each kind.")] = 9,
     per_round: Annotated[int, typer.Option(min=1, help="Orders a round.")] = 60,
     concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    sandboxes: Annotated[bool, typer.Option("--sandboxes", help="Compare ways to run workflow code instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Calm orders per second against a twin that does nothing and a bare workflow."""
     from trellis.bench import throughput
 
     settings = _settings()
+    measure = throughput.run_sandboxes if sandboxes else throughput.run
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("rounds", total=rounds * 3)
-        result = _run(throughput.run(settings, rounds, per_round, concurrency, lambda: bar.advance(task)))
+        result = _run(measure(settings, rounds, per_round, concurrency, lambda: bar.advance(task)))
     _show(result, as_json)
 
 

@@ -1,4 +1,7 @@
-"""Calm orders per second against a twin that does nothing and against a bare workflow, in alternating rounds."""
+"""Calm orders per second against a twin that does nothing and against a bare workflow, in alternating rounds.
+
+And the twin under three ways to run workflow code: as Trellis does it, in the SDK's plain sandbox, in none.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import asyncio
 import statistics
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import psutil
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from trellis.bench.bare import BareChild, BareOrder, nothing
 from trellis.bench.floor import Floor, complete_one, many, sample_order, standing
@@ -67,6 +73,15 @@ class Twin:
     async def finish(self, given: Ending) -> None: ...
 
 
+RUNNERS: dict[str, WorkflowRunner] = {
+    "passed_through": RUNNER,
+    "plain_sandbox": SandboxedWorkflowRunner(),
+    "unsandboxed": UnsandboxedWorkflowRunner(),
+}
+
+Job = Callable[[], Awaitable[None]]
+
+
 async def run(
     settings: Settings, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
@@ -74,37 +89,100 @@ async def run(
     async with standing(settings) as floor:
         await floor.faults(FaultPlan.calm())
         client, tag = floor.desk.client, uuid.uuid4().hex[:6]
-        twin = Twin()
-        common: dict[str, Any] = {
-            "workflow_runner": RUNNER,
-            "max_concurrent_activities": SLOTS,
-            "max_cached_workflows": 2000,
-        }
-        parent: list[Any] = [twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish]
-        sides: list[Worker] = [
-            Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=parent, **common),
-            Worker(client, task_queue=f"twin-shipping-{tag}", workflows=[ShippingWorkflow],
-                   activities=[twin.prepare, twin.dispatch], **common),
-            Worker(client, task_queue=f"bare-{tag}", workflows=[BareOrder], activities=[nothing], **common),
-            Worker(client, task_queue=f"bare-shipping-{tag}", workflows=[BareChild], activities=[nothing], **common),
+        sides = [
+            *_twins(client, tag, RUNNER),
+            Worker(client, task_queue=f"bare-{tag}", workflows=[BareOrder], activities=[nothing], **_common(RUNNER)),
+            Worker(client, task_queue=f"bare-shipping-{tag}", workflows=[BareChild], activities=[nothing],
+                   **_common(RUNNER)),
         ]  # fmt: skip
-        tasks = [asyncio.create_task(worker.run()) for worker in sides]
-        try:
-            return await _measure(floor, tag, rounds, per_round, at_once, tick)
-        finally:
-            await asyncio.gather(*(worker.shutdown() for worker in sides))
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+        async def bare() -> None:
+            await client.execute_workflow(
+                BareOrder.run, f"bare-shipping-{tag}", id=f"bare-{uuid.uuid4().hex}", task_queue=f"bare-{tag}"
+            )
+
+        kinds = {"ours": _ours(floor), "twin": _twin(client, tag), "bare": bare}
+        async with _working(sides):
+            for job in kinds.values():
+                await many(at_once, at_once, job)
+            alone = []
+            for _ in range(9):
+                began = time.perf_counter()
+                await kinds["ours"]()
+                alone.append(time.perf_counter() - began)
+            rates, cpu = await _alternate(kinds, rounds, per_round, at_once, tick)
+    return {
+        "rounds": rounds,
+        "orders_per_s": round(statistics.median(rates["ours"]), 2),
+        "twin_per_s": round(statistics.median(rates["twin"]), 2),
+        "bare_per_s": round(statistics.median(rates["bare"]), 2),
+        "ratio": _ratio(rates["ours"], rates["twin"]),
+        "bare_ratio": _ratio(rates["ours"], rates["bare"]),
+        "worker_cpu_s_per_order": round(cpu["ours"][0], 4),
+        "server_cpu_s_per_order": round(cpu["ours"][1], 4),
+        "alone_s": round(statistics.median(alone), 3),
+    }
 
 
-async def _measure(
-    floor: Floor, tag: str, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
+async def run_sandboxes(
+    settings: Settings, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    client, policy = floor.desk.client, preset("swift")
+    """The twin under each of RUNNERS: {runner: {per_s, ratio to unsandboxed, worker_cpu_s_per_order}}."""
+    async with standing(settings) as floor:
+        client, tag = floor.desk.client, uuid.uuid4().hex[:6]
+        kinds = {name: _twin(client, f"{name}-{tag}") for name in RUNNERS}
+        sides = [worker for name, runner in RUNNERS.items() for worker in _twins(client, f"{name}-{tag}", runner)]
+        async with _working(sides):
+            for job in kinds.values():
+                await many(at_once, at_once, job)
+            rates, cpu = await _alternate(kinds, rounds, per_round, at_once, tick)
+    return {
+        name: {
+            "per_s": round(statistics.median(rates[name]), 2),
+            "ratio": _ratio(rates[name], rates["unsandboxed"]),
+            "worker_cpu_s_per_order": round(cpu[name][0], 4),
+        }
+        for name in RUNNERS
+    }
+
+
+def _common(runner: WorkflowRunner) -> dict[str, Any]:
+    return {"workflow_runner": runner, "max_concurrent_activities": SLOTS, "max_cached_workflows": 2000}
+
+
+def _twins(client: Client, tag: str, runner: WorkflowRunner) -> list[Worker]:
+    twin = Twin()
+    parent: list[Any] = [twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish]
+    return [
+        Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=parent, **_common(runner)),
+        Worker(client, task_queue=f"twin-shipping-{tag}", workflows=[ShippingWorkflow],
+               activities=[twin.prepare, twin.dispatch], **_common(runner)),
+    ]  # fmt: skip
+
+
+@asynccontextmanager
+async def _working(sides: list[Worker]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(worker.run()) for worker in sides]
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(worker.shutdown() for worker in sides))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ours(floor: Floor) -> Job:
+    policy = preset("swift")
 
     async def ours() -> None:
         _, state, _ = await complete_one(floor.desk, policy)
         if state != "COMPLETED":
             raise RuntimeError(f"a calm order ended {state}")
+
+    return ours
+
+
+def _twin(client: Client, tag: str) -> Job:
+    policy = preset("swift")
 
     async def twin() -> None:
         order = sample_order("twin")
@@ -120,44 +198,32 @@ async def _measure(
         await handle.execute_update("approve", Approve(uuid.uuid4().hex), result_type=Verdict)
         await handle.result()
 
-    async def bare() -> None:
-        await client.execute_workflow(
-            BareOrder.run, f"bare-shipping-{tag}", id=f"bare-{uuid.uuid4().hex}", task_queue=f"bare-{tag}"
-        )
+    return twin
 
-    kinds: dict[str, Callable[[], Awaitable[None]]] = {"ours": ours, "twin": twin, "bare": bare}
-    for job in kinds.values():
-        await many(at_once, at_once, job)
-    alone = []
-    for _ in range(9):
-        began = time.perf_counter()
-        await ours()
-        alone.append(time.perf_counter() - began)
+
+async def _alternate(
+    kinds: Mapping[str, Job], rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
+) -> tuple[dict[str, list[float]], dict[str, tuple[float, float]]]:
+    """Rates [1/s] of each kind, one a round, and its CPU seconds per order (worker with client, servers)."""
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    worker_cpu = server_cpu = 0.0
+    spent = dict.fromkeys(kinds, (0.0, 0.0))
+    names = list(kinds)
     for number in range(rounds):
-        # The order of the three turns from round to round, so that a drift of the machine favours none.
-        names = list(kinds)
-        for kind in names[number % 3 :] + names[: number % 3]:
+        # The order of the kinds turns from round to round, so that a drift of the machine favours none.
+        turn = number % len(names)
+        for kind in names[turn:] + names[:turn]:
             before = _cpu()
             rates[kind].append(per_round / await many(per_round, at_once, kinds[kind]))
-            if kind == "ours":
-                after = _cpu()
-                worker_cpu += after[0] - before[0]
-                server_cpu += after[1] - before[1]
+            after = _cpu()
+            worker, server = spent[kind]
+            spent[kind] = worker + after[0] - before[0], server + after[1] - before[1]
             tick()
     total = rounds * per_round
-    return {
-        "rounds": rounds,
-        "orders_per_s": round(statistics.median(rates["ours"]), 2),
-        "twin_per_s": round(statistics.median(rates["twin"]), 2),
-        "bare_per_s": round(statistics.median(rates["bare"]), 2),
-        "ratio": round(statistics.median(a / b for a, b in zip(rates["ours"], rates["twin"], strict=True)), 3),
-        "bare_ratio": round(statistics.median(a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)), 3),
-        "worker_cpu_s_per_order": round(worker_cpu / total, 4),
-        "server_cpu_s_per_order": round(server_cpu / total, 4),
-        "alone_s": round(statistics.median(alone), 3),
-    }
+    return rates, {kind: (worker / total, server / total) for kind, (worker, server) in spent.items()}
+
+
+def _ratio(these: list[float], those: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(these, those, strict=True)), 3)
 
 
 def _cpu() -> tuple[float, float]:

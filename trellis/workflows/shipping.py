@@ -6,6 +6,9 @@ from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
+    # The payload converter resolves the fields of ShippingInput in the sandbox's own table of modules: without
+    # this line a worker whose sandbox does not pass all of Trellis through cannot read its input.
+    import trellis.policies  # noqa: F401
     from trellis.messages import SHIPPING_WORKFLOW, Dispatched, ShippingInput, StepInput
     from trellis.model import Step
     from trellis.rules import root_cause
