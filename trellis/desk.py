@@ -47,7 +47,16 @@ from trellis.messages import (
     UpdateAddress,
     Verdict,
 )
-from trellis.model import Order, State, parse_address, parse_id, parse_reason, shipping_workflow_id, workflow_id
+from trellis.model import (
+    EventType,
+    Order,
+    State,
+    parse_address,
+    parse_id,
+    parse_reason,
+    shipping_workflow_id,
+    workflow_id,
+)
 from trellis.policies import Policy, preset
 from trellis.stack import Stack, connect
 from trellis.stack.temporal import ensure_search_attributes
@@ -177,9 +186,8 @@ class Desk:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._closed(order_id, name, request_id)
-            if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-                return await self._signal(handle, order_id, name, message, request_id)
-            raise self._unavailable(error) from None
+            # An update that was not yet in the history dies with its workflow task; a signal is durable at once.
+            return await self._signal(handle, order_id, name, message, request_id)
         if verdict.accepted:
             return Receipt("accepted", verdict.reason)
         raise RequestRefused(f"Order {order_id} refused {name}: {verdict.reason}.")
@@ -199,6 +207,10 @@ class Desk:
         row = await self.ledger.order(order_id)
         if row is None:
             raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+        done = await self.ledger.brought_about(order_id, request_id)
+        if done is not None and done["type"] != EventType.REQUEST_REFUSED:
+            # It was heard, and the answer was lost on its way here.
+            return Receipt("accepted")
         return await self._refuse(order_id, name, request_id, f"the order is {row['state']}")
 
     async def _refuse(self, order_id: str, name: str, request_id: str, reason: str) -> Receipt:

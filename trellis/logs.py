@@ -6,6 +6,7 @@ import logging
 import sys
 
 import structlog
+from temporalio.exceptions import ActivityError
 
 from trellis.config import Settings
 
@@ -46,6 +47,13 @@ def configure(settings: Settings) -> None:
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     # The SDK narrates each worker's shutdown; that is news to its authors alone.
     logging.getLogger("temporalio.worker").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("temporalio.worker._workflow_instance").addFilter(_wanted)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    """Not the failure of an activity whose workflow had stopped waiting for it: the SDK's own future, nobody's loss."""
+    failure = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(failure, ActivityError) and "never retrieved" in record.getMessage())
 
 
 def _temporal_context(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trellis.model import Address, Order
+from trellis.model import Address, Order, State
 from trellis.policies import Policy, Retry
 
 ORDER_WORKFLOW = "OrderWorkflow"
@@ -104,14 +104,21 @@ class Fence:
 
     input: OrderInput
     request_id: str = ""
+    ending: str = State.FAILED
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class FenceAnswer:
-    """`closed`: nothing can be claimed any more. `claimed`: a dispatch was there first."""
+    """`closed`: nothing can be claimed any more. `claimed`: a dispatch was there first.
+
+    `ending` and `reason` are those of whoever closed the order first, which need not be the one who asks.
+    """
 
     closed: bool
     claimed: bool
+    ending: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class Unwind:
     reason: str
     claimed: bool
     round: int = 0
+    ending: str = State.FAILED
 
 
 @dataclass(frozen=True)

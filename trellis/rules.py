@@ -49,7 +49,6 @@ class Progress:
     """What the parent knows of its order, and what it can therefore refuse at once."""
 
     state: State = State.ORDER_RECEIVED
-    approved: bool = False
     review_over: bool = False
     shipped: bool = False
     ending: State | None = None

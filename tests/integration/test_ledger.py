@@ -75,7 +75,7 @@ async def test_a_claim_and_a_closing_exclude_one_another(house: House) -> None:
         order, ledger = await received(house), house.desk.ledger
         await ledger.validate(order.order_id, tried(order, "validate"))
         await ledger.record_charge(order, tried(order, "charge"))
-        both = [ledger.claim_dispatch(order.order_id), ledger.close(order.order_id)]
+        both = [ledger.claim_dispatch(order.order_id), ledger.close(order.order_id, State.CANCELLED, "")]
         random.shuffle(both)
         answers = await asyncio.gather(*both)
         claimed = next(a[0] for a in answers if isinstance(a, tuple))

@@ -129,6 +129,52 @@ async def test_a_cancel_from_temporal_after_the_claim_is_outlived(house: House) 
     await house.ends(order, State.COMPLETED)
 
 
+@pytest.mark.parametrize("finished", [False, True])
+async def test_what_the_books_say_of_an_ending_holds(house: House, finished: bool) -> None:
+    """A workflow task that is lost after its local activities ran leaves an ending that the next one keeps to."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.ledger.close(order.order_id, State.CANCELLED, "changed my mind")
+    if finished:
+        await house.desk.ledger.finish(order.order_id, State.CANCELLED, "changed my mind")
+    await house.desk.approve(order.order_id)
+    await house.ends(order, State.CANCELLED)
+    events = await house.events(order)
+    assert events.count("ORDER_CANCELLED") == 1
+    assert "PAYMENT_CHARGED" not in events
+    assert "ORDER_FAILED" not in events
+
+
+async def test_a_request_repeated_after_the_end_gets_its_first_answer(house: House) -> None:
+    """A cancel whose answer was lost on the way is answered alike when it is sent again; another one is refused."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    first = await house.desk.cancel(order.order_id, request_id="same")
+    await house.ends(order, State.CANCELLED)
+    assert first.verdict == (await house.desk.cancel(order.order_id, request_id="same")).verdict == "accepted"
+    with pytest.raises(RequestRefused, match="CANCELLED"):
+        await house.desk.cancel(order.order_id, request_id="another")
+    assert (await house.events(order)).count("REQUEST_REFUSED") == 1
+
+
+async def test_fifty_cancels_amid_all_the_rest_end_as_they_were_answered(house: House) -> None:
+    """Cancels that meet activities' results in the same task are neither lost nor answered falsely."""
+    await house.faults(FaultPlan.canonical(3))
+
+    async def one(delay: float) -> None:
+        order = await house.start(approve=True)
+        await asyncio.sleep(delay)
+        try:
+            await house.desk.cancel(order.order_id)
+        except RequestRefused:
+            await house.ends(order, State.COMPLETED)
+        else:
+            status = await house.desk.wait(order.order_id, 60)
+            await house.ends(order, State.COMPLETED if status["state"] == State.COMPLETED else State.CANCELLED)
+
+    await asyncio.gather(*(one(number * 0.02) for number in range(50)))
+
+
 @pytest.mark.parametrize("hung", ["validate", "prepare"])
 async def test_the_address_can_change_until_the_label_is_printed(house: House, hung: str) -> None:
     """Before the review and during the preparation a new address is taken, and the parcel goes there."""

@@ -48,17 +48,20 @@ class Tries:
         self._saver: asyncio.Task[None] | None = None
         self._noted: set[TryId] = set()
 
-    async def succeed(self, call: Callable[[bool], Awaitable[object]]) -> tuple[object, Tried]:
+    async def succeed(self, call: Callable[[], Awaitable[object]]) -> tuple[object, Tried]:
         """Try until a try succeeds, as the retry rule says; return its value and the try.
 
-        `call` gets True when its reply will be lost. Raises ApplicationError (BENIGN: failing is expected here)
-        when tries are used up, non-retryable after Stop.
+        Raises ApplicationError (BENIGN: failing is expected here) when tries are used up, non-retryable after Stop.
         """
         beat = asyncio.create_task(_heartbeat())
         try:
-            if self._retry.placement is Placement.SERVER:
-                return await self._one_execution(call)
-            return await self._race(call)
+            try:
+                if self._retry.placement is Placement.SERVER:
+                    return await self._one_execution(call)
+                return await self._race(call)
+            finally:
+                # The log of tries comes before the step's own event, or attempt numbers would be out of order.
+                await self._flush()
         except Stop as stop:
             raise benign(str(stop), "Stopped", retry=False) from None
         except asyncio.CancelledError:
@@ -67,10 +70,8 @@ class Tries:
             raise benign("abandoned", "Abandoned") from None
         finally:
             beat.cancel()
-            # The log of tries comes before the step's own event, or attempt numbers would be out of order.
-            await self._flush()
 
-    async def _one_execution(self, call: Callable[[bool], Awaitable[object]]) -> tuple[object, Tried]:
+    async def _one_execution(self, call: Callable[[], Awaitable[object]]) -> tuple[object, Tried]:
         """Placement server: one try. Temporal's own timeout ends it; here it is only written down."""
         running = asyncio.ensure_future(self._one_try(call, self._id(1, 0)))
         id_, started, clock = self._id(1, 0), datetime.now(UTC), time.monotonic()
@@ -98,7 +99,7 @@ class Tries:
         finally:
             running.cancel()
 
-    async def _race(self, call: Callable[[bool], Awaitable[object]]) -> tuple[object, Tried]:
+    async def _race(self, call: Callable[[], Awaitable[object]]) -> tuple[object, Tried]:
         """Placement activity: one lane, or several that race under one idempotency key."""
         if self._retry.hedge == 1:
             return await self._lane(call, 0)
@@ -119,7 +120,7 @@ class Tries:
                 lane.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
 
-    async def _lane(self, call: Callable[[bool], Awaitable[object]], lane: int) -> tuple[object, Tried]:
+    async def _lane(self, call: Callable[[], Awaitable[object]], lane: int) -> tuple[object, Tried]:
         number = 0
         while True:
             number += 1
@@ -144,12 +145,12 @@ class Tries:
                 raise benign(f"{self._step} failed {number} times, last: {error}", "TriesUsedUp", retry=False)
             await asyncio.sleep(self._retry.backoff(number, self._flaky.current.plan.draw(id_, "jitter")))
 
-    async def _one_try(self, call: Callable[[bool], Awaitable[object]], id_: TryId) -> tuple[object, Tried]:
+    async def _one_try(self, call: Callable[[], Awaitable[object]], id_: TryId) -> tuple[object, Tried]:
         force = self._flaky.current
         started, clock = datetime.now(UTC), time.monotonic()
         lose_reply = await self._flaky(force.plan, id_)
         try:
-            value = await call(lose_reply)
+            value = await call()
         except ProviderRefused as refused:
             raise Stop(str(refused)) from None
         if lose_reply:

@@ -38,7 +38,9 @@ class Books:
         """Mark the order as being undone, unless a dispatch claimed it; a refused cancel is written down."""
         # An order that ends before `receive` ever succeeded must be in the books all the same.
         await self._ledger.receive(given.input.order, given.input.policy, None)
-        answer = await self._ledger.close(given.input.order.order_id)
+        answer = await self._ledger.close(
+            given.input.order.order_id, State(given.ending), given.reason, given.request_id
+        )
         if not answer.closed and given.request_id:
             await self._ledger.refuse(given.input.order.order_id, given.request_id, "cancel", TOO_LATE)
         return answer

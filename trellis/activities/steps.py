@@ -12,7 +12,7 @@ from trellis.db.ledger import Ledger, Tried
 from trellis.db.provider import Provider
 from trellis.faults import FlakyCall
 from trellis.messages import Charged, Dispatched, OrderInput, StepInput, Unwind, Unwound
-from trellis.model import Step, charge_key, dispatch_key
+from trellis.model import State, Step, charge_key, dispatch_key
 from trellis.policies import Retry
 
 UNDONE = "the order is being undone"
@@ -32,7 +32,7 @@ class OutsideSteps:
     async def _simple(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tried:
         """A step whose outside system has no book of its own: nothing but the flaky call."""
 
-        async def call(lose_reply: bool) -> None:
+        async def call() -> None:
             return None
 
         _, tried = await self._tries(order_id, step, round_, retry).succeed(call)
@@ -58,7 +58,7 @@ class OutsideSteps:
         """Take the money once, whatever happens to the caller."""
         order = given.order
 
-        async def call(lose_reply: bool) -> str:
+        async def call() -> str:
             status, closing = await self._ledger.claim_charge(order.order_id)
             # Closing is looked at first: a hung try that wakes up late must not pay for a dead order.
             if closing:
@@ -84,7 +84,7 @@ class OutsideSteps:
         """Claim the order, fixing its address, and hand the parcel to the carrier, once."""
         order_id = given.order.order_id
 
-        async def call(lose_reply: bool) -> str:
+        async def call() -> str:
             claimed, address = await self._ledger.claim_dispatch(order_id)
             if not claimed:
                 raise Stop(UNDONE)
@@ -108,12 +108,12 @@ class OutsideSteps:
         """
         order = given.order
 
-        async def call(lose_reply: bool) -> Unwound:
+        async def call() -> Unwound:
             if given.claimed:
                 tracking = await self._provider.void_parcel(dispatch_key(order.order_id), order.order_id)
                 if tracking is not None:
                     return Unwound(False, tracking)
-            await self._ledger.close(order.order_id, released=True)
+            await self._ledger.close(order.order_id, State(given.ending), given.reason, released=True)
             return Unwound(await self._provider.void_charge(charge_key(order.payment_id), order.order_id))
 
         value, tried = await self._tries(order.order_id, Step.REFUND, 0, given.retry).succeed(call)

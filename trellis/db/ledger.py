@@ -167,10 +167,15 @@ class Ledger:
         )  # fmt: skip
         return None if why is None else str(why)
 
-    async def close(self, order_id: str, *, released: bool = False) -> FenceAnswer:
-        """Raise the fence; see sql/003."""
-        closed, claimed = await self._row("SELECT closed, claimed FROM close_order(%s, %s)", order_id, released)
-        return FenceAnswer(bool(closed), bool(claimed))
+    async def close(
+        self, order_id: str, ending: State, reason: str, request_id: str = "", *, released: bool = False
+    ) -> FenceAnswer:
+        """Raise the fence; see sql/004."""
+        closed, claimed, ends, why = await self._row(
+            "SELECT closed, claimed, ending, reason FROM close_order(%s, %s, %s, %s, %s)",
+            order_id, released, ending, reason, request_id,
+        )  # fmt: skip
+        return FenceAnswer(bool(closed), bool(claimed), ends or "", why or "")
 
     async def refuse(self, order_id: str, request_id: str, request: str, reason: str) -> None:
         await self._row(
@@ -208,6 +213,15 @@ class Ledger:
     async def payment_owner(self, payment_id: str) -> str | None:
         row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)
         return str(row[0]) if row else None
+
+    async def brought_about(self, order_id: str, request_id: str) -> Row | None:
+        """The event that a request led to (`type`, `payload_json`), or None."""
+        rows = await self._rows(
+            "SELECT type, payload_json FROM events WHERE order_id = %s AND payload_json ->> 'request_id' = %s LIMIT 1",
+            order_id,
+            request_id,
+        )
+        return rows[0] if rows else None
 
     async def events(self, order_id: str, last: int | None = None) -> list[Row]:
         """An order's events, oldest first; only the `last` ones if given."""

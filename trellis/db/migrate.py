@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from trellis.errors import DatabaseUnavailable, SchemaMismatch
+from trellis.db.pool import unavailable
+from trellis.errors import SchemaMismatch
 
 _LOCK = 0x7472656C
 
@@ -63,8 +64,7 @@ async def migrate(url: str) -> list[str]:
                         f"Restore the file, or start afresh with `trellis reset`."
                     )
     except psycopg.OperationalError as error:
-        why = " ".join(str(error).split())[:300]
-        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+        raise unavailable(error) from None
     return applied
 
 
@@ -77,8 +77,7 @@ async def check_schema(url: str) -> None:
     except psycopg.errors.UndefinedTable:
         row = (0,)
     except psycopg.OperationalError as error:
-        why = " ".join(str(error).split())[:300]
-        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+        raise unavailable(error) from None
     newest = migrations()[-1][0]
     found = int(row[0] or 0) if row else 0
     if found < newest:

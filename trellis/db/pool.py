@@ -38,6 +38,11 @@ async def open_pool(url: str, *, size: int = 8, wait: float = 10.0) -> Pool:
         await pool.open(wait=True, timeout=wait)
     except (psycopg.OperationalError, PoolTimeout) as error:
         await pool.close()
-        why = " ".join(str(error).split())[:300]
-        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+        raise unavailable(error) from None
     return pool
+
+
+def unavailable(error: Exception) -> DatabaseUnavailable:
+    """The driver's complaint in one sentence that says what to do."""
+    why = " ".join(str(error).split())[:300]
+    return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")

@@ -147,7 +147,6 @@ class OrderWorkflow:
                 self._budget.start(self._now())
                 self._timers_changed = True
         assert self._approval is not None
-        self._progress.approved = True
         await ledger(Step.APPROVE, Approval(self._order.order_id, self._approval.request_id, self._approval.by))
 
     async def _charge(self) -> None:
@@ -213,12 +212,14 @@ class OrderWorkflow:
                 if not await self._raise_fence(state, reason):
                     tracking = await self._forward_or_release(state, reason)
         else:
+            # What an activity answered in this very task is taken first: nobody would ask for it any more.
+            await asyncio.sleep(0)
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         ending = self._progress.ending
         if ending is not None:
             if self._charging and tracking is None:
-                await self._unwind(claimed=False)
+                await self._unwind(ending, claimed=False)
             self._step = Step.CANCEL if ending is State.CANCELLED else Step.FAIL
             await ledger("finish", Ending(self._order.order_id, ending, self._reason))
         self._progress.state = ending or State.COMPLETED
@@ -232,12 +233,13 @@ class OrderWorkflow:
             if self._progress.ending is not None:
                 # Somebody closed it while this waited; the caller sees by `ending` who.
                 return True
-            answer: FenceAnswer = await ledger("fence", Fence(self._given, request_id), FenceAnswer)
+            answer: FenceAnswer = await ledger("fence", Fence(self._given, request_id, ending, reason), FenceAnswer)
             if answer.closed:
-                self._progress.ending = ending
-                self._reason = reason
-                if ending is not State.CANCELLED:
-                    self._last_error = reason
+                # A lost workflow task may have closed it already, for another reason: what the books say holds.
+                self._progress.ending = State(answer.ending or ending)
+                self._reason = answer.reason or reason
+                if self._progress.ending is not State.CANCELLED:
+                    self._last_error = self._reason
             return answer.closed
 
     async def _forward_or_release(self, ending: State, reason: str) -> str | None:
@@ -247,18 +249,18 @@ class OrderWorkflow:
         # Held throughout: once the carrier gave the claim back, a cancel at the fence would be accepted, and
         # the order would end otherwise than its verdict said.
         async with self._fence_lock:
-            unwound = await self._unwind(claimed=True)
+            unwound = await self._unwind(ending, claimed=True)
             if unwound.tracking is None:
                 self._charging = False
                 self._progress.ending = ending
                 return None
         return await self._arrive(unwound.tracking)
 
-    async def _unwind(self, claimed: bool) -> Unwound:
+    async def _unwind(self, ending: State, *, claimed: bool) -> Unwound:
         """Compensations retry without limit and outside the budget."""
         self._step = Step.REFUND
         retry = replace(self._policy.retry, max_tries=0)
-        given = Unwind(self._order, retry, self._reason, claimed, self._round)
+        given = Unwind(self._order, retry, self._reason, claimed, self._round, ending)
         unwound: Unwound = await outside(Step.REFUND, given, retry, Unwound)
         return unwound
 
