@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trellis import config, stack
-from trellis.errors import BadInput, TrellisError
+from trellis.errors import BadInput, TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
 from trellis.model import parse_order
 from trellis.policies import preset, tuned
@@ -201,9 +201,16 @@ def worker(
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         try:
-            async with workers.running(client, pool, settings, tuple(filter(None, queues.split(",")))):
+            async with workers.running(client, pool, settings, tuple(filter(None, queues.split(",")))) as watch:
                 err.print(f"Working on {queues}. Ctrl-C ends.")
-                await stop.wait()
+                waits = [asyncio.ensure_future(event.wait()) for event in (stop, watch.worker_failed)]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+            if watch.worker_failed.is_set():
+                raise TemporalUnavailable(
+                    "A worker failed; the log above says why. Start it again with `trellis worker`."
+                )
         finally:
             await pool.close()
 

@@ -45,6 +45,7 @@ class FaultWatch:
         self._ledger = ledger
         self._fallback = PlanInForce(FaultPlan.parse(settings.faults or "canonical"))
         self.current = self._fallback
+        self.worker_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> FaultWatch:
@@ -131,12 +132,23 @@ def build(
 async def running(
     client: Client, pool: Pool, settings: Settings, queues: tuple[str, ...] = QUEUES
 ) -> AsyncIterator[FaultWatch]:
-    """Workers of both queues for as long as the block lasts; they finish what they can before it ends."""
+    """Workers of both queues for as long as the block lasts; they finish what they can before it ends.
+
+    Yields the plan of faults in force. Its `worker_failed` is set when a worker dies before its time.
+    """
     ledger = Ledger(pool)
     async with FaultWatch(ledger, settings) as watch:
         steps = OutsideSteps(ledger, Provider(pool), FlakyCall(lambda: watch.current))
         workers = build(client, settings, steps, Books(ledger), queues)
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                log.error("a worker failed; its queue stands still", error=str(task.exception()))
+                watch.worker_failed.set()
+
+        for task in tasks:
+            task.add_done_callback(ended)
         try:
             yield watch
         finally:
