@@ -208,9 +208,7 @@ def worker(
                 for wait in waits:
                     wait.cancel()
             if watch.worker_failed.is_set():
-                raise TemporalUnavailable(
-                    "A worker failed; the log above says why. Start it again with `trellis worker`."
-                )
+                raise TemporalUnavailable("A worker failed; the log says why. Run `trellis worker` again.")
         finally:
             await pool.close()
 
