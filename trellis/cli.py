@@ -30,6 +30,7 @@ from trellis.model import parse_order
 from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:
+    from trellis.audit import Report
     from trellis.desk import Desk
 
 T = TypeVar("T")
@@ -555,6 +556,65 @@ def faults_set(
 # --- measuring -----------------------------------------------------------------------------------------------
 
 
+@app.command()
+def audit(
+    histories: Annotated[bool, typer.Option(help="Look at Temporal's histories as well as at the books.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check the books: ten invariants, from the ledger, the provider and Temporal's histories."""
+    from trellis.audit import audit as check
+    from trellis.db.migrate import check_schema
+    from trellis.db.pool import open_pool
+
+    settings = _settings()
+
+    async def work() -> Report:
+        found = stack.require(settings)
+        await check_schema(found.database_url)
+        client = await stack.connect(found.temporal)
+        pool = await open_pool(found.database_url)
+        try:
+            with Progress(console=err, disable=as_json, transient=True) as bar:
+                task = bar.add_task("orders and histories", total=None)
+                return await check(client, pool, histories=histories, tick=lambda n: bar.advance(task, n))
+        finally:
+            await pool.close()
+
+    report = _run(work())
+    _show(_report(report), as_json, lambda: _print_report(report))
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "verdict": "VOID" if report.void else "CLEAN" if report.clean else "VIOLATED",
+        "orders": report.orders,
+        "charges": report.charges,
+        "faults": report.faults,
+        "histories": report.histories,
+        "violations": [asdict(violation) for violation in report.violations],
+        "violations_by_invariant": {str(number): count for number, count in sorted(report.found.items())},
+    }
+
+
+def _print_report(report: Report) -> None:
+    seen = (
+        f"{report.orders} orders, {report.charges} charges, {report.faults} tries that failed, "
+        f"{report.histories} histories"
+    )
+    if report.void:
+        out.print(f"VOID: there was no order to look at, so this says nothing. Run some with `trellis load`. ({seen})")
+        return
+    if report.violations:
+        table = Table("order", "invariant", "what is wrong", "evidence")
+        for violation in report.violations[:50]:
+            table.add_row(violation.order_id, str(violation.invariant), violation.sentence, str(violation.evidence))
+        out.print(table)
+    total = sum(report.found.values())
+    out.print(f"{'CLEAN' if not total else 'VIOLATED'}: {total} violations in {seen}.")
+
+
 @bench_app.command("deadline")
 def bench_deadline(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
@@ -605,6 +665,21 @@ def bench_coldstart(
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("starts", total=rounds * 2)
         result = coldstart.run(settings, rounds, lambda: bar.advance(task))
+    _show(result, as_json)
+
+
+@bench_app.command("audit")
+def bench_audit(
+    orders: Annotated[int, typer.Option(min=10, help="How many orders to make and audit.")] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """The audit of the books over many orders: its rate, and how much memory it takes."""
+    from trellis.bench import audit as bench
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("orders", total=orders + orders // 10)
+        result = _run(bench.run(settings, orders, lambda number: bar.advance(task, number)))
     _show(result, as_json)
 
 

@@ -233,6 +233,7 @@ ALLOWED = {
     "stack": {"stack", "config", "errors"},
     "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
     "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
+    "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
     "insight": {"insight", "db", "model"},
 }
 

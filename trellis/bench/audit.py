@@ -1,0 +1,50 @@
+"""The audit of the books over many orders: its rate, and how much memory it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from trellis.audit import audit
+from trellis.bench.floor import standing
+from trellis.config import Settings
+from trellis.db.audit import fill
+
+
+async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> dict[str, Any]:
+    """{orders, violations, seconds, orders_per_s, peak_mb_small, peak_mb}: the peaks are growth of this process's
+    resident memory [MB], for a tenth of the orders and for all of them."""
+    async with standing(settings) as floor:
+        peaks = []
+        for number in (orders // 10, orders):
+            await fill(floor.pool, number)
+            peak = asyncio.create_task(_peak())
+            began = time.perf_counter()
+            report = await audit(floor.desk.client, floor.pool, histories=False, tick=tick)
+            took = time.perf_counter() - began
+            peak.cancel()
+            peaks.append(await peak)
+    return {
+        "orders": report.orders,
+        "violations": sum(report.found.values()),
+        "seconds": round(took, 2),
+        "orders_per_s": round(report.orders / took),
+        "peak_mb_small": peaks[0],
+        "peak_mb": peaks[1],
+    }
+
+
+async def _peak() -> float:
+    """The most that this process grew by [MB], until it is cancelled."""
+    process = psutil.Process()
+    first = most = process.memory_info().rss
+    try:
+        while True:
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.02)
+    except asyncio.CancelledError:
+        return round((most - first) / 2**20, 1)

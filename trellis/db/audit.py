@@ -1,0 +1,97 @@
+"""What the two sets of books say against one another, a batch of orders at a time. All of it is read-only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, LiteralString
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from trellis.db.pool import Pool
+from trellis.policies import preset
+
+Finding = dict[str, Any]
+"""order_id, invariant, sentence, evidence."""
+
+_BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
+
+# A charge nobody in our books knows: its order's batch cannot show it.
+_STRAYS: LiteralString = """
+SELECT c.order_id, 4 AS invariant, 'the provider holds a charge that our books do not know' AS sentence,
+       jsonb_build_object('key', c.idempotency_key, 'amount', c.amount) AS evidence
+FROM provider.charges c
+LEFT JOIN payments p ON p.order_id = c.order_id AND 'charge:' || p.payment_id = c.idempotency_key
+WHERE p.payment_id IS NULL AND c.ts < clock_timestamp() - interval '1 second'
+"""
+
+_COUNTS: LiteralString = """
+SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM provider.charges),
+       (SELECT count(*) FROM events WHERE type IN ('ATTEMPT_FAILED', 'ATTEMPT_TIMED_OUT', 'ATTEMPT_ABANDONED'))
+"""
+
+_ORDER: LiteralString = """
+SELECT o.state, o.reconciled, o.ending,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'type', e.type, 'round', e.round, 'request_id', e.payload_json ->> 'request_id') ORDER BY e.id), '[]')
+        FROM events e WHERE e.order_id = o.id AND e.type NOT LIKE 'ATTEMPT%%') AS events
+FROM orders o WHERE o.id = %(order)s
+"""
+
+
+class AuditBooks:
+    def __init__(self, pool: Pool, *, grace: float, batch: int = 2000) -> None:
+        self._pool = pool
+        self._grace = grace
+        self._batch = batch
+
+    async def counts(self) -> tuple[int, int, int]:
+        """(orders, charges at the provider, tries without success)."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(_COUNTS)).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1]), int(row[2])
+
+    async def batches(self) -> AsyncIterator[tuple[int, list[Finding]]]:
+        """(orders looked at, findings) of each batch in turn, in the order of their ids."""
+        after = ""
+        while True:
+            async with self._pool.connection() as connection:
+                row = await (
+                    await connection.execute(
+                        "SELECT max(id), count(*) FROM "
+                        "(SELECT id FROM orders WHERE id > %s ORDER BY id LIMIT %s) AS page",
+                        (after, self._batch),
+                    )
+                ).fetchone()
+            if row is None or row[0] is None:
+                return
+            yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace)
+            after = row[0]
+
+    async def strays(self) -> list[Finding]:
+        """Charges at the provider that no payment of ours stands behind."""
+        return await self._find(_STRAYS)
+
+    async def order(self, order_id: str) -> dict[str, Any] | None:
+        """state, reconciled, ending and the events (type, round, request_id) of an order; None where there is none."""
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(_ORDER, {"order": order_id})
+            return await cursor.fetchone()
+
+    async def _find(self, sql: LiteralString | bytes, **args: object) -> list[Finding]:
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(sql, args)
+            return await cursor.fetchall()
+
+
+async def fill(pool: Pool, upto: int) -> None:
+    """Make completed orders, with their events and both books, until there are `upto` of them: for measurements."""
+    async with pool.connection() as connection, connection.transaction():
+        # An order begins as ORDER_RECEIVED, says the database; these never ran.
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(
+            (Path(__file__).parent / "fill.sql").read_bytes(), {"upto": upto, "policy": Jsonb(asdict(preset("swift")))}
+        )

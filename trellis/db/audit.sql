@@ -1,0 +1,101 @@
+-- What the two sets of books say against one another, for the orders after %(after)s up to %(upto)s.
+-- One statement, so one snapshot of both books: a transaction that commits meanwhile is seen whole or not at all.
+-- An order that still runs may be a step ahead in one book; what must hold only at the end asks for `ended`.
+WITH o AS MATERIALIZED (
+    SELECT *, state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') AS ended,
+           (policy_json ->> 'budget')::float AS budget,
+           CASE WHEN (policy_json ->> 'budget_counts_review')::boolean THEN 0
+                ELSE (policy_json ->> 'review_window')::float END AS window_s,
+           coalesce((policy_json ->> 'run_timeout')::float,
+                    (policy_json ->> 'review_window')::float + (policy_json ->> 'budget')::float + 60) AS whole_run,
+           extract(epoch FROM clock_timestamp() - created_at) AS age
+    FROM orders WHERE id > %(after)s AND id <= %(upto)s
+), c AS (
+    SELECT order_id, count(*) AS n, sum(amount) AS amount, array_agg(idempotency_key) AS keys
+    FROM provider.charges WHERE order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
+), r AS (
+    SELECT order_id, count(*) AS n, sum(amount) AS amount
+    FROM provider.refunds WHERE order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
+), p AS (
+    SELECT order_id, count(*) AS n, array_agg(tracking) AS tracking
+    FROM provider.parcels WHERE order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
+), s AS (
+    SELECT order_id, count(*) AS n, array_agg(tracking) AS tracking
+    FROM shipments WHERE status = 'DISPATCHED' AND order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
+), books AS (
+    SELECT o.id AS order_id, o.state, o.ended, o.total, o.claimed_at, o.closing_at, o.age, o.budget, o.window_s, o.whole_run,
+           coalesce(c.n, 0) AS charges, coalesce(c.amount, 0) AS charged, c.keys,
+           coalesce(r.amount, 0) AS refunded, coalesce(r.n, 0) AS refunds,
+           coalesce(p.n, 0) AS parcels, p.tracking AS parcel_tracking,
+           coalesce(s.n, 0) AS dispatched, s.tracking AS shipment_tracking,
+           pay.payment_id, pay.status AS payment, pay.amount AS payment_amount
+    FROM o LEFT JOIN c ON c.order_id = o.id LEFT JOIN r ON r.order_id = o.id LEFT JOIN p ON p.order_id = o.id
+    LEFT JOIN s ON s.order_id = o.id LEFT JOIN payments pay ON pay.order_id = o.id
+), log AS (
+    SELECT order_id, id, type, step, attempt, round, event_id,
+           CASE type WHEN 'SHIPPING_STARTED' THEN 'SHIPPING' WHEN 'ORDER_SHIPPED' THEN 'SHIPPED'
+                     WHEN 'ORDER_COMPLETED' THEN 'COMPLETED' WHEN 'ORDER_CANCELLED' THEN 'CANCELLED'
+                     WHEN 'ORDER_FAILED' THEN 'FAILED'
+                     WHEN 'ORDER_RECEIVED' THEN type WHEN 'ORDER_VALIDATED' THEN type
+                     WHEN 'AWAITING_APPROVAL' THEN type WHEN 'PAYMENT_CHARGED' THEN type
+                     WHEN 'APPROVAL_TIMEOUT' THEN type END AS reached
+    FROM events WHERE order_id > %(after)s AND order_id <= %(upto)s
+), path AS (
+    SELECT order_id, id, reached, lag(reached) OVER w AS came_from, lead(reached) OVER w IS NULL AS last
+    FROM log WHERE reached IS NOT NULL WINDOW w AS (PARTITION BY order_id ORDER BY id)
+)
+SELECT order_id, 1 AS invariant, 'charged ' || charges || ' times at the provider' AS sentence,
+       jsonb_build_object('keys', keys, 'charged', charged) AS evidence FROM books WHERE charges > 1
+UNION ALL
+SELECT order_id, 2, CASE WHEN parcels > 0 THEN 'shipped, but the provider kept ' || charged - refunded || ' of ' || total
+                         ELSE 'nothing shipped, yet the provider kept ' || charged - refunded END,
+       jsonb_build_object('charged', charged, 'refunded', refunded, 'total', total, 'parcels', parcels, 'state', state)
+FROM books WHERE CASE WHEN parcels > 0 THEN charged - refunded <> total ELSE ended AND charged <> refunded END
+UNION ALL
+SELECT order_id, 3, CASE WHEN parcels > 1 OR dispatched > 1 THEN 'shipped more than once'
+                         WHEN charges = 0 THEN 'shipped without a charge'
+                         WHEN refunds > 0 THEN 'shipped and refunded'
+                         WHEN parcels = 0 THEN 'our books show a parcel that the carrier does not know'
+                         ELSE 'ended without its parcel, or with one that our books do not show' END,
+       jsonb_build_object('parcels', parcels, 'dispatched', dispatched, 'charges', charges, 'refunds', refunds,
+                          'carrier', parcel_tracking, 'ours', shipment_tracking, 'state', state)
+FROM books WHERE parcels > 1 OR dispatched > 1 OR (parcels > 0 AND (charges = 0 OR refunds > 0)) OR dispatched > parcels
+    OR (ended AND ((state = 'COMPLETED') <> (parcels = 1) OR dispatched <> parcels))
+UNION ALL
+SELECT order_id, 4, 'our books say ' || coalesce(payment, 'no payment') || ', the provider ' ||
+                    CASE WHEN refunds > 0 THEN 'refunded' WHEN charges > 0 THEN 'charged' ELSE 'never charged' END,
+       jsonb_build_object('payment', payment, 'amount', payment_amount, 'charged', charged, 'refunded', refunded, 'keys', keys)
+FROM books WHERE payment IS NULL
+    OR (payment IN ('CHARGED', 'REFUNDED') AND (charges = 0 OR charged <> payment_amount * charges
+                                                OR NOT 'charge:' || payment_id = ANY (keys)))
+    OR (payment = 'REFUNDED' AND refunds = 0)
+    OR (ended AND ((payment IN ('CHARGED', 'REFUNDED')) <> (charges > 0) OR (payment = 'REFUNDED') <> (refunds > 0)))
+UNION ALL
+SELECT order_id, 5, 'went from ' || coalesce(came_from, 'nothing') || ' to ' || reached,
+       jsonb_build_object('event', id, 'from', came_from, 'to', reached)
+FROM path WHERE CASE WHEN came_from IS NULL THEN reached <> 'ORDER_RECEIVED' ELSE NOT EXISTS (
+    SELECT FROM order_edges WHERE from_state = came_from AND to_state = reached) END
+UNION ALL
+SELECT o.id, 5, 'the log ends at ' || coalesce(path.reached, 'nothing') || ', the order is ' || o.state,
+       jsonb_build_object('log', path.reached, 'state', o.state)
+FROM o LEFT JOIN path ON path.order_id = o.id AND path.last WHERE path.reached IS DISTINCT FROM o.state
+UNION ALL
+SELECT order_id, 5, 'more than one event of ' || type, jsonb_build_object('events', array_agg(id), 'type', type)
+FROM log WHERE type NOT IN ('ADDRESS_UPDATED', 'REQUEST_REFUSED', 'ATTEMPT_FAILED', 'ATTEMPT_TIMED_OUT', 'ATTEMPT_ABANDONED')
+GROUP BY order_id, type, CASE WHEN type IN ('PACKAGE_PREPARED', 'DISPATCH_FAILED') THEN round END HAVING count(*) > 1
+UNION ALL
+SELECT order_id, 5, 'two tries of ' || step || ' have the attempt number ' || attempt,
+       jsonb_build_object('events', array_agg(id), 'step', step, 'attempt', attempt)
+FROM log WHERE attempt IS NOT NULL GROUP BY order_id, step, attempt HAVING count(*) > 1
+UNION ALL
+SELECT b.order_id, 5, 'no event tells of the ' || need.what, jsonb_build_object('missing', need.type)
+FROM books b CROSS JOIN LATERAL (VALUES
+    ('refund', 'PAYMENT_REFUNDED', b.payment = 'REFUNDED'), ('dispatch', 'CARRIER_DISPATCHED', b.dispatched > 0),
+    ('charge', 'PAYMENT_CHARGED', b.payment = 'CHARGED')) AS need (what, type, wanted)
+WHERE need.wanted AND NOT EXISTS (SELECT FROM log WHERE log.order_id = b.order_id AND log.type = need.type)
+UNION ALL
+SELECT order_id, 8, CASE WHEN age > whole_run THEN 'still ' || state || ' after its run timeout'
+                         ELSE 'still ' || state || ' past its budget, and nothing is being undone' END,
+       jsonb_build_object('age_s', round(age::numeric, 1), 'budget_s', budget, 'run_timeout_s', whole_run, 'state', state)
+FROM books WHERE NOT ended AND (age > whole_run + %(grace)s
+    OR (claimed_at IS NULL AND closing_at IS NULL AND age > window_s + budget + %(grace)s))
