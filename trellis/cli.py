@@ -586,6 +586,43 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def reconcile(
+    apply: Annotated[bool, typer.Option("--apply", help="End them; without it they are only shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find orders whose workflow Temporal closed behind our back, and end them by the fence."""
+    from trellis.db.pool import open_pool
+    from trellis.desk import opened
+    from trellis.reconcile import reconcile as repairs
+
+    settings = _settings()
+
+    async def work() -> list[dict[str, Any]]:
+        found = stack.require(settings)
+        pool = await open_pool(found.database_url)
+        try:
+            async with opened(found, settings, pool=pool) as desk:
+                return [asdict(repair) async for repair in repairs(desk, pool, apply=apply)]
+        finally:
+            await pool.close()
+
+    done = _run(work())
+
+    def human() -> None:
+        if not done:
+            out.print("No order is stranded.")
+            return
+        table = Table("order", "state", "its workflow", "done" if apply else "would be done", "ended")
+        for repair in done:
+            table.add_row(*(str(value or "") for value in repair.values()))
+        out.print(table)
+        if not apply:
+            out.print(f"Nothing was changed. `trellis reconcile --apply` ends {len(done)} of them.")
+
+    _show(done, as_json, human)
+
+
 def _report(report: Report) -> dict[str, Any]:
     return {
         "verdict": "VOID" if report.void else "CLEAN" if report.clean else "VIOLATED",

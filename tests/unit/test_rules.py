@@ -234,6 +234,7 @@ ALLOWED = {
     "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
     "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
     "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
+    "reconcile": {"activities", "db", "desk", "errors", "model"},
     "insight": {"insight", "db", "model"},
 }
 

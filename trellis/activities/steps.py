@@ -8,6 +8,7 @@ from __future__ import annotations
 from temporalio import activity
 
 from trellis.activities.attempts import Stop, Tries, benign
+from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger, Tried
 from trellis.db.provider import Provider
 from trellis.faults import FlakyCall
@@ -102,24 +103,15 @@ class OutsideSteps:
 
     @activity.defn(name=Step.REFUND)
     async def refund(self, given: Unwind) -> Unwound:
-        """Undo what can be undone: void the parcel if there was a claim, close the order, void the charge.
-
-        A parcel that exists after all means going forward: it is recorded, and nothing is refunded.
-        """
+        """Undo what can be undone, and write down what became of it."""
         order = given.order
 
         async def call() -> Unwound:
-            if given.claimed:
-                tracking = await self._provider.void_parcel(dispatch_key(order.order_id), order.order_id)
-                if tracking is not None:
-                    return Unwound(False, tracking)
-            await self._ledger.close(order.order_id, State(given.ending), given.reason, released=True)
-            return Unwound(await self._provider.void_charge(charge_key(order.payment_id), order.order_id))
+            return await undo(
+                self._ledger, self._provider, order, State(given.ending), given.reason, claimed=given.claimed
+            )
 
         value, tried = await self._tries(order.order_id, Step.REFUND, 0, given.retry).succeed(call)
         assert isinstance(value, Unwound)
-        if value.tracking is not None:
-            await self._ledger.record_dispatch(order.order_id, given.round, value.tracking, tried)
-        else:
-            await self._ledger.record_refund(order, value.refunded, given.reason, tried)
+        await record(self._ledger, order, given.round, given.reason, value, tried)
         return value

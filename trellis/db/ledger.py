@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +14,7 @@ from psycopg.types.json import Jsonb
 from trellis.db.pool import Pool
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
-from trellis.model import Address, EventType, Order, State, Step, TryId, event_id
+from trellis.model import Address, EventType, Item, Order, State, Step, TryId, event_id
 from trellis.policies import Policy
 
 Row = dict[str, Any]
@@ -80,14 +81,13 @@ class Ledger:
 
     async def receive(self, order: Order, policy: Policy, tried: Tried | None) -> str | None:
         """The order that owns the payment id, when it is not this one."""
-        blank: tuple[object, ...] = (None,) * 7
         (owner,) = await self._row(
             f"SELECT receive_order(%s, %s, %s, %s, %s, %s, %s, %s, {_TRY}, %s)",
             event_id(order.order_id, EventType.ORDER_RECEIVED), order.order_id,
             Jsonb([asdict(item) for item in order.items]),
             Jsonb(asdict(order.address)) if order.address else None,
             Decimal(order.total_cents) / 100, Jsonb(asdict(policy)), order.fingerprint(), order.payment_id,
-            *(tried.row() if tried else blank), Jsonb(tried.payload() if tried else {}),
+            *_row_of(tried), Jsonb(_payload_of(tried)),
         )  # fmt: skip
         return None if owner is None else str(owner)
 
@@ -124,26 +124,26 @@ class Ledger:
         row = await self._row("SELECT * FROM claim_dispatch(%s)", order_id)
         return (True, row[0]) if row else (False, None)
 
-    async def record_dispatch(self, order_id: str, round_: int, tracking: str, tried: Tried) -> None:
+    async def record_dispatch(self, order_id: str, round_: int, tracking: str, tried: Tried | None) -> None:
         await self._row(
             f"SELECT record_dispatch(%s, %s, %s, %s, {_TRY}, %s)",
-            event_id(order_id, EventType.CARRIER_DISPATCHED), order_id, round_, tracking, *tried.row(),
-            Jsonb(tried.payload()),
+            event_id(order_id, EventType.CARRIER_DISPATCHED), order_id, round_, tracking, *_row_of(tried),
+            Jsonb(_payload_of(tried)),
         )  # fmt: skip
 
-    async def ship(self, order_id: str, tried: Tried) -> None:
+    async def ship(self, order_id: str, tried: Tried | None) -> None:
         await self._row(
             f"SELECT move_order(%s, %s, '{{SHIPPING}}', 'SHIPPED', 'ORDER_SHIPPED', {_TRY}, %s)",
-            event_id(order_id, EventType.ORDER_SHIPPED), order_id, *tried.row(), Jsonb(tried.payload()),
+            event_id(order_id, EventType.ORDER_SHIPPED), order_id, *_row_of(tried), Jsonb(_payload_of(tried)),
         )  # fmt: skip
 
-    async def record_refund(self, order: Order, refunded: bool, reason: str, tried: Tried) -> None:
+    async def record_refund(self, order: Order, refunded: bool, reason: str, tried: Tried | None) -> None:
         await self._row(
             f"SELECT record_refund(%s, %s, %s, %s, {_TRY}, %s)",
             event_id(order.order_id, EventType.PAYMENT_REFUNDED), event_id(order.order_id, EventType.PAYMENT_FAILED),
-            order.order_id, refunded, *tried.row(),
+            order.order_id, refunded, *_row_of(tried),
             Jsonb(
-                tried.payload()
+                _payload_of(tried)
                 | {"payment_id": order.payment_id, "amount": f"{order.total_cents / 100:.2f}", "reason": reason}
             ),
         )  # fmt: skip
@@ -197,6 +197,15 @@ class Ledger:
             Jsonb({"reason": reason} if reason else {}),
         )  # fmt: skip
 
+    async def reconcile(self, order_id: str, state: State, reason: str) -> None:
+        """`finish`, for an order whose workflow is gone: the row and the event say so."""
+        type_, step = _ENDINGS[state]
+        await self._row(
+            "SELECT reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
+            event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
+            Jsonb({"reason": reason}),
+        )  # fmt: skip
+
     # --- reading -------------------------------------------------------------------------------------------
 
     async def order(self, order_id: str) -> Row | None:
@@ -241,6 +250,22 @@ class Ledger:
             state, state, created, created, id_, limit,
         )  # fmt: skip
 
+    async def open_orders(self, page: int = 500) -> AsyncIterator[str]:
+        """The ids of all orders that have not ended, in their order, a page at a time."""
+        after = ""
+        while True:
+            rows = await self._rows(
+                "SELECT id FROM orders WHERE id > %s "
+                "AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') ORDER BY id LIMIT %s",
+                after,
+                page,
+            )
+            for row in rows:
+                yield row["id"]
+            if len(rows) < page:
+                return
+            after = rows[-1]["id"]
+
     async def counts(self) -> dict[str, int]:
         """How many orders are in each state."""
         return {
@@ -271,6 +296,26 @@ class Ledger:
             "INSERT INTO fault_plans (plan_json) VALUES (%s) RETURNING version", Jsonb(plan.to_json())
         )
         return int(version)
+
+
+def stored_order(row: Row) -> Order:
+    """The order that a row of `Ledger.order` tells of."""
+    address = row["address_json"]
+    payment = row["payment"] or {}
+    return Order(
+        row["id"],
+        str(payment.get("payment_id", "")),
+        Address(**address) if address else None,
+        tuple(Item(**item) for item in row["items_json"]),
+    )
+
+
+def _row_of(tried: Tried | None) -> tuple[object, ...]:
+    return tried.row() if tried else (None,) * 7
+
+
+def _payload_of(tried: Tried | None) -> dict[str, Any]:
+    return tried.payload() if tried else {}
 
 
 _ENDINGS: dict[State, tuple[EventType, Step]] = {
