@@ -587,6 +587,72 @@ def audit(
 
 
 @app.command()
+def load(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
+    at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
+    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    faults: Annotated[str | None, typer.Option(help="canonical, calm or a script; else what is in force.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run many orders through the workers of this workspace, each approved at once."""
+    from trellis.chaos import drive
+    from trellis.desk import opened
+
+    settings = _settings()
+    plan = None if faults is None else FaultPlan.parse(faults)
+    chosen = preset(policy or settings.policy)
+
+    async def work() -> dict[str, Any]:
+        async with opened(stack.require(settings), settings) as desk:
+            if not await desk.workers():
+                raise TemporalUnavailable("No worker is running. Start one with `trellis worker`.")
+            if plan is not None:
+                await desk.ledger.set_fault_plan(plan)
+            with Progress(console=err, disable=as_json) as bar:
+                task = bar.add_task("orders", total=orders)
+                driven = await drive(desk, orders, at_once, chosen, lambda: bar.advance(task))
+        return {"orders": orders, "states": dict(driven.states), **_spread(driven.seconds)}
+
+    _show(_run(work()), as_json)
+
+
+@app.command()
+def chaos(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 1000,
+    at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
+    kill_every: Annotated[float, typer.Option(min=1, help="Seconds between two kills of the worker.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Run orders under canonical faults, kill their worker again and again, then audit. Has a stack of its own."""
+    from trellis.chaos import chaos as unleash
+
+    settings = _settings()
+    chosen = preset(policy)
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("orders", total=orders)
+        driven, kills, report = _run(unleash(settings, orders, at_once, chosen, kill_every, lambda: bar.advance(task)))
+    result = {"kills": kills, "states": dict(driven.states), **_spread(driven.seconds), "audit": _report(report)}
+
+    def human() -> None:
+        _show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
+        _print_report(report)
+
+    _show(result, as_json, human)
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        "p50": round(ordered[len(ordered) // 2], 3),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 3),
+        "max": round(ordered[-1], 3),
+    }
+
+
+@app.command()
 def reconcile(
     apply: Annotated[bool, typer.Option("--apply", help="End them; without it they are only shown.")] = False,
     as_json: Json = False,
