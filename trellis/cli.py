@@ -217,6 +217,19 @@ def worker(
 
 
 @app.command()
+def api(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond loopback it needs TRELLIS_API_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve orders over HTTP until Ctrl-C. Runs no workers."""
+    from trellis.api.serve import serve
+
+    _run(serve(_settings(), host, port, lambda address: print(f"API at {address}, docs at {address}/docs", flush=True)))
+
+
+@app.command()
 def lab() -> None:
     """Start the servers and open JupyterLab on the notebooks."""
     settings = _settings()

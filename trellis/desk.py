@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 from temporalio.client import (
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -36,7 +37,14 @@ from trellis.config import Settings
 from trellis.db.ledger import Ledger, Row
 from trellis.db.migrate import check_schema
 from trellis.db.pool import Pool, open_pool
-from trellis.errors import BadInput, OrderConflict, OrderNotFound, RequestRefused, TemporalUnavailable
+from trellis.errors import (
+    BadInput,
+    DatabaseUnavailable,
+    OrderConflict,
+    OrderNotFound,
+    RequestRefused,
+    TemporalUnavailable,
+)
 from trellis.messages import (
     ORDER_WORKFLOW,
     Approve,
@@ -65,6 +73,9 @@ log = structlog.get_logger("trellis.desk")
 
 PATIENCE = 1.0
 """Seconds that a request waits for its verdict, and a status for the workflow's own word."""
+
+ANSWER = timedelta(seconds=5)
+"""How long a call to Temporal may take, the SDK's own retries included, before it counts as away."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,9 @@ class Desk:
             raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.")
         id_ = workflow_id(order.order_id)
         if known is not None:
-            run = await self._run_id(id_)
+            theirs = await self._description(id_)
             # Temporal may have forgotten a run that the ledger still knows; an order never runs twice.
-            return Started(id_, run or "", created=False)
+            return Started(id_, theirs.run_id if theirs else "", created=False)
         try:
             handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
                 ORDER_WORKFLOW,
@@ -135,12 +146,14 @@ class Desk:
                 memo={"fingerprint": fingerprint},
                 search_attributes=self._attributes(order),
                 static_summary=f"{len(order.items)} items, {order.total_cents / 100:.2f}, policy {policy.name}",
+                rpc_timeout=ANSWER,
             )
         except WorkflowAlreadyStartedError as already:
-            theirs = await self.client.get_workflow_handle(id_).describe()
-            if (await theirs.memo()).get("fingerprint") != fingerprint:
+            theirs = await self._description(id_)
+            # Temporal may forget a closed run in just this instant; then the ledger has the last word next time.
+            if theirs is not None and (await theirs.memo()).get("fingerprint") != fingerprint:
                 raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.") from None
-            return Started(id_, already.run_id or theirs.run_id, created=False)
+            return Started(id_, already.run_id or (theirs.run_id if theirs else ""), created=False)
         except RPCError as error:
             raise self._unavailable(error) from None
         return Started(id_, handle.first_execution_run_id or handle.result_run_id or "", created=True)
@@ -196,7 +209,7 @@ class Desk:
         self, handle: WorkflowHandle[Any, Any], order_id: str, name: str, message: object, request_id: str
     ) -> Receipt:
         try:
-            await handle.signal(name, message)
+            await handle.signal(name, message, rpc_timeout=ANSWER)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._closed(order_id, name, request_id)
@@ -282,17 +295,14 @@ class Desk:
 
     async def _describe(self, order_id: str) -> tuple[str | None, list[dict[str, Any]]]:
         """Close status (RUNNING while open, None where unknown) and pending outside steps of parent and open child."""
-        try:
-            parent = await self.client.get_workflow_handle(workflow_id(order_id)).describe()
-            pending = [*parent.raw_description.pending_activities]
-            for child in parent.raw_description.pending_children:
-                if child.workflow_id.startswith(shipping_workflow_id(order_id, 0)[:-1]):
-                    described = await self.client.get_workflow_handle(child.workflow_id).describe()
-                    pending += described.raw_description.pending_activities
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return None, []
-            raise self._unavailable(error) from None
+        parent = await self._description(workflow_id(order_id))
+        if parent is None:
+            return None, []
+        pending = [*parent.raw_description.pending_activities]
+        for child in parent.raw_description.pending_children:
+            if child.workflow_id.startswith(shipping_workflow_id(order_id, 0)[:-1]):
+                described = await self._description(child.workflow_id)
+                pending += described.raw_description.pending_activities if described else []
         status = parent.status or WorkflowExecutionStatus.RUNNING
         return status.name, [
             {
@@ -303,9 +313,10 @@ class Desk:
             for activity in pending
         ]
 
-    async def _run_id(self, id_: str) -> str | None:
+    async def _description(self, id_: str) -> WorkflowExecutionDescription | None:
+        """Temporal's own word on a workflow; None where it knows no such id."""
         try:
-            return (await self.client.get_workflow_handle(id_).describe()).run_id
+            return await self.client.get_workflow_handle(id_).describe(rpc_timeout=ANSWER)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
@@ -324,10 +335,27 @@ class Desk:
     ) -> Sequence[Row]:
         """Orders, newest first. Raises BadInput for a state nobody knows or a limit outside 1 to 1,000."""
         if state is not None and state not in State.__members__:
-            raise BadInput(f"There is no state {state!r}. Known are {', '.join(State)}.")
+            raise BadInput(f"There is no state {state[:40]!r}. Known are {', '.join(State)}.")
         if not 1 <= limit <= 1000:
             raise BadInput("The limit must be from 1 to 1000.")
         return await self.ledger.orders(state, limit, after)
+
+    async def health(self) -> dict[str, bool]:
+        """Who answers within a second: {temporal, database}."""
+
+        async def answers(call: Awaitable[object]) -> bool:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await call
+                return True
+            except (TimeoutError, RPCError, DatabaseUnavailable):
+                return False
+
+        info = self.client.workflow_service.get_system_info(
+            GetSystemInfoRequest(), retry=False, timeout=timedelta(seconds=PATIENCE)
+        )
+        temporal, database = await asyncio.gather(answers(info), answers(self.ledger.ping()))
+        return {"temporal": temporal, "database": database}
 
     async def workers(self) -> list[dict[str, str]]:
         """Who polls our queues: {queue, identity}, as Temporal saw them in the last minutes."""
@@ -388,7 +416,8 @@ async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) 
     known = await ensure_search_attributes(client)
     if not known:
         log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
-    own = pool or await open_pool(stack.database_url)
+    # Somebody waits for each answer: better a clear word soon than a long silence.
+    own = pool or await open_pool(stack.database_url, patience=5)
     try:
         yield Desk(client, Ledger(own), settings, search_attributes=known, stack=stack)
     finally:

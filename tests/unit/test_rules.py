@@ -234,6 +234,7 @@ ALLOWED = {
     "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
     "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
     "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
+    "api": {"api", "config", "desk", "errors", "model", "stack"},
     "insight": {"insight", "db", "model"},
 }
 
