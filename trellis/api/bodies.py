@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -37,6 +37,8 @@ def read_json(body: bytes) -> object:
         value: object = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise BadInput("The body is nested too deeply.") from None
+    except InvalidOperation:
+        raise BadInput("The body has a number that no computer can hold.") from None
     except ValueError:
         raise BadInput("The body must be JSON.") from None
     return value
