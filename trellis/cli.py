@@ -667,6 +667,23 @@ def bench_throughput(
     _show(result, as_json)
 
 
+@bench_app.command("api")
+def bench_api(
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 50,
+    seconds: Annotated[float, typer.Option(min=1, help="For how long.")] = 30,
+    flood: Annotated[float, typer.Option(min=1, help="Requests a second of the flood that follows.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """How long `status` takes over HTTP while orders run, and what becomes of a flood."""
+    from trellis.bench import api as bench
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("requests", total=int(rate * seconds) + int(flood * seconds / 5))
+        result = _run(bench.run(settings, rate, seconds, flood, lambda: bar.advance(task)))
+    _show(result, as_json)
+
+
 @bench_app.command("coldstart")
 def bench_coldstart(
     rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False

@@ -20,10 +20,12 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
+    QueryRejectCondition,
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
@@ -238,16 +240,15 @@ class Desk:
         Raises OrderNotFound.
         """
         parse_id(order_id)
-        row, events, live, (close, pending) = await asyncio.gather(
-            self.ledger.order(order_id),
-            self.ledger.events(order_id, last=20),
-            self._query(order_id),
-            self._describe(order_id),
+        row, events = await asyncio.gather(self.ledger.order(order_id), self.ledger.events(order_id, last=20))
+        state = State(row["state"]) if row else State.ORDER_RECEIVED
+        ended = state.terminal
+        # The row comes first: asking a closed workflow would have a worker replay its whole history.
+        (close, pending), live = await asyncio.gather(
+            self._describe(order_id), self._query(order_id) if not ended else _nobody()
         )
         if row is None and close is None:
             raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
-        state = State(row["state"]) if row else State.ORDER_RECEIVED
-        ended = state.terminal
         tries = [event for event in events if event["attempt"] is not None]
         step = None if ended else (pending[0]["step"] if pending else live.step if live else None)
         mine = [event for event in tries if event["step"] == step]
@@ -287,10 +288,13 @@ class Desk:
         try:
             async with asyncio.timeout(PATIENCE):
                 status: Status = await handle.query(
-                    "status", result_type=Status, rpc_timeout=timedelta(seconds=PATIENCE)
+                    "status",
+                    result_type=Status,
+                    rpc_timeout=timedelta(seconds=PATIENCE),
+                    reject_condition=QueryRejectCondition.NOT_OPEN,
                 )
                 return status
-        except (TimeoutError, RPCError, WorkflowQueryFailedError):
+        except (TimeoutError, RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
             return None
 
     async def _describe(self, order_id: str) -> tuple[str | None, list[dict[str, Any]]]:
@@ -391,6 +395,10 @@ class Desk:
         """The order in Temporal's Web UI, where there is one."""
         ui = self.stack.temporal.ui if self.stack else None
         return f"{ui}/namespaces/{self.client.namespace}/workflows/{workflow_id(order_id)}" if ui else None
+
+
+async def _nobody() -> None:
+    """The word of a workflow that need not be asked."""
 
 
 def new_request_id() -> str:

@@ -18,6 +18,8 @@ import httpx
 import psycopg
 import pytest
 import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as how
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -318,9 +320,11 @@ def assert_problem(answer: httpx.Response, *codes: int, name: str = "") -> None:
 
 
 async def counts(house: House) -> tuple[Any, ...]:
-    found = [await house.one(f"SELECT count(*) FROM {table}") for table in ("orders", "payments", "provider.charges")]
+    """What a hostile start would have left behind; orders of other tests may still be on their way."""
+    orders = await house.one("SELECT count(*) FROM orders WHERE id ~ 'hostile'")
+    payments = await house.one("SELECT count(*) FROM payments WHERE payment_id ~ 'hostile'")
     workflows = await house.desk.client.count_workflows("WorkflowId = 'order-hostile'")
-    return (*found, workflows.count)
+    return orders, payments, workflows.count
 
 
 async def test_no_hostile_body_starts_anything(house: House, api: Api) -> None:
@@ -423,21 +427,22 @@ async def test_health_and_documents(house: House, api: Api) -> None:
         assert answer.status_code == 201
 
 
+# Schemathesis itself draws from `random` when it makes bad data; its cases need not be repeatable here.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 async def test_the_document_is_kept(house: House, api: Api) -> None:
     """Schemathesis, over the OpenAPI document: no 500, and only the answers and shapes that the document names."""
     schema = schemathesis.openapi.from_url(f"{api.address}/openapi.json")
 
     def fuzz() -> Counter[int]:
-        from hypothesis import HealthCheck, Phase, given, settings
-
         seen: Counter[int] = Counter()
         for result in schema.get_all_operations():
             operation = result.ok()
-            modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
-            for mode in modes:
+            for mode in schemathesis.GenerationMode:
+                if operation.path == "/health" and mode is schemathesis.GenerationMode.NEGATIVE:
+                    continue  # it takes nothing that could be wrong
 
                 @given(case=operation.as_strategy(generation_mode=mode))
-                @settings(
+                @how(
                     max_examples=12,
                     deadline=None,
                     database=None,
@@ -457,10 +462,7 @@ async def test_the_document_is_kept(house: House, api: Api) -> None:
                     )
                     seen[response.status_code] += 1
 
-                try:
-                    one()
-                except schemathesis.errors.InvalidSchema:
-                    raise
+                one()
         return seen
 
     seen = await asyncio.to_thread(fuzz)
@@ -526,7 +528,9 @@ async def test_an_api_killed_between_accept_and_start_loses_and_doubles_nothing(
         async with await psycopg.AsyncConnection.connect(running.database_url) as lock:
             await lock.execute("LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
             asked = asyncio.create_task(api.post(path, body_of(order)))
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%payments%%'"
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%payments%%'"
+            )
             async with asyncio.timeout(20):
                 while not await house.one(waiting):
                     await asyncio.sleep(0.02)
