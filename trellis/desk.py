@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from temporalio.api.enums.v1 import TaskQueueType
@@ -61,6 +61,7 @@ from trellis.model import (
     EventType,
     Order,
     State,
+    Step,
     parse_address,
     parse_id,
     parse_reason,
@@ -72,6 +73,8 @@ from trellis.stack import Stack, connect
 from trellis.stack.temporal import ensure_search_attributes
 
 log = structlog.get_logger("trellis.desk")
+
+T = TypeVar("T")
 
 PATIENCE = 1.0
 """Seconds that a request waits for its verdict, and a status for the workflow's own word."""
@@ -232,30 +235,36 @@ class Desk:
         await self.ledger.refuse(order_id, request_id, name, reason)
         raise RequestRefused(f"Order {order_id} refused {name}: {reason}.")
 
-    async def status(self, order_id: str) -> Row:
+    async def status(self, order_id: str, *, patience: float = PATIENCE) -> Row:
         """Ledger, workflow and Temporal's pending activities joined; works without workers too.
 
         Keys: order_id, state, step, attempt, last_error, last_failure, review_deadline, seconds_left, can_cancel,
         can_update_address, total, address, payment, shipments, events (the last 20), workflow.
-        Raises OrderNotFound.
+        Whatever Temporal or the workflow does not say within `patience` seconds is read off the ledger, and
+        `workflow.late` is true. Raises OrderNotFound.
         """
         parse_id(order_id)
         row, events = await asyncio.gather(self.ledger.order(order_id), self.ledger.events(order_id, last=20))
         state = State(row["state"]) if row else State.ORDER_RECEIVED
         ended = state.terminal
-        # The row comes first: asking a closed workflow would have a worker replay its whole history.
-        (close, pending), live = await asyncio.gather(
-            self._describe(order_id), self._query(order_id) if not ended else _nobody()
+        # The row comes first: asking a closed workflow would have a worker replay its whole history. Without a row
+        # only Temporal knows whether there is such an order, and its word is worth any wait.
+        described, live = await asyncio.gather(
+            _within(patience if row else None, self._describe(order_id)),
+            _within(patience, self._query(order_id)) if not ended else _within(None, _nobody()),
         )
+        close, pending = described or (None, [])
         if row is None and close is None:
             raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
         tries = [event for event in events if event["attempt"] is not None]
-        step = None if ended else (pending[0]["step"] if pending else live.step if live else None)
+        step = None if ended else (pending[0]["step"] if pending else live.step if live else _step(state, events))
         mine = [event for event in tries if event["step"] == step]
         failures = [event for event in mine if event["type"].startswith("ATTEMPT_")]
         claimed = bool(row and row["claimed_at"])
         closing = bool(row and row["closing_at"])
-        deadline = live.review_deadline if live and not ended else None
+        deadline = live.review_deadline if live else _review_deadline(row, events) if row else None
+        if step != "review":
+            deadline = None
         return {
             "order_id": order_id,
             "state": state,
@@ -279,22 +288,25 @@ class Desk:
             "payment": row["payment"] if row else None,
             "shipments": row["shipments"] if row else [],
             "events": events,
-            "workflow": {"id": workflow_id(order_id), "close_status": close, "pending": pending},
+            "workflow": {
+                "id": workflow_id(order_id),
+                "close_status": close,
+                "pending": pending,
+                "late": described is None or (live is None and not ended),
+            },
         }
 
     async def _query(self, order_id: str) -> Status | None:
-        """The workflow's own word, if a worker gives it within a second."""
-        handle = self.client.get_workflow_handle(workflow_id(order_id))
+        """The workflow's own word; None where no worker gives it within a second, or the workflow is closed."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                status: Status = await handle.query(
-                    "status",
-                    result_type=Status,
-                    rpc_timeout=timedelta(seconds=PATIENCE),
-                    reject_condition=QueryRejectCondition.NOT_OPEN,
-                )
-                return status
-        except (TimeoutError, RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+            status: Status = await self.client.get_workflow_handle(workflow_id(order_id)).query(
+                "status",
+                result_type=Status,
+                rpc_timeout=timedelta(seconds=PATIENCE),
+                reject_condition=QueryRejectCondition.NOT_OPEN,
+            )
+            return status
+        except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
             return None
 
     async def _describe(self, order_id: str) -> tuple[str | None, list[dict[str, Any]]]:
@@ -399,6 +411,38 @@ class Desk:
 
 async def _nobody() -> None:
     """The word of a workflow that need not be asked."""
+
+
+async def _within(seconds: float | None, call: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        return None
+
+
+def _step(state: State, events: Sequence[Row]) -> str | None:
+    """What an order does, by the ledger alone."""
+    if state is State.AWAITING_APPROVAL:
+        return Step.CHARGE if any(event["type"] == EventType.ORDER_APPROVED for event in events) else "review"
+    if state is State.SHIPPING and any(event["type"] == EventType.CARRIER_DISPATCHED for event in events):
+        return Step.SHIP
+    return _NEXT.get(state)
+
+
+_NEXT = {
+    State.ORDER_RECEIVED: Step.VALIDATE,
+    State.ORDER_VALIDATED: Step.VALIDATE,
+    State.PAYMENT_CHARGED: Step.PREPARE,
+    State.SHIPPING: Step.DISPATCH,
+    State.SHIPPED: Step.COMPLETE,
+}
+
+
+def _review_deadline(row: Row, events: Sequence[Row]) -> str | None:
+    """When the review ends, by the ledger alone: the workflow's own clock began some milliseconds later."""
+    began = [event["ts"] for event in events if event["type"] == EventType.AWAITING_APPROVAL]
+    return (began[0] + timedelta(seconds=row["policy_json"]["review_window"])).isoformat() if began else None
 
 
 def new_request_id() -> str:

@@ -22,6 +22,9 @@ from trellis.model import State, parse_address, parse_approve, parse_cancel, par
 
 log = structlog.get_logger("trellis.api")
 
+STATUS_SECONDS = 0.025
+"""How long a status waits for Temporal: a busy server takes its time, and the ledger knows nearly as much."""
+
 Id = Annotated[str, Path(json_schema_extra=schema.ID)]
 
 _KINDS: dict[type[TrellisError], tuple[int, str]] = {
@@ -112,7 +115,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         response_model=schema.Status,
     )
     async def status(order_id: Id) -> JSONResponse:
-        found = await desk.status(order_id)
+        found = await desk.status(order_id, patience=STATUS_SECONDS)
         return JSONResponse(to_json({**found, "events": [to_json(event) for event in found["events"]]}))
 
     @app.get(
