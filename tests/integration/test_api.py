@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,6 +36,7 @@ from trellis import stack
 from trellis.api.app import create
 from trellis.api.bodies import read_cursor, write_cursor
 from trellis.config import Settings
+from trellis.db.migrate import migrate
 from trellis.db.pool import Pool
 from trellis.desk import Desk
 from trellis.errors import BadInput
@@ -411,6 +415,17 @@ async def test_a_large_body_is_413(house: House, api: Api) -> None:
     assert_problem(await api.http.post("/orders/hostile/start", content=fits), 422)
 
 
+async def test_a_body_that_does_not_come_is_not_waited_for(api: Api) -> None:
+    """A client that announces a body and sends none gets 408, and its place is free again."""
+    host, port = api.address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /orders/hostile/start HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+    head = await asyncio.wait_for(reader.readline(), 30)
+    writer.close()
+    await writer.wait_closed()
+    assert int(head.split()[1]) == 408
+
+
 async def test_health_and_documents(house: House, api: Api) -> None:
     """Health names both servers; the documents need no other machine, and every example in them is taken."""
     health = await api.http.get("/health")
@@ -515,6 +530,53 @@ async def test_without_workers_requests_are_pending_and_status_answers(
         async with working(idle_desk.client, pool, aside):
             done = await until_listed(api, "idle-1", "COMPLETED")
     assert done["payment"]["status"] == "CHARGED"
+
+
+async def test_what_temporal_does_not_say_in_time_is_read_off_the_ledger(house: House) -> None:
+    """A status that waits for nobody knows the step and the end of the review, and says that Temporal was late."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    heard, late = [await house.desk.status(order.order_id, patience=patience) for patience in (10, 0)]
+    assert (heard["workflow"]["late"], late["workflow"]["late"]) == (False, True)
+    assert (heard["step"], late["step"]) == ("review", "review")
+    assert late["can_cancel"] is True
+    assert abs(late["seconds_left"] - heard["seconds_left"]) < 2
+    await house.desk.approve(order.order_id)
+    await house.ends(order, State.COMPLETED)
+    done = await house.desk.status(order.order_id, patience=0)
+    assert (done["state"], done["step"], done["review_deadline"]) == (State.COMPLETED, None, None)
+
+
+async def test_without_its_servers_it_says_503_and_recovers(settings: Settings) -> None:
+    """Both servers go: 503 with Retry-After on every path, health says who is missing; they return, and so does it."""
+    home = Path(tempfile.mkdtemp(prefix="trellis-api-"))
+    mine = settings.model_copy(update={"home": home})
+    try:
+        await migrate((await stack.up(mine)).database_url)
+        async with serving(mine) as api:
+            assert (await api.post("/orders/a/start", {"payment_id": "p"})).status_code == 201
+            await asyncio.to_thread(stack.down, mine)
+            health = await api.http.get("/health")
+            assert (health.status_code, health.json()) == (503, {"ok": False, "temporal": False, "database": False})
+            for answer in await asyncio.gather(
+                api.post("/orders/b/start", {"payment_id": "q"}),
+                api.http.get("/orders/a/status"),
+                api.http.get("/orders"),
+                api.post("/orders/a/signals/cancel", {}),
+            ):
+                assert_problem(answer, 503)
+                assert answer.headers["retry-after"] == "1"
+            await stack.up(mine)
+            async with asyncio.timeout(30):
+                while (await api.http.get("/health")).status_code != 200:
+                    await asyncio.sleep(0.2)
+            async with asyncio.timeout(30):
+                while (await api.post("/orders/a/start", {"payment_id": "p"})).status_code != 200:
+                    await asyncio.sleep(0.2)
+            assert (await api.post("/orders/b/start", {"payment_id": "q"})).status_code == 201
+    finally:
+        stack.down(mine)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 async def test_an_api_killed_between_accept_and_start_loses_and_doubles_nothing(
