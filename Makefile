@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 # A PYTHON that was named is used or refused, never silently passed over.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.14 python3.11)
 
-.PHONY: help setup lab demo test up down migrate workers lint format types notebooks lock
+.PHONY: help setup lab demo test up down migrate workers api lint format types notebooks lock
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -52,6 +52,9 @@ migrate: setup ## bring the ledger's schema up to date
 
 workers: setup ## run the workers of both queues until Ctrl-C
 	@$(BIN)/trellis worker
+
+api: setup ## serve orders over HTTP on port 8000 until Ctrl-C
+	@$(BIN)/trellis api
 
 lint: setup ## ruff, check and format
 	@$(BIN)/ruff check trellis tests notebooks && $(BIN)/ruff format --check trellis tests notebooks

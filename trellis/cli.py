@@ -217,6 +217,19 @@ def worker(
 
 
 @app.command()
+def api(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond loopback it needs TRELLIS_API_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve orders over HTTP until Ctrl-C. Runs no workers."""
+    from trellis.api.serve import serve
+
+    _run(serve(_settings(), host, port, lambda address: print(f"API at {address}, docs at {address}/docs", flush=True)))
+
+
+@app.command()
 def lab() -> None:
     """Start the servers and open JupyterLab on the notebooks."""
     settings = _settings()
@@ -754,6 +767,23 @@ def bench_throughput(
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("rounds", total=rounds * 3)
         result = _run(measure(settings, rounds, per_round, concurrency, lambda: bar.advance(task)))
+    _show(result, as_json)
+
+
+@bench_app.command("api")
+def bench_api(
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 50,
+    seconds: Annotated[float, typer.Option(min=1, help="For how long.")] = 30,
+    flood: Annotated[float, typer.Option(min=1, help="Requests a second of the flood that follows.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """How long `status` takes over HTTP while orders run, and what becomes of a flood."""
+    from trellis.bench import api as bench
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("requests", total=int(rate * seconds) + int(flood * seconds / 5))
+        result = _run(bench.run(settings, rate, seconds, flood, lambda: bar.advance(task)))
     _show(result, as_json)
 
 

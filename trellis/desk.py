@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 from temporalio.client import (
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
+    QueryRejectCondition,
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
@@ -36,7 +39,14 @@ from trellis.config import Settings
 from trellis.db.ledger import Ledger, Row
 from trellis.db.migrate import check_schema
 from trellis.db.pool import Pool, open_pool
-from trellis.errors import BadInput, OrderConflict, OrderNotFound, RequestRefused, TemporalUnavailable
+from trellis.errors import (
+    BadInput,
+    DatabaseUnavailable,
+    OrderConflict,
+    OrderNotFound,
+    RequestRefused,
+    TemporalUnavailable,
+)
 from trellis.messages import (
     ORDER_WORKFLOW,
     Approve,
@@ -51,6 +61,7 @@ from trellis.model import (
     EventType,
     Order,
     State,
+    Step,
     parse_address,
     parse_id,
     parse_reason,
@@ -63,8 +74,13 @@ from trellis.stack.temporal import ensure_search_attributes
 
 log = structlog.get_logger("trellis.desk")
 
+T = TypeVar("T")
+
 PATIENCE = 1.0
 """Seconds that a request waits for its verdict, and a status for the workflow's own word."""
+
+ANSWER = timedelta(seconds=5)
+"""How long a call to Temporal may take, the SDK's own retries included, before it counts as away."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +135,9 @@ class Desk:
             raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.")
         id_ = workflow_id(order.order_id)
         if known is not None:
-            run = await self._run_id(id_)
+            theirs = await self._description(id_)
             # Temporal may have forgotten a run that the ledger still knows; an order never runs twice.
-            return Started(id_, run or "", created=False)
+            return Started(id_, theirs.run_id if theirs else "", created=False)
         try:
             handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
                 ORDER_WORKFLOW,
@@ -135,12 +151,14 @@ class Desk:
                 memo={"fingerprint": fingerprint},
                 search_attributes=self._attributes(order),
                 static_summary=f"{len(order.items)} items, {order.total_cents / 100:.2f}, policy {policy.name}",
+                rpc_timeout=ANSWER,
             )
         except WorkflowAlreadyStartedError as already:
-            theirs = await self.client.get_workflow_handle(id_).describe()
-            if (await theirs.memo()).get("fingerprint") != fingerprint:
+            theirs = await self._description(id_)
+            # Temporal may forget a closed run in just this instant; then the ledger has the last word next time.
+            if theirs is not None and (await theirs.memo()).get("fingerprint") != fingerprint:
                 raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.") from None
-            return Started(id_, already.run_id or theirs.run_id, created=False)
+            return Started(id_, already.run_id or (theirs.run_id if theirs else ""), created=False)
         except RPCError as error:
             raise self._unavailable(error) from None
         return Started(id_, handle.first_execution_run_id or handle.result_run_id or "", created=True)
@@ -196,7 +214,7 @@ class Desk:
         self, handle: WorkflowHandle[Any, Any], order_id: str, name: str, message: object, request_id: str
     ) -> Receipt:
         try:
-            await handle.signal(name, message)
+            await handle.signal(name, message, rpc_timeout=ANSWER)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._closed(order_id, name, request_id)
@@ -217,31 +235,36 @@ class Desk:
         await self.ledger.refuse(order_id, request_id, name, reason)
         raise RequestRefused(f"Order {order_id} refused {name}: {reason}.")
 
-    async def status(self, order_id: str) -> Row:
+    async def status(self, order_id: str, *, patience: float = PATIENCE) -> Row:
         """Ledger, workflow and Temporal's pending activities joined; works without workers too.
 
         Keys: order_id, state, step, attempt, last_error, last_failure, review_deadline, seconds_left, can_cancel,
         can_update_address, total, address, payment, shipments, events (the last 20), workflow.
-        Raises OrderNotFound.
+        Whatever Temporal or the workflow does not say within `patience` seconds is read off the ledger, and
+        `workflow.late` is true. Raises OrderNotFound.
         """
         parse_id(order_id)
-        row, events, live, (close, pending) = await asyncio.gather(
-            self.ledger.order(order_id),
-            self.ledger.events(order_id, last=20),
-            self._query(order_id),
-            self._describe(order_id),
-        )
-        if row is None and close is None:
-            raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+        row, events = await asyncio.gather(self.ledger.order(order_id), self.ledger.events(order_id, last=20))
         state = State(row["state"]) if row else State.ORDER_RECEIVED
         ended = state.terminal
+        # The row comes first: asking a closed workflow would have a worker replay its whole history. Without a row
+        # only Temporal knows whether there is such an order, and its word is worth any wait.
+        described, live = await asyncio.gather(
+            _within(patience if row else None, self._describe(order_id)),
+            _within(patience, self._query(order_id)) if not ended else _within(None, _nobody()),
+        )
+        close, pending = described or (None, [])
+        if row is None and close is None:
+            raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
         tries = [event for event in events if event["attempt"] is not None]
-        step = None if ended else (pending[0]["step"] if pending else live.step if live else None)
+        step = None if ended else (pending[0]["step"] if pending else live.step if live else _step(state, events))
         mine = [event for event in tries if event["step"] == step]
         failures = [event for event in mine if event["type"].startswith("ATTEMPT_")]
         claimed = bool(row and row["claimed_at"])
         closing = bool(row and row["closing_at"])
-        deadline = live.review_deadline if live and not ended else None
+        deadline = live.review_deadline if live else _review_deadline(row, events) if row else None
+        if step != "review":
+            deadline = None
         return {
             "order_id": order_id,
             "state": state,
@@ -265,34 +288,37 @@ class Desk:
             "payment": row["payment"] if row else None,
             "shipments": row["shipments"] if row else [],
             "events": events,
-            "workflow": {"id": workflow_id(order_id), "close_status": close, "pending": pending},
+            "workflow": {
+                "id": workflow_id(order_id),
+                "close_status": close,
+                "pending": pending,
+                "late": described is None or (live is None and not ended),
+            },
         }
 
     async def _query(self, order_id: str) -> Status | None:
-        """The workflow's own word, if a worker gives it within a second."""
-        handle = self.client.get_workflow_handle(workflow_id(order_id))
+        """The workflow's own word; None where no worker gives it within a second, or the workflow is closed."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                status: Status = await handle.query(
-                    "status", result_type=Status, rpc_timeout=timedelta(seconds=PATIENCE)
-                )
-                return status
-        except (TimeoutError, RPCError, WorkflowQueryFailedError):
+            status: Status = await self.client.get_workflow_handle(workflow_id(order_id)).query(
+                "status",
+                result_type=Status,
+                rpc_timeout=timedelta(seconds=PATIENCE),
+                reject_condition=QueryRejectCondition.NOT_OPEN,
+            )
+            return status
+        except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
             return None
 
     async def _describe(self, order_id: str) -> tuple[str | None, list[dict[str, Any]]]:
         """Close status (RUNNING while open, None where unknown) and pending outside steps of parent and open child."""
-        try:
-            parent = await self.client.get_workflow_handle(workflow_id(order_id)).describe()
-            pending = [*parent.raw_description.pending_activities]
-            for child in parent.raw_description.pending_children:
-                if child.workflow_id.startswith(shipping_workflow_id(order_id, 0)[:-1]):
-                    described = await self.client.get_workflow_handle(child.workflow_id).describe()
-                    pending += described.raw_description.pending_activities
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return None, []
-            raise self._unavailable(error) from None
+        parent = await self._description(workflow_id(order_id))
+        if parent is None:
+            return None, []
+        pending = [*parent.raw_description.pending_activities]
+        for child in parent.raw_description.pending_children:
+            if child.workflow_id.startswith(shipping_workflow_id(order_id, 0)[:-1]):
+                described = await self._description(child.workflow_id)
+                pending += described.raw_description.pending_activities if described else []
         status = parent.status or WorkflowExecutionStatus.RUNNING
         return status.name, [
             {
@@ -303,9 +329,10 @@ class Desk:
             for activity in pending
         ]
 
-    async def _run_id(self, id_: str) -> str | None:
+    async def _description(self, id_: str) -> WorkflowExecutionDescription | None:
+        """Temporal's own word on a workflow; None where it knows no such id."""
         try:
-            return (await self.client.get_workflow_handle(id_).describe()).run_id
+            return await self.client.get_workflow_handle(id_).describe(rpc_timeout=ANSWER)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
@@ -324,10 +351,27 @@ class Desk:
     ) -> Sequence[Row]:
         """Orders, newest first. Raises BadInput for a state nobody knows or a limit outside 1 to 1,000."""
         if state is not None and state not in State.__members__:
-            raise BadInput(f"There is no state {state!r}. Known are {', '.join(State)}.")
+            raise BadInput(f"There is no state {state[:40]!r}. Known are {', '.join(State)}.")
         if not 1 <= limit <= 1000:
             raise BadInput("The limit must be from 1 to 1000.")
         return await self.ledger.orders(state, limit, after)
+
+    async def health(self) -> dict[str, bool]:
+        """Who answers within a second: {temporal, database}."""
+
+        async def answers(call: Awaitable[object]) -> bool:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await call
+                return True
+            except (TimeoutError, RPCError, DatabaseUnavailable):
+                return False
+
+        info = self.client.workflow_service.get_system_info(
+            GetSystemInfoRequest(), retry=False, timeout=timedelta(seconds=PATIENCE)
+        )
+        temporal, database = await asyncio.gather(answers(info), answers(self.ledger.ping()))
+        return {"temporal": temporal, "database": database}
 
     async def workers(self) -> list[dict[str, str]]:
         """Who polls our queues: {queue, identity}, as Temporal saw them in the last minutes."""
@@ -365,6 +409,42 @@ class Desk:
         return f"{ui}/namespaces/{self.client.namespace}/workflows/{workflow_id(order_id)}" if ui else None
 
 
+async def _nobody() -> None:
+    """The word of a workflow that need not be asked."""
+
+
+async def _within(seconds: float | None, call: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        return None
+
+
+def _step(state: State, events: Sequence[Row]) -> str | None:
+    """What an order does, by the ledger alone."""
+    if state is State.AWAITING_APPROVAL:
+        return Step.CHARGE if any(event["type"] == EventType.ORDER_APPROVED for event in events) else "review"
+    if state is State.SHIPPING and any(event["type"] == EventType.CARRIER_DISPATCHED for event in events):
+        return Step.SHIP
+    return _NEXT.get(state)
+
+
+_NEXT = {
+    State.ORDER_RECEIVED: Step.VALIDATE,
+    State.ORDER_VALIDATED: Step.VALIDATE,
+    State.PAYMENT_CHARGED: Step.PREPARE,
+    State.SHIPPING: Step.DISPATCH,
+    State.SHIPPED: Step.COMPLETE,
+}
+
+
+def _review_deadline(row: Row, events: Sequence[Row]) -> str | None:
+    """When the review ends, by the ledger alone: the workflow's own clock began some milliseconds later."""
+    began = [event["ts"] for event in events if event["type"] == EventType.AWAITING_APPROVAL]
+    return (began[0] + timedelta(seconds=row["policy_json"]["review_window"])).isoformat() if began else None
+
+
 def new_request_id() -> str:
     return uuid.uuid4().hex
 
@@ -388,7 +468,8 @@ async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) 
     known = await ensure_search_attributes(client)
     if not known:
         log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
-    own = pool or await open_pool(stack.database_url)
+    # Somebody waits for each answer: better a clear word soon than a long silence.
+    own = pool or await open_pool(stack.database_url, patience=5)
     try:
         yield Desk(client, Ledger(own), settings, search_attributes=known, stack=stack)
     finally:

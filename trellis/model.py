@@ -19,6 +19,7 @@ from typing import Any
 from trellis.errors import BadInput
 
 MAX_TOTAL_CENTS = 9_999_999_999
+MAX_TOTAL = Decimal(MAX_TOTAL_CENTS) / 100
 MAX_ITEMS = 500
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = uuid.UUID("6f0d2f4e-6f0c-4a37-9c3e-7a1f2f0f8a11")
@@ -211,12 +212,13 @@ def parse_cents(value: object, what: str = "price") -> int:
         raise BadInput(f"The {what} must be a finite number, such as 12.50.")
     if amount < 0:
         raise BadInput(f"The {what} must not be negative.")
-    if amount * 100 > MAX_TOTAL_CENTS:
+    # Compared before any arithmetic: 1e999999 overflows when multiplied, 1e-999999 silently becomes nothing.
+    if amount > MAX_TOTAL:
         raise BadInput(f"The {what} must be at most 99,999,999.99.")
-    cents = amount * 100
-    if cents != cents.to_integral_value():
+    rounded = amount.quantize(Decimal("0.01"))
+    if amount != rounded:
         raise BadInput(f"The {what} must have at most two decimals.")
-    return int(cents)
+    return int(rounded * 100)
 
 
 def _text(value: object, what: str, limit: int = 200) -> str:
@@ -241,9 +243,14 @@ def parse_reason(value: object) -> str:
 
 
 def parse_address(raw: object) -> Address:
-    """An address from a mapping: `line1` (or `street`) is needed; city, state, zip, country are not."""
+    """An address from a mapping: `line1` (or `street`) is needed; city, state, zip, country are not.
+
+    The mapping may also be wrapped, as `{"address": {...}}`.
+    """
     if isinstance(raw, Address):
         raw = asdict(raw)
+    if isinstance(raw, dict) and raw.keys() == {"address"}:
+        raw = raw["address"]
     if not isinstance(raw, dict):
         raise BadInput("The address must be an object with at least line1.")
     _only(raw, {"line1", "street", "city", "state", "zip", "country"}, "address")
@@ -278,8 +285,35 @@ def parse_item(raw: object) -> Item:
     return Item(sku, quantity, parse_cents(raw.get("price", 0)))
 
 
+def parse_start(order_id: object, body: object) -> Order:
+    """An order from a start's body: payment_id, and perhaps items and address. Raises BadInput."""
+    if not isinstance(body, dict):
+        raise BadInput("The body must be an object with at least a payment_id.")
+    _only(body, {"payment_id", "items", "address"}, "body")
+    if "payment_id" not in body:
+        raise BadInput("The body must have a payment_id.")
+    return parse_order(order_id, body["payment_id"], body.get("items"), body.get("address"))
+
+
+def parse_approve(body: object) -> None:
+    """An approval says nothing: no body, or an empty object. Raises BadInput."""
+    if body is not None and body != {}:
+        raise BadInput("An approval has no body, or an empty object.")
+
+
+def parse_cancel(body: object) -> str:
+    """The reason in a cancel's body, which may be none, `{}` or `{"reason": ...}`. Raises BadInput."""
+    if body is None:
+        return ""
+    if not isinstance(body, dict):
+        raise BadInput("The body must be an object, such as {} or one with a reason.")
+    _only(body, {"reason"}, "body")
+    return parse_reason(body.get("reason"))
+
+
 def parse_order(order_id: object, payment_id: object, items: object = (), address: object = None) -> Order:
     """An order from what people send. Raises BadInput, with a sentence that names the field."""
+    items = () if items is None else items
     if not isinstance(items, list | tuple):
         raise BadInput("The items must be a list.")
     if len(items) > MAX_ITEMS:

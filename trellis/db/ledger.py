@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, borrowed
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
 from trellis.model import Address, EventType, Item, Order, State, Step, TryId, event_id
@@ -58,12 +58,12 @@ class Ledger:
         self._pool = pool
 
     async def _row(self, sql: LiteralString, *args: object) -> tuple[Any, ...]:
-        async with self._pool.connection() as connection:
+        async with borrowed(self._pool) as connection:
             row = await (await connection.execute(sql, args)).fetchone()
         return tuple(row) if row else ()
 
     async def _rows(self, sql: LiteralString, *args: object) -> list[Row]:
-        async with self._pool.connection() as connection:
+        async with borrowed(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             return await (await cursor.execute(sql, args)).fetchall()
 
@@ -207,6 +207,10 @@ class Ledger:
         )  # fmt: skip
 
     # --- reading -------------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """One round trip. Raises DatabaseUnavailable."""
+        await self._row("SELECT 1")
 
     async def order(self, order_id: str) -> Row | None:
         """The order's row with its payment and shipments, in one round trip; None where there is none."""

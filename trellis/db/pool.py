@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -12,9 +14,10 @@ from trellis.errors import DatabaseUnavailable
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
-async def open_pool(url: str, *, size: int = 8, wait: float = 10.0) -> Pool:
+async def open_pool(url: str, *, size: int = 8, wait: float = 10.0, patience: float = 30.0) -> Pool:
     """An open pool of autocommitting connections: every statement is a transaction of its own.
 
+    A caller waits at most `patience` seconds for a connection.
     Raises DatabaseUnavailable when no connection can be had within `wait` seconds.
     """
     try:
@@ -26,7 +29,7 @@ async def open_pool(url: str, *, size: int = 8, wait: float = 10.0) -> Pool:
         min_size=1,
         max_size=size,
         open=False,
-        timeout=30,
+        timeout=patience,
         kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "trellis"},
         name="trellis",
         reconnect_timeout=wait,
@@ -46,3 +49,13 @@ def unavailable(error: Exception) -> DatabaseUnavailable:
     """The driver's complaint in one sentence that says what to do."""
     why = " ".join(str(error).split())[:300]
     return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")
+
+
+@asynccontextmanager
+async def borrowed(pool: Pool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection of the pool. Raises DatabaseUnavailable where none is to be had, or where it breaks in use."""
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        raise unavailable(error) from error

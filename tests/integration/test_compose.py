@@ -1,0 +1,215 @@
+"""The compose file, proved without a container engine: every reference is checked, every service of ours is run."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from trellis import stack
+from trellis.config import variable_names
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+SAMPLE = dotenv_values(ROOT / ".env.sample")
+REFERENCE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+
+
+def filled(text: str) -> str:
+    """With `.env.sample` as `.env`, as compose would read it."""
+    return REFERENCE.sub(lambda found: SAMPLE.get(found[1]) or found[2], text)
+
+
+def test_the_services_are_the_promised_ones() -> None:
+    """Two servers, API, two workers, lab and adminer, and the migration that runs by itself."""
+    assert SERVICES.keys() == {
+        "db", "temporal", "migrate", "api", "order-worker", "shipping-worker", "lab", "adminer"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_reference_of_a_service_leads_somewhere(name: str) -> None:
+    """Pinned image, known settings, loopback ports, declared volumes, dependencies that can become ready."""
+    service = SERVICES[name]
+    assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*", service["image"]), "a tag that moves is no tag"
+    if name in OURS:
+        assert service["build"] == "."
+        assert service.get("environment", {}).keys() <= variable_names()
+        assert service["command"][0] in ("trellis", "temporal", "jupyter")
+    for variable, _ in REFERENCE.findall(yaml.safe_dump(service)):
+        assert variable in SAMPLE, variable
+    for port in service.get("ports", []):
+        address, outside, inside = port.split(":")
+        assert (address, outside) == ("127.0.0.1", inside)
+        if name in OURS:
+            assert any(inside in re.findall(r"\d+", word) for word in service["command"]), port
+    for volume in service.get("volumes", []):
+        assert volume.split(":")[0] in COMPOSE["volumes"]
+    for other, how in service.get("depends_on", {}).items():
+        condition = how["condition"]
+        assert condition in ("service_healthy", "service_completed_successfully")
+        if condition == "service_healthy":
+            assert "healthcheck" in SERVICES[other], f"{name} would wait for {other} for ever"
+        else:
+            assert SERVICES[other]["restart"] == "no"
+    for address in re.findall(r"(?:@|\b)([a-z]+):(?:7233|5432)", yaml.safe_dump(service.get("environment", {}))):
+        assert address in SERVICES
+        assert address in service["depends_on"] or "migrate" in service["depends_on"] or name == "migrate"
+
+
+def test_the_sample_names_only_what_is_read() -> None:
+    """Each line of `.env.sample` is a setting, or is used by the compose file."""
+    used = {name for name, _ in REFERENCE.findall((ROOT / "docker-compose.yml").read_text("utf-8"))}
+    assert SAMPLE.keys() == used
+    assert SAMPLE.keys() - variable_names() == {"POSTGRES_PASSWORD"}
+
+
+def test_the_image_copies_what_exists_and_runs_without_root() -> None:
+    """Every COPY source exists and passes .dockerignore; bases are pinned; the last user is not root."""
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
+    stages = [line.split() for line in DOCKERFILE if line.startswith("FROM ")]
+    assert all(re.search(r":\d+\.\d+\.\d+", words[1]) for words in stages)
+    named = {words[3] for words in stages if len(words) > 2}
+    for line in DOCKERFILE:
+        if not line.startswith("COPY "):
+            continue
+        words = line.split()[1:]
+        origin = next((word for word in words if word.startswith("--from=")), None)
+        if origin is not None:
+            assert origin.removeprefix("--from=") in named
+            continue
+        for source in [word for word in words if not word.startswith("--")][:-1]:
+            assert (ROOT / source).exists(), source
+            assert any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in allowed), source
+    users = [line.split()[1] for line in DOCKERFILE if line.startswith("USER ")]
+    assert users
+    assert users[-1] != "root"
+
+
+def test_the_locks_versions_serve_as_constraints() -> None:
+    """What the build makes of the lock file is one pinned version a line, for every package the package needs."""
+    lines = [re.sub(r" *\\$", "", line) for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()]
+    pins = [line for line in lines if not re.match(r"^ *--hash", line)]
+    assert any("s/ *\\\\$//; /^ *--hash/d" in line for line in DOCKERFILE)
+    assert all(re.match(r"^[a-z0-9._-]+(\[.*\])?==\S+( ; .+)?$", pin, flags=re.I) for pin in pins)
+    project = (ROOT / "pyproject.toml").read_text("utf-8").split("dependencies = [")[1].split("\n]")[0]
+    needed = re.findall(r'"([\w.-]+)', project)
+    assert {name.lower() for name in needed} <= {re.split(r"[=\[]", pin)[0].lower() for pin in pins}
+
+
+class Ground:
+    """Where the services run here: compose's names and ports, mapped to this machine's."""
+
+    def __init__(self, home: Path, database: str) -> None:
+        self.home = home
+        self._database = database
+        self.ports = {port: _free() for port in ("7233", "8233", "8000", "8888")}
+
+    def word(self, text: str) -> str:
+        text = re.sub(r"^postgresql://\S+@db:5432/trellis$", lambda _: self._database, filled(text))
+        text = text.replace("temporal:7233", "127.0.0.1:7233").replace("/data/", f"{self.home}/")
+        return re.sub("|".join(self.ports), lambda found: str(self.ports[found[0]]), text)
+
+    def command(self, name: str) -> list[str]:
+        words = [self.word(word) for word in SERVICES[name]["command"]]
+        if name in ("temporal", "lab"):
+            # In its container it must listen on all addresses. Here that would open it to the network.
+            words = [word.replace("0.0.0.0", "127.0.0.1") for word in words]
+        if name == "lab" and os.geteuid() == 0:
+            words.append("--allow-root")
+        return words
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The service's own and nothing of this machine's but the way to the programs."""
+        own = {key: self.word(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
+        return own | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.home)}
+
+    async def run(self, name: str, words: list[str]) -> int:
+        process = await asyncio.create_subprocess_exec(*words, env=self.environment(name), cwd=self.home)
+        return await asyncio.wait_for(process.wait(), 60)
+
+    @asynccontextmanager
+    async def service(self, name: str) -> AsyncIterator[None]:
+        with (self.home / f"{name}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self.command(name), env=self.environment(name), cwd=self.home, stdout=log, stderr=log
+            )
+        try:
+            yield
+            assert process.returncode is None, (self.home / f"{name}.log").read_text()[-2000:]
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await asyncio.wait_for(process.wait(), 30)
+
+    async def healthy(self, name: str) -> None:
+        """Its own health command says so, within the time that the file gives it."""
+        check = SERVICES[name]["healthcheck"]
+        words = [self.word(word) for word in check["test"][1:]]
+        async with asyncio.timeout(60):
+            while True:
+                process = await asyncio.create_subprocess_exec(
+                    *words, env=self.environment(name), stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+                if await process.wait() == 0:
+                    return
+                await asyncio.sleep(0.2)
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def empty_database(running: stack.Stack) -> AsyncIterator[str]:
+    """A database that nobody migrated, as the db service has one at its first start."""
+    async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as connection:
+        await connection.execute("DROP DATABASE IF EXISTS composed WITH (FORCE)")
+        await connection.execute("CREATE DATABASE composed")
+        info = psycopg.conninfo.conninfo_to_dict(running.database_url)
+        yield psycopg.conninfo.make_conninfo(**{**info, "dbname": "composed"})  # type: ignore[arg-type]
+        await connection.execute("DROP DATABASE composed WITH (FORCE)")
+
+
+async def test_the_services_run_an_order_over_http(empty_database: str, tmp_path: Path) -> None:
+    """Each service of ours with exactly its command and environment, in the order of the file, to a COMPLETED order."""
+    ground = Ground(tmp_path, empty_database)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    async with AsyncExitStack() as up:
+        await up.enter_async_context(ground.service("temporal"))
+        await ground.healthy("temporal")
+        assert await ground.run("migrate", ground.command("migrate")) == 0
+        for name in ("api", "order-worker", "shipping-worker", "lab"):
+            await up.enter_async_context(ground.service(name))
+        await ground.healthy("api")
+        http = await up.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{ground.ports['8000']}", timeout=20, trust_env=False)
+        )
+        started = await http.post("/orders/composed-1/start", json={"payment_id": "composed-pay-1"})
+        assert started.status_code == 201, started.text
+        approved = await http.post("/orders/composed-1/signals/approve")
+        assert approved.status_code == 202
+        async with asyncio.timeout(60):
+            while (await http.get("/orders/composed-1/status")).json()["state"] != "COMPLETED":
+                await asyncio.sleep(0.1)
+        await ground.healthy("lab")

@@ -1,0 +1,1 @@
+"""Orders over HTTP. Sits on the desk alone; runs no workers."""

@@ -1,0 +1,177 @@
+"""The API's shapes, for its OpenAPI document. Nothing is parsed by them: the model reads what people send."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from trellis.model import MAX_ITEMS, State
+
+Json = dict[str, Any]
+
+ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "examples": ["order-1"]}
+
+
+def _text(limit: int, *, least: int = 0) -> Json:
+    """Text without control characters, and not of blanks alone where something is needed."""
+    if least:
+        return {"type": "string", "minLength": least, "maxLength": limit, "pattern": r"^[!-~][ -~]*$"}
+    return {"type": "string", "maxLength": limit, "pattern": r"^[ -~]*$"}
+
+
+def _object(properties: Json, required: list[str]) -> Json:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _either(one: str, other: str, properties: Json, alias: Json, *, required: bool = True) -> list[Json]:
+    """The same object under two names of one field."""
+    return [_object({name: alias} | properties, [name] if required else []) for name in (one, other)]
+
+
+_REST: Json = {name: {"anyOf": [_text(200), {"type": "null"}]} for name in ("city", "state", "zip", "country")}
+ADDRESS: Json = {"anyOf": _either("line1", "street", _REST, _text(200, least=1))}
+
+_PRICE: Json = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 99},
+        {"type": "string", "pattern": r"^[0-9]{1,2}(\.[0-9]{1,2})?$"},
+    ],
+    "description": "Unit price, at least 0 and with at most two decimals, as a number or as text.",
+}
+_QUANTITY: Json = {"type": "integer", "minimum": 1, "maximum": 1000}
+ITEM: Json = {
+    "anyOf": [
+        _object({sku: _text(200, least=1), quantity: _QUANTITY, "price": _PRICE}, [sku])
+        for sku in ("sku", "name")
+        for quantity in ("quantity", "qty")
+    ]
+}
+START: Json = _object(
+    {
+        "payment_id": ID | {"examples": ["pay-1"]},
+        "items": {"type": "array", "items": ITEM, "maxItems": MAX_ITEMS},
+        "address": {"anyOf": [ADDRESS, {"type": "null"}]},
+    },
+    ["payment_id"],
+)
+NOTHING: Json = {"type": "object", "properties": {}, "additionalProperties": False}
+REASON: Json = _object({"reason": {"anyOf": [_text(500), {"type": "null"}]}}, [])
+MOVE: Json = {"anyOf": [*ADDRESS["anyOf"], _object({"address": ADDRESS}, ["address"])]}
+
+START_EXAMPLES: Json = {
+    "whole": {
+        "summary": "Items and address",
+        "value": {
+            "payment_id": "pay-1",
+            "items": [{"sku": "book", "quantity": 2, "price": "12.50"}],
+            "address": {"line1": "1 Main Street", "city": "Springfield", "country": "US"},
+        },
+    },
+    "bare": {"summary": "A payment id is enough: a total of 0.00", "value": {"payment_id": "pay-2"}},
+    "aliases": {
+        "summary": "name, qty and street say the same",
+        "value": {"payment_id": "pay-3", "items": [{"name": "book", "qty": 1}], "address": {"street": "1 Main Street"}},
+    },
+}
+MOVE_EXAMPLES: Json = {
+    "bare": {"value": {"line1": "2 New Road", "city": "Springfield"}},
+    "wrapped": {"value": {"address": {"street": "2 New Road"}}},
+}
+CANCEL_EXAMPLES: Json = {"reason": {"value": {"reason": "changed my mind"}}, "nothing": {"value": {}}}
+
+
+def body(schema: Json, examples: Json, *, required: bool) -> Json:
+    """The `requestBody` of an operation, for `openapi_extra`."""
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema, "examples": examples}}}
+    }
+
+
+class Problem(BaseModel):
+    """What went wrong, in one sentence. Nothing was changed."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"error": "not_found", "message": "There is no order order-9."}]},
+    )
+    error: str
+    message: str
+
+
+class Started(BaseModel):
+    """The order's workflow. `run_id` is empty when Temporal has forgotten a run that the ledger still knows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"workflow_id": "order-order-1", "run_id": "019aa6b2-7c1f-7d6c-8a5e"}]}
+    )
+    workflow_id: str
+    run_id: str
+
+
+class Receipt(BaseModel):
+    """`accepted`, or `pending` when no worker has judged it within a second; it is judged when one comes."""
+
+    verdict: Literal["accepted", "pending"]
+    reason: str = ""
+
+
+class Event(BaseModel):
+    """A line of the log: `attempt` counts the tries of a step; `ts` is when it was committed (UTC)."""
+
+    event_id: str
+    order_id: str
+    type: str
+    step: str | None
+    attempt: int | None
+    started_at: str | None
+    duration_ms: float | None
+    payload_json: dict[str, Any]
+    ts: str
+
+
+class Status(BaseModel):
+    """Ledger, workflow and Temporal's pending activities, joined."""
+
+    order_id: str
+    state: State
+    step: str | None
+    attempt: int | None
+    last_error: str | None
+    last_failure: str | None
+    review_deadline: str | None
+    seconds_left: float | None
+    can_cancel: bool
+    can_update_address: bool
+    total: str | None
+    address: dict[str, Any] | None
+    payment: dict[str, Any] | None
+    shipments: list[dict[str, Any]]
+    events: list[Event]
+    workflow: dict[str, Any]
+
+
+class OrderLine(BaseModel):
+    id: str
+    state: State
+    total: str
+    last_error: str | None
+    created_at: str
+    updated_at: str
+
+
+class Page(BaseModel):
+    """Orders, newest first. `next` goes into `after` for the page that follows; null at the end."""
+
+    orders: list[OrderLine]
+    next: str | None
+
+
+class Log(BaseModel):
+    events: list[Event]
+
+
+class Health(BaseModel):
+    ok: bool
+    temporal: bool
+    database: bool

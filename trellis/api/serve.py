@@ -1,0 +1,87 @@
+"""The API as a process: it binds, it checks what it stands on, it serves, and it ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from trellis import stack
+from trellis.api.app import create
+from trellis.config import Settings
+from trellis.desk import opened
+from trellis.errors import ConfigError, StackError
+
+GRACE_SECONDS = 5
+"""How long requests under way may take once the API was told to end."""
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Uvicorn would send itself the signal again after an orderly end, and so never exit with 0.
+        yield
+
+
+async def serve(settings: Settings, host: str, port: int, said: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `said` is given the address once the API answers. Port 0 takes a free one.
+
+    Raises ConfigError for an open address without a token, StackError for a port in use, and what `opened` raises.
+    """
+    listener = _bind(host, port, settings)
+    with listener:
+        async with opened(stack.require(settings), settings) as desk:
+            app = create(desk, token=settings.api_token)
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    lifespan="off",
+                    server_header=False,
+                    timeout_graceful_shutdown=GRACE_SECONDS,
+                )
+            )
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(name, server.handle_exit, name, None)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            shown = f"[{host}]" if ":" in host else host
+            said(f"http://{shown}:{listener.getsockname()[1]}")
+            await serving
+
+
+def _bind(host: str, port: int, settings: Settings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(f"There is no address {host!r} to listen on. Try 127.0.0.1.") from None
+    family, kind, protocol, _, address = found[0]
+    if not ipaddress.ip_address(str(address[0]).split("%")[0]).is_loopback and not (
+        settings.api_token or settings.api_published_on_loopback
+    ):
+        raise ConfigError(
+            f"{host} can be reached from outside, and no token protects the API. Set TRELLIS_API_TOKEN, or listen on "
+            f"127.0.0.1."
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Connections of an earlier run that linger must not keep a restart from its port.
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise StackError(
+            f"The API cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}. Choose another --port."
+        ) from None
+    return listener
