@@ -197,7 +197,11 @@ class Desk:
                 verdict: Verdict = await handle.execute_update(
                     name, message, id=f"{name}-{request_id}", result_type=Verdict
                 )
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as late:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The SDK gives a cancellation of its caller the same name; swallowed here, the caller would live on.
+                raise asyncio.CancelledError from late
             return await self._signal(handle, order_id, name, message, request_id)
         except WorkflowUpdateFailedError as refused:
             return await self._refuse(order_id, name, request_id, str(refused.cause or refused))

@@ -157,6 +157,19 @@ async def test_a_request_repeated_after_the_end_gets_its_first_answer(house: Hou
     assert (await house.events(order)).count("REQUEST_REFUSED") == 1
 
 
+async def test_a_caller_that_gives_up_is_let_go(house: House) -> None:
+    """Cancelling a task that waits for a verdict ends the task; nothing goes on behind its back."""
+    order = house.order()
+    await house.desk.start(order, preset("swift"))
+    asking = asyncio.create_task(house.desk.approve(order.order_id))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.005)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert asking.cancelled()
+    await house.desk.cancel(order.order_id)
+
+
 async def test_fifty_cancels_amid_all_the_rest_end_as_they_were_answered(house: House) -> None:
     """Cancels that meet activities' results in the same task are neither lost nor answered falsely."""
     await house.faults(FaultPlan.canonical(3))

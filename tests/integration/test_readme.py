@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,42 @@ def test_the_parts_by_hand_work_as_written(environ: dict[str, str]) -> None:
             process.terminate()
             process.communicate(timeout=30)
     assert len(beside) == 1
+
+
+def test_the_http_block_works_as_written(environ: dict[str, str]) -> None:
+    """The three curl lines, against `make api` and a worker, on a port of their own."""
+    [block] = [block for block in BLOCKS if "curl" in block]
+    run = {"env": environ, "cwd": ROOT, "check": True, "capture_output": True, "timeout": 60}
+    subprocess.run([BIN / "trellis", "up"], **run)  # type: ignore[call-overload]
+    subprocess.run([BIN / "trellis", "migrate"], **run)  # type: ignore[call-overload]
+    [command] = recipe("api")
+    beside = [
+        subprocess.Popen([BIN / "trellis", "worker"], env=environ, cwd=ROOT, stderr=subprocess.DEVNULL),
+        subprocess.Popen(
+            [*shlex.split(command), "--port", "0"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ),
+    ]
+    try:
+        assert beside[1].stdout is not None
+        address = ""
+        while not address:
+            line = beside[1].stdout.readline()
+            assert line, "the API ended before it said where it listens"
+            address = next(iter(re.findall(r"http://[\d.]+:\d+", line)), "")
+        answers = []
+        for line in lines(block):
+            words = shlex.split(line.replace("http://127.0.0.1:8000", address))
+            assert words[0] == "curl"
+            method = "POST" if "POST" in words else "GET"
+            body = words[words.index("-d") + 1] if "-d" in words else None
+            url = next(word for word in words if word.startswith("http"))
+            answers.append(httpx.request(method, url, content=body))
+        assert [answer.status_code for answer in answers] == [201, 202, 200]
+        assert answers[-1].json()["order_id"] == "order-2"
+    finally:
+        for process in beside:
+            process.terminate()
+            process.communicate(timeout=30)
 
 
 def test_the_demo_prints_what_the_readme_shows(environ: dict[str, str]) -> None:
