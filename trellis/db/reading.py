@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import LiteralString
 
 import psycopg
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 from psycopg import sql
 
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, StackError
@@ -76,6 +76,10 @@ ORDERS = Table(
         "last_error": ("last_error", TEXT),
         "reconciled": ("reconciled", FLAG),
         "created_at": ("created_at", TIME),
+        # The row is written when `receive` succeeds; its tries came before.
+        "began_at": (
+            "(SELECT least(orders.created_at, min(e.started_at)) FROM events e WHERE e.order_id = orders.id)", TIME,
+        ),
         "claimed_at": ("claimed_at", TIME),
         "closing_at": ("closing_at", TIME),
         "ended_at": (
@@ -157,7 +161,7 @@ def connection(url: str) -> psycopg.Connection:
 
 def arrow_table(url: str, text: str) -> pa.Table:
     """The rows of `text` as ADBC gives them, nothing done to them: the floor that reading is measured against."""
-    from adbc_driver_postgresql import dbapi
+    from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
 
     with dbapi.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(text)

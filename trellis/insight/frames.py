@@ -16,7 +16,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from trellis import config, stack
 from trellis.db import reading
@@ -52,9 +52,10 @@ def database_url(source: Source = None) -> str:
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    # While it is small: the plain text of a million rows never exists at once.
+    # While it is small: the plain text of a million rows never exists at once. The rest is copied, because the
+    # columns of a batch from the driver are freed only together, and the last of them lives as long as the frame.
     columns = [
-        column.dictionary_encode() if name in _CATEGORIES else column
+        column.dictionary_encode() if name in _CATEGORIES else pa.concat_arrays([column, column.slice(0, 0)])
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]
     return pa.record_batch(columns, names=batch.schema.names)
@@ -153,14 +154,14 @@ def orders(
     """One row per order, oldest first; `since` and `until` are about its creation.
 
     Columns: order_id [string], state, policy [category], total [float, currency units], last_error [string],
-    reconciled [boolean], created_at, claimed_at, closing_at, ended_at [UTC; ended_at is missing while it is open],
-    seconds [float, creation to end, missing while open], items_json, address_json, policy_json [string of JSON].
+    reconciled [boolean], created_at, began_at, claimed_at, closing_at, ended_at [UTC; began_at: start of the first try,
+    which `created_at` comes after; ended_at is missing while it is open], seconds [float, began_at to ended_at], items_json, address_json, policy_json [string of JSON].
     """
     frame = _read(
         reading.ORDERS, source, None, None, since=since, until=until, order=order, state=state
     )  # fmt: skip
     assert isinstance(frame, pd.DataFrame)
-    frame["seconds"] = (frame["ended_at"] - frame["created_at"]).dt.total_seconds()
+    frame["seconds"] = (frame["ended_at"] - frame["began_at"]).dt.total_seconds()
     return frame
 
 
@@ -202,7 +203,8 @@ def attempts(source: Source = None, order: OneOrMany = None, **filters: Any) -> 
     outcome = np.array([_OUTCOMES.get(str(kind), "succeeded") for kind in types.cat.categories], dtype=object)
     payload = _payloads(tries["payload_json"])
     duration = tries["duration_ms"].to_numpy(dtype=float, na_value=np.nan)
-    ended = tries["started_at"] + pd.to_timedelta(tries["duration_ms"], unit="ms").dt.round("us")
+    ended = tries["started_at"] + pd.to_timedelta(tries["duration_ms"], unit="ms")
+    ended = ended.astype("datetime64[us, UTC]")
     made = pd.DataFrame(
         {
             "order_id": tries["order_id"],
@@ -245,7 +247,8 @@ def _lost(tries: pd.DataFrame) -> pd.DataFrame:
     key = ["order_id", "step", "round"]
     last = tries.groupby(key, observed=True)["execution"].max()
     rows: list[tuple[Any, ...]] = []
-    for (order, step, round_), highest in last[last > 1].items():  # type: ignore[misc]
+    again = last[last > 1].reset_index()
+    for order, step, round_, highest in again.itertuples(index=False, name=None):
         mine = tries[(tries["order_id"] == order) & (tries["step"] == step) & (tries["round"] == round_)]
         for execution in range(1, int(highest)):
             those = mine[mine["execution"] == execution]
@@ -283,7 +286,7 @@ def steps(source: Source = None, order: OneOrMany = None, **filters: Any) -> pd.
             succeeded=("succeeded", "any"),
             started_at=("started_at", "min"),
             ended_at=("ended_at", "max"),
-            **{name: (name, "sum") for name in counts},  # type: ignore[arg-type]
+            **{name: (name, "sum") for name in counts},
         )
         .reset_index()
     )
@@ -309,8 +312,8 @@ def export(
 
     The file appears under its name only when it is whole. Raises BadInput for another ending or a missing folder.
     """
-    import pyarrow.csv
-    import pyarrow.parquet
+    import pyarrow.csv  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     target = Path(path)
     chosen = {"events": reading.EVENTS, "orders": reading.ORDERS, "payments": reading.PAYMENTS}.get(table)

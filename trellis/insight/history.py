@@ -113,11 +113,13 @@ async def download(
         raise BadInput("Say which workflow: an id, or a visibility query such as 'WorkflowType = \"OrderWorkflow\"'.")
     try:
         if _is_query(which):
-            found = [(one.id, one.run_id) async for one in client.list_workflows(which, limit=limit)]
+            found: list[tuple[str, str | None]] = [
+                (one.id, one.run_id) async for one in client.list_workflows(which, limit=limit)
+            ]
         else:
             found = [(which, run_id)]
         if not found:
-            raise TrellisError(f"No workflow in namespace {client.namespace} matches {which}. It may have been deleted.")
+            raise TrellisError(f"No workflow in namespace {client.namespace} matches {which}, or none is left.")
         gate = asyncio.Semaphore(max(1, concurrency))
         with _bar(len(found), progress) as tick:
 
@@ -286,7 +288,7 @@ class _Reader:
 
     def _other(self, name: str, event: HistoryEvent, a: Any) -> bool:
         """Children, signals and cancels sent, Nexus: opened by INITIATED or SCHEDULED, ended by what refers to it."""
-        openers = {
+        openers: dict[str, tuple[str, Callable[[], str]]] = {
             "START_CHILD_WORKFLOW_EXECUTION_INITIATED": ("child", lambda: a.workflow_type.name),
             "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED": ("signal sent", lambda: a.signal_name),
             "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED": (
@@ -381,7 +383,7 @@ def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
     frame["start_to_close"] = (frame["ended_at"] - frame["started_at"]).dt.total_seconds()
     types = dict.fromkeys(_STRINGS, pd.StringDtype("pyarrow")) | dict.fromkeys(_CATEGORIES, "category")
     frame["outcome"] = pd.Categorical(frame["outcome"], categories=OUTCOMES)
-    return frame.astype({**types, "event": "Int64", "attempt": "Int32"})  # type: ignore[arg-type]
+    return frame.astype({**types, "event": "Int64", "attempt": "Int32"})
 
 
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
