@@ -155,7 +155,8 @@ def orders(
 
     Columns: order_id [string], state, policy [category], total [float, currency units], last_error [string],
     reconciled [boolean], created_at, began_at, claimed_at, closing_at, ended_at [UTC; began_at: start of the first try,
-    which `created_at` comes after; ended_at is missing while it is open], seconds [float, began_at to ended_at], items_json, address_json, policy_json [string of JSON].
+    which `created_at` comes after; ended_at is missing while it is open], seconds [float, began_at to ended_at],
+    items_json, address_json, policy_json [string of JSON].
     """
     frame = _read(
         reading.ORDERS, source, None, None, since=since, until=until, order=order, state=state
