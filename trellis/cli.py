@@ -816,6 +816,25 @@ def bench_audit(
     _show(result, as_json)
 
 
+@bench_app.command("events")
+def bench_events(
+    rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many events.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of load and floor.")] = 9,
+    slow_rounds: Annotated[int, typer.Option(min=1, help="In how many of them read_sql runs too.")] = 3,
+    batches: Annotated[int | None, typer.Option(min=1, help="Only one pass, in frames of this many rows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The events table into a DataFrame: against a bare Arrow fetch and pandas.read_sql, and its peak of memory."""
+    from trellis.bench import events
+
+    settings = _settings()
+    ticks = -(-rows // 1_000_000) + (rounds if batches is None else 0)
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task(f"{rows:,} events", total=ticks)
+        result = events.run(settings, rows, rounds, slow_rounds, batches, lambda: bar.advance(task))
+    _show(result, as_json)
+
+
 @app.command()
 def notebooks(
     write: Annotated[bool, typer.Option("--write", help="Store the outputs in the notebooks.")] = False,

@@ -1,26 +1,203 @@
-"""Reading many rows at once, for analysis."""
+"""Reading many rows at once, for analysis: SQL in, Arrow record batches out, oldest first, in bounded memory.
+
+Two drivers, one answer: ADBC where it is installed (COPY in binary form, straight into Arrow), psycopg with a
+server-side cursor where it is not. Every column is cast in SQL to a type that both know.
+"""
 
 from __future__ import annotations
 
-from typing import Any, LiteralString
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
 
 import psycopg
+import pyarrow as pa  # type: ignore[import-untyped]
+from psycopg import sql
 
-from trellis.errors import DatabaseUnavailable
+from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, StackError
 
-EVENTS: LiteralString = (
-    "SELECT id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker, "
-    "payload_json, ts FROM events WHERE (%(order)s::text IS NULL OR order_id = %(order)s) ORDER BY id"
-)
+TEXT, INT, BIG, REAL, TIME, FLAG = (
+    pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.timestamp("us", "UTC"), pa.bool_(),
+)  # fmt: skip
+
+OneOrMany = str | Sequence[str] | None
 
 
-def events(url: str, order_id: str | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """(column names, rows) of the log, oldest first. Raises DatabaseUnavailable."""
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read: expression and Arrow type of each column, and what its filters act on."""
+
+    name: LiteralString
+    columns: dict[LiteralString, tuple[LiteralString, pa.DataType]]
+    sort: LiteralString
+    filters: dict[str, LiteralString]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, type_) for name, (_, type_) in self.columns.items()])
+
+
+_OF_STATE: LiteralString = "order_id IN (SELECT id FROM orders WHERE state = ANY({}))"
+
+EVENTS = Table(
+    "events",
+    {
+        "id": ("id", BIG),
+        "order_id": ("order_id", TEXT),
+        "type": ("type", TEXT),
+        "step": ("step", TEXT),
+        "attempt": ("attempt", INT),
+        "round": ("round", INT),
+        "execution": ("execution", INT),
+        "try": ("try", INT),
+        "started_at": ("started_at", TIME),
+        "duration_ms": ("duration_ms", REAL),
+        "worker": ("worker", TEXT),
+        "payload_json": ("payload_json::text", TEXT),
+        "ts": ("ts", TIME),
+    },
+    "id",
+    {
+        "since": "ts >= {}", "until": "ts < {}", "order": "order_id = ANY({})", "state": _OF_STATE,
+        "step": "step = ANY({})", "type": "type = ANY({})", "tries": "(attempt IS NOT NULL) = {}",
+    },
+)  # fmt: skip
+
+ORDERS = Table(
+    "orders",
+    {
+        "order_id": ("id", TEXT),
+        "state": ("state", TEXT),
+        "policy": ("policy_json ->> 'name'", TEXT),
+        "total": ("total::float8", REAL),
+        "last_error": ("last_error", TEXT),
+        "reconciled": ("reconciled", FLAG),
+        "created_at": ("created_at", TIME),
+        # The row is written when `receive` succeeds; its tries came before.
+        "began_at": (
+            "(SELECT least(orders.created_at, min(e.started_at)) FROM events e WHERE e.order_id = orders.id)", TIME,
+        ),
+        "claimed_at": ("claimed_at", TIME),
+        "closing_at": ("closing_at", TIME),
+        "ended_at": (
+            "CASE WHEN state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') THEN updated_at END", TIME,
+        ),
+        "items_json": ("items_json::text", TEXT),
+        "address_json": ("address_json::text", TEXT),
+        "policy_json": ("policy_json::text", TEXT),
+    },
+    "created_at, id",
+    {"since": "created_at >= {}", "until": "created_at < {}", "order": "id = ANY({})", "state": "state = ANY({})"},
+)  # fmt: skip
+
+PAYMENTS = Table(
+    "payments",
+    {
+        "payment_id": ("payment_id", TEXT),
+        "order_id": ("order_id", TEXT),
+        "status": ("status", TEXT),
+        "amount": ("amount::float8", REAL),
+        "created_at": ("created_at", TIME),
+        "updated_at": ("updated_at", TIME),
+    },
+    "created_at, payment_id",
+    {
+        "since": "created_at >= {}", "until": "created_at < {}", "order": "order_id = ANY({})",
+        "state": _OF_STATE, "status": "status = ANY({})",
+    },
+)  # fmt: skip
+
+
+def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
+    """The SELECT with its filters, values quoted by the driver. A filter that is None does not filter.
+
+    Text filters take one value or several; `since` is inclusive, `until` is not. Raises BadInput for a time without
+    a zone.
+    """
+    conditions: list[sql.Composable] = []
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                raise BadInput(f"{name}={value} has no time zone. Say which: {value.isoformat()}+00:00 is UTC.")
+        elif not isinstance(value, bool):
+            value = [str(value)] if isinstance(value, str) else [str(one) for one in value]
+            if any("\0" in one for one in value):
+                raise BadInput(f"{name}= holds a NUL character, which no text of the ledger does.")
+        conditions.append(sql.SQL(table.filters[name]).format(sql.Literal(value)))
+    columns = [sql.SQL("{} AS {}").format(sql.SQL(e), sql.Identifier(n)) for n, (e, _) in table.columns.items()]
+    where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+    text = sql.SQL("SELECT {} FROM {}{} ORDER BY {}").format(
+        sql.SQL(", ").join(columns), sql.Identifier(table.name), where, sql.SQL(table.sort)
+    )
+    return text.as_string(None)
+
+
+def drivers() -> tuple[str, ...]:
+    """Which ways of reading this environment has, fastest first."""
+    return ("adbc", "psycopg") if importlib.util.find_spec("adbc_driver_postgresql") else ("psycopg",)
+
+
+def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of `text`, a few MB at a time. Raises DatabaseUnavailable, SchemaMismatch, StackError."""
+    # ADBC's own errors say little of why a server is not there; psycopg's do, and asking costs milliseconds.
     try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            cursor = connection.execute(EVENTS, {"order": order_id})
-            assert cursor.description is not None
-            return [column.name for column in cursor.description], cursor.fetchall()
-    except psycopg.OperationalError as error:
+        psycopg.connect(url, connect_timeout=5).close()
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         why = " ".join(str(error).split())[:300]
         raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+    read = _adbc if (driver or drivers()[0]) == "adbc" else _psycopg
+    return read(url, table, text)
+
+
+def connection(url: str) -> psycopg.Connection:
+    """A plain autocommitting connection, for what brings its own SQL."""
+    return psycopg.connect(url, autocommit=True)
+
+
+def arrow_table(url: str, text: str) -> pa.Table:
+    """The rows of `text` as ADBC gives them, nothing done to them: the floor that reading is measured against."""
+    from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
+
+    with dbapi.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute(text)
+        return cursor.fetch_arrow_table()
+
+
+def _adbc(url: str, table: Table, text: str) -> Iterator[pa.RecordBatch]:
+    from adbc_driver_manager import Error
+    from adbc_driver_postgresql import dbapi
+
+    try:
+        with dbapi.connect(url) as connection, connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(4 * 2**20)})
+            cursor.execute(text)
+            for batch in cursor.fetch_record_batch():
+                yield batch if batch.schema.equals(table.schema) else batch.cast(table.schema)
+    except Error as error:
+        raise _explained(str(error)) from None
+
+
+def _psycopg(url: str, table: Table, text: str, rows_at_once: int = 20_000) -> Iterator[pa.RecordBatch]:
+    try:
+        with closing(psycopg.connect(url)) as connection, connection.cursor("trellis_reading") as cursor:
+            cursor.execute(text.encode())
+            while rows := cursor.fetchmany(rows_at_once):
+                columns = zip(*rows, strict=True)
+                yield pa.record_batch(
+                    [pa.array(column, kind) for column, (_, kind) in zip(columns, table.columns.values(), strict=True)],
+                    schema=table.schema,
+                )
+    except psycopg.Error as error:
+        raise _explained(str(error)) from None
+
+
+def _explained(why: str) -> StackError | SchemaMismatch:
+    why = " ".join(why.split())[:300]
+    if "does not exist" in why:
+        return SchemaMismatch(f"The ledger is not there, or older than this code ({why}). Run `trellis migrate`.")
+    return StackError(f"Reading the ledger failed ({why}). Look at `trellis status`.")

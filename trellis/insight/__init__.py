@@ -1,6 +1,23 @@
 """What the events say: DataFrames and charts, read-only."""
 
-from trellis.insight.charts import gantt
-from trellis.insight.frames import attempts, events
+from trellis.insight.charts import (
+    attempts_per_step,
+    completion,
+    follows,
+    gantt,
+    latency,
+    shares,
+    state_map,
+    timelines,
+    utilisation,
+    variants,
+    where_the_seconds_go,
+)
+from trellis.insight.frames import attempts, events, export, orders, payments, steps
+from trellis.insight.history import download, history, history_attempts
 
-__all__ = ["attempts", "events", "gantt"]
+__all__ = [
+    "attempts", "attempts_per_step", "completion", "download", "events", "export", "follows", "gantt", "history",
+    "history_attempts", "latency", "orders", "payments", "shares", "state_map", "steps", "timelines", "utilisation",
+    "variants", "where_the_seconds_go",
+]  # fmt: skip

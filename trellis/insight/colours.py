@@ -10,7 +10,18 @@ OUTCOMES = {
     "failed": "#D55E00",
     "timed out": "#E69F00",
     "abandoned": "#999999",
+    "lost": "#000000",
 }
+
+PARTS = {
+    "success": "#009E73",
+    "failed attempts": "#D55E00",
+    "hangs": "#E69F00",
+    "backoff": "#56B4E9",
+    "queue": "#0072B2",
+    "review": "#CC79A7",
+}
+"""Where the seconds of an order go."""
 
 STATES = {
     "ORDER_RECEIVED": "#56B4E9",
