@@ -236,7 +236,10 @@ def lab() -> None:
     mine = stack.find(settings) is None
     _run(stack.up(settings))
     notebooks = Path(__file__).resolve().parents[1] / "notebooks"
-    environment = {**os.environ, "TRELLIS_HOME": str(settings.home)}
+    # JupyterLab would ask about its news feed, which is on the open internet.
+    ours = str(Path(__file__).parent / "lab" / "jupyter")
+    paths = os.pathsep.join(filter(None, [ours, os.environ.get("JUPYTER_CONFIG_PATH")]))
+    environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "JUPYTER_CONFIG_PATH": paths}
     try:
         code = subprocess.call(
             [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")],

@@ -5,7 +5,7 @@ Every query is bounded by the page and served by an index: its cost does not gro
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -144,16 +144,20 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise _away(error) from None
-    async with connection:
-        try:
-            await connection.execute(f"LISTEN {CHANNEL}")
-            await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
-        except psycopg.OperationalError as error:
-            raise _away(error) from None
-        yield _heard(connection)
+    heard = _heard(connection)
+    try:
+        await connection.execute(f"LISTEN {CHANNEL}")
+        await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
+        yield heard
+    except psycopg.OperationalError as error:
+        raise _away(error) from None
+    finally:
+        # Closed rather than left by `async with`: that would commit, and wait for who still listens.
+        await heard.aclose()
+        await connection.close()
 
 
-async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]:
+async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
     try:
         async for note in connection.notifies():
             yield note.payload
@@ -162,5 +166,5 @@ async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]
 
 
 def _away(error: Exception) -> DatabaseUnavailable:
-    why = " ".join(str(error).split())[:200]
+    why = " ".join(str(error).split()).split(" Is the server running")[0][:200]
     return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")

@@ -10,8 +10,6 @@ from typing import Any
 KEPT = 100
 LONGEST = 400
 
-_PLAIN = logging.Formatter()
-
 
 class LogKeeper(logging.Handler):
     """The last warnings and errors, newest first, as {at [ms], level, text}. Listeners are told of each.
@@ -23,6 +21,10 @@ class LogKeeper(logging.Handler):
         super().__init__(logging.WARNING)
         self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self.listeners: set[Callable[[], None]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # A kernel has libraries of its own, whose warnings are not ours to show.
+        return record.name.split(".")[0] in ("trellis", "temporalio", "psycopg", "asyncio")
 
     def emit(self, record: logging.LogRecord) -> None:
         self.add(record.levelname, _sentence(record), int(record.created * 1000))
@@ -40,6 +42,9 @@ class LogKeeper(logging.Handler):
 
     def clear(self) -> None:
         self._kept.clear()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{line['level']}: {line['text']}" for line in self) or "Nothing went wrong in the background."
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter([{**line} for line in self._kept])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
+import logging
 import threading
 import time
 import uuid
@@ -13,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from trellis import config, logs, stack, workers
 from trellis.db.migrate import migrate
@@ -43,7 +46,8 @@ STOPPED = "The lab has stopped. Run lab.start() again."
 class Session:
     """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks.
 
-    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so.
+    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so. What went wrong
+    in the background is kept in `log`.
     """
 
     def __init__(self, settings: config.Settings) -> None:
@@ -59,6 +63,7 @@ class Session:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
         self._thread.start()
+        logging.getLogger().addHandler(self.log)
         try:
             self._do(self._open())
         except BaseException:
@@ -240,6 +245,7 @@ class Session:
         try:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=20)
         finally:
+            logging.getLogger().removeHandler(self.log)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
             if not self._thread.is_alive():
@@ -265,7 +271,9 @@ class Session:
         ui = at.temporal.ui if at else None
         link = f' · <a href="{ui}" target="_blank">Temporal\'s Web UI</a>' if ui else ""
         queues = f"{self.settings.orders_queue} and {self.settings.shipping_queue}"
-        return f"<b>Trellis is running.</b> Workers on {queues}{link}"
+        lines = len(list(self.log))
+        trouble = f" · {lines} lines in <code>session.log</code>" if lines else ""
+        return f"<b>Trellis is running.</b> Workers on {queues}{link}{trouble}"
 
     def __repr__(self) -> str:
         return "Trellis is running." if self.running else STOPPED
@@ -291,12 +299,38 @@ def start() -> Session:
         if _session is None or not _session.running:
             try:
                 settings = config.load()
-                logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
+                _log_quietly(settings)
                 _session = Session(settings)
             except TrellisError as error:
                 raise _in_one_sentence(error) from None
             atexit.register(_stop_quietly, _session)
         return _session
+
+
+def reload() -> str:
+    """As `Session.reload`, of this kernel's lab. Raises TrellisError when none is running."""
+    if _session is None:
+        raise _in_one_sentence(TrellisError(STOPPED))
+    return _session.reload()
+
+
+def _log_quietly(settings: config.Settings) -> None:
+    """Warnings and errors of the background go to `session.log`: printed, they would land in whichever cell runs."""
+    logs.configure(settings.model_copy(update={"log_level": "WARNING"}))
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    _runtime()
+
+
+@functools.cache
+def _runtime() -> None:
+    """Temporal's core writes to the process's own stdout, which a kernel shows in a cell; have it log instead."""
+    quiet = LoggingConfig(
+        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
+        forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+    )
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
 
 
 def _stop_quietly(session: Session) -> None:

@@ -385,11 +385,11 @@ function filter(store, on) {
 
 // --- requests ---------------------------------------------------------------------------------------------
 
-function requests(store, on) {
+function requests(store, on, unique) {
   const { model } = store;
   const chosen = h("span", { class: "tr-chosen", "aria-live": "polite" });
-  const address = h("input", { type: "text", placeholder: "new street and number, city", "aria-label": "New address", "aria-describedby": "tr-change-error" });
-  const wrong = h("span", { class: "tr-wrong", id: "tr-change-error", role: "alert" });
+  const address = h("input", { type: "text", placeholder: "new street and number, city", "aria-label": "New address", "aria-describedby": `${unique}-change-wrong` });
+  const wrong = h("span", { class: "tr-wrong", id: `${unique}-change-wrong`, role: "alert" });
   const waiting = new Set();
   const button = (label, name, kind, more) => {
     const node = h("button", { type: "button", class: kind, onclick: () => {
@@ -647,11 +647,12 @@ function timeline(store, on) {
     }
     // Hedged lanes run side by side: each gets its share of the line.
     const shares = Math.max(1, ...bars.map((bar) => Number(bar.lane ?? 0) + 1));
-    for (const bar of bars) {
+    // A try that failed at once is a sliver: drawn last, or the next one would cover it.
+    for (const bar of [...bars].sort((a, b) => b.to - b.from - (a.to - a.from))) {
       const y = lanes.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares;
       const at = x(bar.from);
       svg.append(h("rect", {
-        class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, x: at, y, width: Math.max(2.5, x(bar.to) - at), height: 17 / shares - (shares > 1 ? 1 : 0), rx: 1.5, fill: setup.colours[bar.outcome][0],
+        class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, x: at, y, width: Math.max(3, x(bar.to) - at), height: 17 / shares - (shares > 1 ? 1 : 0), rx: 1.5, fill: setup.colours[bar.outcome][0],
       }, h("title", {}, `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${((bar.to - bar.from) / 1000).toFixed(3)} s${bar.error ? `, ${bar.error}` : ""}`)));
     }
     if (running) {
@@ -731,7 +732,7 @@ function render({ model, el }) {
     h("header", { class: "tr-bar" }, h("h2", {}, "Control room"), light, full), banner,
     h("div", { class: "tr-layout" },
       h("div", { class: "tr-side" }, newOrder(store, on, unique), faults(store, on, unique)),
-      h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on)), tries.node, troubles(store, on))));
+      h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on, unique)), tries.node, troubles(store, on))));
   // In a notebook's command mode "a" would add a cell and "d d" delete one.
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   const link = () => {
