@@ -790,6 +790,24 @@ def bench_api(
     _show(result, as_json)
 
 
+@bench_app.command("board")
+def bench_board(
+    orders: Annotated[int, typer.Option(min=1, max=500, help="Orders in flight while the delay is measured.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of rounds, board open and closed.")] = 9,
+    per_round: Annotated[int, typer.Option(min=2, help="Orders a round.")] = 60,
+    events: Annotated[int, typer.Option(min=0, help="Events in the ledger before it begins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """From an event's commit to the board's new value, and orders per second with the board open and closed."""
+    from trellis.bench import board
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("delay, then rounds", total=rounds + 1)
+        result = board.run(settings, orders, rounds, per_round, events, lambda: bar.advance(task))
+    _show(result, as_json)
+
+
 @bench_app.command("coldstart")
 def bench_coldstart(
     rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False

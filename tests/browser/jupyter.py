@@ -72,7 +72,9 @@ class Jupyter:
 @asynccontextmanager
 async def serving(folder: Path, home: Path, settings: dict[str, dict[str, object]]) -> AsyncIterator[Jupyter]:
     """JupyterLab with settings of its own, kernels on the workspace `home`; ended with all its kernels."""
-    own = {name: folder / name for name in ("config", "data", "runtime", "settings", "workspaces", "notebooks", "ipython")}
+    own = {
+        name: folder / name for name in ("config", "data", "runtime", "settings", "workspaces", "notebooks", "ipython")
+    }
     for path in own.values():
         path.mkdir(parents=True)
     for name, value in settings.items():
@@ -93,11 +95,13 @@ async def serving(folder: Path, home: Path, settings: dict[str, dict[str, object
     for outside in ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE"):
         environment.pop(outside, None)
     with (folder / "jupyter.log").open("wb") as log:
-        process = subprocess.Popen(
+        # Started without waiting, and its end is waited for in a thread.
+        process = subprocess.Popen(  # noqa: ASYNC220
             [
                 sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
                 "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", f"--ServerApp.root_dir={own['notebooks']}",
+                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                f"--ServerApp.root_dir={own['notebooks']}",
             ],
             env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
         )  # fmt: skip

@@ -156,7 +156,9 @@ def editable(tmp_path: Path, session: Session) -> Iterator[Callable[[str, str, s
 Edit = Callable[[str, str, str], None]
 
 
-def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(session: Session, editable: Edit) -> None:
+def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(
+    session: Session, editable: Edit
+) -> None:
     """An order under way ends with the new activity's and the new workflow's words in its log."""
     order = session.start_order(policy="patient")
     assert eventually(lambda: session.status(order)["state"] == "AWAITING_APPROVAL")
@@ -331,7 +333,7 @@ def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:
             assert eventually(lambda number=number: room.page["number"] == number and room.page["prefix"] == tag)
             pages.append([line["id"] for line in room.page["rows"]])
             say(room, "turn", forward=True)
-        assert sum(pages, []) == sorted(ids)
+        assert [id_ for page in pages for id_ in page] == sorted(ids)
         say(room, "view", states=["CANCELLED"], prefix="")
         assert eventually(lambda: room.page["states"] == ["CANCELLED"])
         assert {line["state"] for line in room.page["rows"]} == {"CANCELLED"}

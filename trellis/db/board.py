@@ -42,9 +42,15 @@ _DETAILS: LiteralString = """
         AND o.state IN ('FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') AND type IN ('ORDER_RECEIVED', 'ORDER_VALIDATED',
         'AWAITING_APPROVAL', 'PAYMENT_CHARGED', 'SHIPPING_STARTED') ORDER BY id DESC LIMIT 1) far ON true
 """
-_COLUMNS: LiteralString = (
-    "id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json"
-)
+_COLUMNS: LiteralString = "id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json"
+
+
+COLUMNS = (
+    "id", "state", "total", "address_json", "last_error", "claimed_at", "closing_at", "created_at", "policy",
+    "review_window", "event", "event_ts", "last_type", "last_step", "last_attempt", "last_ts", "last_failure",
+    "furthest",
+)  # fmt: skip
+"""What a row has; all but the id are None for an order of which nothing is written yet."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,7 @@ class BoardReader:
         """Single rows. An order whose `receive` has not succeeded yet has events alone: its state is NULL."""
         sql: LiteralString = f"""
             WITH o AS MATERIALIZED (
-                SELECT wanted.id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json
-                FROM unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN orders USING (id))
+                SELECT {_COLUMNS} FROM unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN orders USING (id))
             {_SELECT} FROM o {_DETAILS}"""
         return await self._rows(sql, {"ids": list(ids)})
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from temporalio.service import RPCError
 
-from trellis.db.board import TRIES, BoardReader, Key, View, listening
+from trellis.db.board import COLUMNS, TRIES, BoardReader, Key, View, listening
 from trellis.db.ledger import Row
 from trellis.desk import Desk
 from trellis.lab import rows
 from trellis.workers import FaultWatch
 
-FRAME = 0.04
-"""Seconds between two pushes: 25 a second are more than an eye follows."""
+FRAME = 0.033
+"""Seconds between two pushes: 30 a second are more than an eye follows."""
 TIMELINE = 0.15
 SLOW = 0.5
 PULSE = 2.0
@@ -97,11 +97,7 @@ class Feed:
 
     def expect(self, order_id: str) -> None:
         """An order was started: show it before it has written its first event."""
-        blank = dict.fromkeys(
-            ("state", "total", "address_json", "last_error", "claimed_at", "closing_at", "created_at", "policy",
-             "review_window", "event", "event_ts", "last_type", "last_step", "last_attempt", "last_ts", "last_failure", "furthest")
-        )  # fmt: skip
-        self._keep_starting(rows.seen({**blank, "id": order_id}))
+        self._keep_starting(rows.seen({**dict.fromkeys(COLUMNS), "id": order_id}))
         self._heard.add(order_id)
         self._wake.set()
 

@@ -13,6 +13,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ PAGE = 25
 VERDICTS = 8
 
 
-class ControlRoom(anywidget.AnyWidget):  # type: ignore[misc]
+class ControlRoom(anywidget.AnyWidget):
     """See the module. Closed with `close()`, or when its session stops."""
 
     _esm = _STATIC / "board.js"
@@ -52,9 +53,9 @@ class ControlRoom(anywidget.AnyWidget):  # type: ignore[misc]
     link = t.Dict().tag(sync=True)
     timeline = t.Dict().tag(sync=True)
     faults = t.Dict().tag(sync=True)
-    verdicts = t.List().tag(sync=True)
+    verdicts: t.List[Any] = t.List().tag(sync=True)
     form = t.Dict().tag(sync=True)
-    troubles = t.List().tag(sync=True)
+    troubles: t.List[Any] = t.List().tag(sync=True)
 
     def __init__(self, session: Session, *, size: int = PAGE) -> None:
         super().__init__(
@@ -262,7 +263,7 @@ def _read_form(message: dict[str, Any]) -> tuple[_Parts, dict[str, str]]:
 
     items = [_item(raw) for raw in message.get("items", ())]
     for index, item in enumerate(items):
-        read(f"item {index}", lambda item=item: parse_item(item))
+        read(f"item {index}", partial(parse_item, item))
     address = read("address", lambda: parse_address(message.get("address")))
     policy = read("policy", lambda: preset(str(message.get("policy"))))
     count = _whole(message.get("count"))

@@ -169,7 +169,14 @@ class Session:
         Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
         """
         try:
-            return await asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+            waiting = asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+            try:
+                while not waiting.done():
+                    # A kernel's interrupt cancels the cell but does not wake its loop; this does.
+                    await asyncio.wait({waiting}, timeout=0.25)
+                return waiting.result()
+            finally:
+                waiting.cancel()
         except TrellisError as error:
             raise _in_one_sentence(error) from None
         except asyncio.CancelledError:
@@ -225,7 +232,11 @@ class Session:
         rows = [row for state in open_ for row in await self.desk.orders(state=state, limit=ASKED)][:ASKED]
         misfits = [
             (row["id"], why)
-            for row, why in zip(rows, await asyncio.gather(*(reloading.misfit(self.desk.client, row["id"]) for row in rows)), strict=True)
+            for row, why in zip(
+                rows,
+                await asyncio.gather(*(reloading.misfit(self.desk.client, row["id"]) for row in rows)),
+                strict=True,
+            )
             if why
         ]
         if not misfits:

@@ -89,8 +89,9 @@ class Store extends EventTarget {
     this.hear(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
+      // A claim changes the line and brings no event about: it is no measure of how late an event is.
+      if (row.event > (this.rows.get(row.id)?.event ?? 0)) this.delays.push(Date.now() - row.event_at);
       this.rows.set(row.id, row);
-      if (row.event_at) this.delays.push(Date.now() - row.event_at);
     }
     this.delays = this.delays.slice(-1000);
     this.sort();
@@ -460,6 +461,7 @@ function newOrder(store, on, unique) {
     return h("div", { class: "tr-field" }, h("label", { for: input.id }, label), input, wrong);
   };
   const items = h("div", { class: "tr-items" });
+  let made = 0;
   const input = (attributes) => h("input", { type: "text", autocomplete: "off", ...attributes });
   const addItem = (sku = "", quantity = "1", price = "") => {
     const row = h("div", { class: "tr-item" },
@@ -467,7 +469,10 @@ function newOrder(store, on, unique) {
       input({ value: quantity, "aria-label": "Quantity", inputmode: "numeric", name: "quantity" }),
       input({ value: price, "aria-label": "Unit price", inputmode: "decimal", placeholder: "0.00", name: "price" }),
       h("button", { type: "button", class: "tr-icon", "aria-label": "Remove this item", onclick: () => { row.remove(); } }, "×"));
-    row.append(h("span", { class: "tr-wrong", role: "alert" }));
+    made += 1;
+    const wrong = h("span", { class: "tr-wrong", role: "alert", id: `${unique}-item-${made}-wrong` });
+    for (const one of row.querySelectorAll("input")) one.setAttribute("aria-describedby", wrong.id);
+    row.append(wrong);
     items.append(row);
     return row;
   };
@@ -510,7 +515,8 @@ function newOrder(store, on, unique) {
     [...items.children].forEach((row, index) => {
       const error = errors[`item ${index}`] ?? "";
       text(row.lastChild, error);
-      for (const one of row.querySelectorAll("input")) set(one, "aria-invalid", Boolean(error));
+      // The sentence names the one that is wrong.
+      for (const one of row.querySelectorAll("input")) set(one, "aria-invalid", error.includes(one.name));
     });
     text(whole, errors.form ?? "");
     text(done, sentence);
@@ -726,6 +732,7 @@ function render({ model, el }) {
   const light = h("span", { class: "tr-light", role: "status" });
   const banner = h("div", { class: "tr-banner", role: "alert", hidden: true });
   const full = h("button", { type: "button", onclick: () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()) }, "Full screen");
+  on(document, "fullscreenchange", () => text(full, document.fullscreenElement === root ? "Leave full screen" : "Full screen"));
   const table = board(store, on);
   const tries = timeline(store, on);
   const root = h("div", { class: "tr-room", role: "region", "aria-label": "Control room" },
