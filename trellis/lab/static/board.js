@@ -328,6 +328,7 @@ function board(store, on) {
     else if (event.key === "PageDown" || event.key === "PageUp") store.send("turn", { forward: event.key === "PageDown" });
     else return;
     event.preventDefault();
+    event.stopPropagation();
   });
 
   on(store, "rows", show);
@@ -741,7 +742,9 @@ function render({ model, el }) {
       h("div", { class: "tr-side" }, newOrder(store, on, unique), faults(store, on, unique)),
       h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on, unique)), tries.node, troubles(store, on))));
   // In a notebook's command mode "a" would add a cell and "d d" delete one.
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
   const link = () => {
     const { live, text: sentence } = model.get("link");
     set(root, "data-live", String(Boolean(live)));
