@@ -122,6 +122,16 @@ def test_a_lost_database_is_one_sentence_for_every_call(session: Session) -> Non
         session.desk.stack = before
 
 
+def test_workers_that_failed_are_replaced(session: Session) -> None:
+    """A worker that was cut off from its server for too long ends; the lab starts both anew, and orders go on."""
+    before = session.watch
+    session.call_soon(before.worker_failed.set)
+    assert eventually(lambda: session.watch is not before)
+    order = session.start_order()
+    session.approve(order)
+    assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+
+
 # --- reload --------------------------------------------------------------------------------------------------
 
 

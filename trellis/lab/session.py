@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
+import structlog
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from trellis import config, logs, stack, workers
@@ -31,6 +32,8 @@ from trellis.policies import Policy, preset
 
 if TYPE_CHECKING:
     from trellis.lab.room import ControlRoom
+
+log = structlog.get_logger("trellis.lab")
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ class Session:
         self._loop = asyncio.new_event_loop()
         self._exit = AsyncExitStack()
         self._crew = AsyncExitStack()
+        self._changing = asyncio.Lock()
         self._submitted: set[Future[Any]] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
@@ -78,6 +82,20 @@ class Session:
         self.desk = await self._exit.enter_async_context(opened(up, self.settings, pool=self.pool))
         self._exit.push_async_callback(self._dismiss)
         await self._hire()
+        minding = asyncio.create_task(self._mind())
+        self._exit.callback(minding.cancel)
+
+    async def _mind(self) -> None:
+        """A worker that its server was away from for too long ends; a lab goes on when the server is back."""
+        while True:
+            await self.watch.worker_failed.wait()
+            try:
+                async with self._changing:
+                    await self._dismiss()
+                    await self._hire()
+            except Exception as error:
+                log.warning("the workers cannot be started again yet", error=str(error))
+            await asyncio.sleep(1)
 
     async def _hire(self) -> None:
         running = workers.running(self.desk.client, self.pool, self.settings)
@@ -219,11 +237,12 @@ class Session:
 
     async def _reload(self) -> str:
         reloading.check()
-        await self._dismiss()
-        try:
-            reloading.reload()
-        finally:
-            await self._hire()
+        async with self._changing:
+            await self._dismiss()
+            try:
+                reloading.reload()
+            finally:
+                await self._hire()
         return await self._fit()
 
     async def _fit(self) -> str:
