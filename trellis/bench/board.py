@@ -21,6 +21,7 @@ import numpy as np
 from trellis import stack
 from trellis.bench.floor import complete_one, many, sample_order
 from trellis.config import Settings
+from trellis.db.pool import Pool
 from trellis.faults import FaultPlan, Mix
 from trellis.lab.room import ControlRoom
 from trellis.lab.session import Session
@@ -51,7 +52,7 @@ def run(
         session = Session(own)
         try:
             if filled:
-                session.submit(_fill(session, filled)).result()
+                session.submit(fill(session.pool, filled)).result()
             delays = _delays(session, orders)
             tick()
             ratio, open_, closed = _cost(session, rounds, per_round, tick)
@@ -72,9 +73,9 @@ def run(
     }
 
 
-async def _fill(session: Session, events: int) -> None:
+async def fill(pool: Pool, events: int) -> None:
     """Old orders with 25 failed tries each: what a long-used ledger holds."""
-    async with session.pool.connection() as connection:
+    async with pool.connection() as connection:
         await connection.execute(FILL_ORDERS, (events // 25,))
         for first in range(0, events, 100_000):
             await connection.execute(FILL, (first, min(first + 100_000, events)))
