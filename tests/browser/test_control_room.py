@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -45,7 +46,9 @@ class Lab:
         """The notebook's page with the control room live, after all its cells have run."""
         page = await self.browser.new_page(viewport={"width": width, "height": height})
         errors: list[str] = []
+        strangers: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: strangers.append(request.url) if _foreign(request.url) else None)
         try:
             self.jupyter.write("room.ipynb", *(cells or NOTEBOOK))
             await self.jupyter.run_all(page, "room.ipynb")
@@ -54,6 +57,7 @@ class Lab:
             await expect(room).to_have_attribute("data-live", "true", timeout=30_000)
             yield page, room
             assert not errors
+            assert not strangers, "nothing is fetched from elsewhere"
         except BaseException:
             ARTEFACTS.mkdir(exist_ok=True)
             await page.screenshot(path=ARTEFACTS / "control_room_failed.png")
@@ -84,6 +88,10 @@ class Lab:
         for id_ in new:
             await expect(line(room, id_)).to_contain_text("awaiting approval", timeout=30_000)
         return new
+
+
+def _foreign(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname != "127.0.0.1"
 
 
 async def ids(room: Locator) -> list[str]:

@@ -46,6 +46,7 @@ def room(session: Session) -> Iterator[ControlRoom]:
     assert eventually(lambda: room.link["live"])
     yield room
     room.close()
+    assert eventually(lambda: room.closed)
 
 
 def eventually(true: Callable[[], object], seconds: float = 20) -> bool:
@@ -256,6 +257,18 @@ def test_an_order_from_the_form_appears_is_approved_and_completes_on_the_board(r
     say(room, "ask", name="cancel", ids=[order], n=3)
     assert eventually(lambda: room.verdicts[0]["ok"] is False)
     assert "COMPLETED" in room.verdicts[0]["text"]
+
+
+def test_running_the_cell_again_gives_the_same_room(session: Session, room: ControlRoom) -> None:
+    """A listener and a connection for each run of a cell would add up; a closed room is replaced."""
+    assert session.control_room() is room
+    room.close()
+    assert eventually(lambda: room.closed)
+    fresh = session.control_room()
+    assert fresh is not room
+    assert eventually(lambda: fresh.link["live"])
+    fresh.close()
+    assert eventually(lambda: fresh.closed)
 
 
 def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session: Session, room: ControlRoom) -> None:

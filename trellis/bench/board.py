@@ -147,6 +147,8 @@ def _cost(session: Session, rounds: int, per_round: int, tick: Callable[[], None
             rates[open_].append(per_round / session.submit(many(per_round, 20, one)).result())
             if room is not None:
                 room.close()
+                while not room.closed:
+                    time.sleep(0.02)
         tick()
     ratios = [a / b for a, b in zip(rates[True], rates[False], strict=True)]
     return statistics.median(ratios), statistics.median(rates[True]), statistics.median(rates[False])

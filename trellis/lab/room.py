@@ -75,6 +75,10 @@ class ControlRoom(anywidget.AnyWidget):
         session.log.listeners.add(self._logged)
         self._following = session.submit(self._follow())
 
+    @property
+    def closed(self) -> bool:
+        return self._following.done()
+
     def close(self) -> None:
         """Stop following, and take the widget off the page."""
         self._following.cancel()
@@ -166,12 +170,13 @@ class ControlRoom(anywidget.AnyWidget):
         if name not in requests or not ids:
             return
         words = {"approve": "Approve", "cancel": "Cancel", "update_address": "Change address"}[name]
+        # Before anything is awaited: the second click of two is handled right after this.
+        self._busy |= {(id_, name) for id_ in ids}
         number = self._say(words, None, f"asking {_many(len(ids))} …", message.get("n"))
         lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0
 
         async def one(id_: str) -> None:
             nonlocal pending
-            self._busy.add((id_, name))
             try:
                 async with lanes:
                     receipt = await requests[name](id_)

@@ -59,6 +59,7 @@ class Session:
         self.pool: Pool
         self.watch: workers.FaultWatch
         self.log = LogKeeper()
+        self._room: ControlRoom | None = None
         self._loop = asyncio.new_event_loop()
         self._exit = AsyncExitStack()
         self._crew = AsyncExitStack()
@@ -215,12 +216,17 @@ class Session:
         return self._do(self.desk.ledger.charges(order_id))
 
     def control_room(self) -> ControlRoom:
-        """Everything at hand in one widget: new orders, the live board, requests, faults, tries and errors."""
+        """Everything at hand in one widget: new orders, the live board, requests, faults, tries and errors.
+
+        A session has one, however often the cell is run; shown twice, both show the same.
+        """
         # Imported here: the first cell needs no widgets, and is measured.
         from trellis.lab.room import ControlRoom
 
         try:
-            return ControlRoom(self)
+            if self._room is None or self._room.closed:
+                self._room = ControlRoom(self)
+            return self._room
         except TrellisError as error:
             raise _in_one_sentence(error) from None
 
