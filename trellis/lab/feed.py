@@ -22,8 +22,8 @@ from trellis.desk import Desk
 from trellis.lab import rows
 from trellis.workers import FaultWatch
 
-FRAME = 0.033
-"""Seconds between two pushes: 30 a second are more than an eye follows."""
+FRAME = 0.04
+"""Seconds between two pushes: 25 a second are more than an eye follows."""
 TIMELINE = 0.15
 SLOW = 0.5
 PULSE = 2.0
