@@ -236,7 +236,10 @@ def lab() -> None:
     mine = stack.find(settings) is None
     _run(stack.up(settings))
     notebooks = Path(__file__).resolve().parents[1] / "notebooks"
-    environment = {**os.environ, "TRELLIS_HOME": str(settings.home)}
+    # JupyterLab would ask about its news feed, which is on the open internet.
+    ours = str(Path(__file__).parent / "lab" / "jupyter")
+    paths = os.pathsep.join(filter(None, [ours, os.environ.get("JUPYTER_CONFIG_PATH")]))
+    environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "JUPYTER_CONFIG_PATH": paths}
     try:
         code = subprocess.call(
             [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")],
@@ -784,6 +787,24 @@ def bench_api(
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("requests", total=int(rate * seconds) + int(flood * seconds / 5))
         result = _run(bench.run(settings, rate, seconds, flood, lambda: bar.advance(task)))
+    _show(result, as_json)
+
+
+@bench_app.command("board")
+def bench_board(
+    orders: Annotated[int, typer.Option(min=1, max=500, help="Orders in flight while the delay is measured.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of rounds, board open and closed.")] = 9,
+    per_round: Annotated[int, typer.Option(min=2, help="Orders a round.")] = 60,
+    events: Annotated[int, typer.Option(min=0, help="Events in the ledger before it begins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """From an event's commit to the board's new value, and orders per second with the board open and closed."""
+    from trellis.bench import board
+
+    settings = _settings()
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task("delay, then rounds", total=rounds + 1)
+        result = board.run(settings, orders, rounds, per_round, events, lambda: bar.advance(task))
     _show(result, as_json)
 
 

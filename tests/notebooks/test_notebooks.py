@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 
 from trellis import insight, lab, stack
 from trellis.config import Settings
@@ -40,6 +43,79 @@ async def test_a_notebook_runs_and_its_button_approves(path: Path) -> None:
     assert "ORDER_APPROVED" in stored, "the button's approval is in the ledger"
     assert "REQUEST_REFUSED" not in stored
     assert "image/svg+xml" in stored, "the chart shows without a browser"
+
+
+def test_notebooks_never_run_on_servers_from_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the environment says of other servers, a run of the notebooks uses a stack of its own."""
+    for name in ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_PROFILE"):
+        monkeypatch.setenv(name, "nowhere.invalid:1")
+    cell = (
+        "from trellis import config, lab\n"
+        "settings = config.load()\n"
+        "print(settings.database_url, settings.temporal_address, settings.temporal_profile)"
+    )
+    path = tmp_path_factory.mktemp("outside") / "outside.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])  # type: ignore[no-untyped-call]
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    assert execute(path).cells[0].outputs[0]["text"].strip() == "None None None"
+
+
+@pytest.fixture
+async def kernel(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncKernelManager]:
+    home = Path(tempfile.mkdtemp(prefix="trellis-kernel-"))
+    home.chmod(0o755)
+    manager = AsyncKernelManager(kernel_name="python3")
+    await manager.start_kernel(env={**os.environ, "TRELLIS_HOME": str(home), "TRELLIS_FAULTS": "calm"}, cwd=home)
+    yield manager
+    await manager.shutdown_kernel(now=True)
+    stack.down(Settings.model_validate({"TRELLIS_HOME": home}))
+    shutil.rmtree(home, ignore_errors=True)
+
+
+async def run(manager: AsyncKernelManager, code: str, interrupt_after: float | None = None) -> tuple[str, str]:
+    """(what the cell printed, the error's name or nothing)."""
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(timeout=60)
+    printed: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        printed.append(message["content"].get("text", ""))
+
+    asked = asyncio.ensure_future(client.execute_interactive(code, output_hook=hear, timeout=60))
+    if interrupt_after is not None:
+        await asyncio.sleep(interrupt_after)
+        await manager.interrupt_kernel()
+    answer = await asked
+    client.stop_channels()
+    return "".join(printed), answer["content"].get("ename", "")
+
+
+async def test_a_restarted_kernel_finds_its_orders_and_an_interrupted_start_can_be_repeated(
+    kernel: AsyncKernelManager,
+) -> None:
+    """Whenever the first cell is interrupted it can be run again; a restart keeps servers and orders."""
+    start = "from trellis import lab\nsession = lab.start()"
+    assert (await run(kernel, "from trellis import lab"))[1] == ""
+    # Somewhere within the start of the servers, and within that of the workers.
+    for moment in (0.2, 0.6):
+        await run(kernel, "session = lab.start()", interrupt_after=moment)
+    assert await run(kernel, start) == ("", "")
+    engines = "import threading; print(sum(t.name == 'trellis-engine' for t in threading.enumerate()))"
+    assert await run(kernel, engines) == ("1\n", "")
+    begin = "order = session.start_order(policy='patient')\nprint(order)"
+    order = (await run(kernel, begin))[0].strip()
+    # A wait that is interrupted leaves the session as it was.
+    assert (await run(kernel, "await session.wait(order)", interrupt_after=1))[1] in (
+        "CancelledError",
+        "KeyboardInterrupt",
+    )
+    await kernel.restart_kernel(now=True)
+    assert await run(kernel, start) == ("", "")
+    finish = f"session.approve('{order}')\nprint((await session.wait('{order}'))['state'])"
+    assert await run(kernel, finish) == ("COMPLETED\n", "")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

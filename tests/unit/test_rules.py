@@ -252,6 +252,21 @@ ALLOWED = {
     "reconcile": {"activities", "db", "desk", "errors", "model"},
     "api": {"api", "config", "desk", "errors", "model", "stack"},
     "insight": {"insight", "config", "db", "errors", "model", "stack"},
+    "lab": {
+        "lab",
+        "config",
+        "db",
+        "desk",
+        "errors",
+        "faults",
+        "insight",
+        "logs",
+        "messages",
+        "model",
+        "policies",
+        "stack",
+        "workers",
+    },
 }
 
 

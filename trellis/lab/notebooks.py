@@ -16,6 +16,9 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from trellis import config, stack
 from trellis.errors import TrellisError
 
+OUTSIDE = ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE", "TEMPORAL_NAMESPACE")
+"""Settings that lead to somebody's servers: a run of all notebooks starts hundreds of orders, and not there."""
+
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -29,7 +32,8 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
     notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         cell.setdefault("metadata", {}).pop("execution", None)
-    environment = {**os.environ, "TRELLIS_HOME": str(home)}
+    # Empty counts as absent, and wins over what `.env` says.
+    environment = {**os.environ, **dict.fromkeys(OUTSIDE, ""), "TRELLIS_HOME": str(home)}
     try:
         client = NotebookClient(
             notebook,

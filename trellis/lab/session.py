@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
+import logging
 import threading
+import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
+import structlog
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from trellis import config, logs, stack, workers
 from trellis.db.migrate import migrate
-from trellis.db.pool import open_pool
+from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk, Receipt, opened
 from trellis.errors import TrellisError
 from trellis.faults import FaultPlan
 from trellis.insight import events as read_events
-from trellis.model import parse_order
+from trellis.lab import reloading
+from trellis.lab.keeper import LogKeeper
+from trellis.model import State, parse_order
 from trellis.policies import Policy, preset
+
+if TYPE_CHECKING:
+    from trellis.lab.room import ControlRoom
+
+log = structlog.get_logger("trellis.lab")
 
 T = TypeVar("T")
 
 BOOK = [{"sku": "book", "quantity": 2, "price": "12.50"}]
 HOME = {"line1": "1 Main Street", "city": "Springfield"}
+
+ASKED = 200
+"""Running orders that are asked, after a reload, whether their histories fit the new code."""
 
 STOPPED = "The lab has stopped. Run lab.start() again."
 
@@ -34,19 +49,26 @@ STOPPED = "The lab has stopped. Run lab.start() again."
 class Session:
     """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks.
 
-    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so.
+    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so. What went wrong
+    in the background is kept in `log`.
     """
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
         self.desk: Desk
-        self._watch: workers.FaultWatch
+        self.pool: Pool
+        self.watch: workers.FaultWatch
+        self.log = LogKeeper()
+        self._room: ControlRoom | None = None
         self._loop = asyncio.new_event_loop()
         self._exit = AsyncExitStack()
+        self._crew = AsyncExitStack()
+        self._changing = asyncio.Lock()
         self._submitted: set[Future[Any]] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
         self._thread.start()
+        logging.getLogger().addHandler(self.log)
         try:
             self._do(self._open())
         except BaseException:
@@ -56,10 +78,33 @@ class Session:
     async def _open(self) -> None:
         up = await stack.up(self.settings)
         await migrate(up.database_url)
-        pool = await open_pool(up.database_url)
-        self._exit.push_async_callback(pool.close)
-        self.desk = await self._exit.enter_async_context(opened(up, self.settings, pool=pool))
-        self._watch = await self._exit.enter_async_context(workers.running(self.desk.client, pool, self.settings))
+        self.pool = await open_pool(up.database_url)
+        self._exit.push_async_callback(self.pool.close)
+        self.desk = await self._exit.enter_async_context(opened(up, self.settings, pool=self.pool))
+        self._exit.push_async_callback(self._dismiss)
+        await self._hire()
+        minding = asyncio.create_task(self._mind())
+        self._exit.callback(minding.cancel)
+
+    async def _mind(self) -> None:
+        """A worker that its server was away from for too long ends; a lab goes on when the server is back."""
+        while True:
+            await self.watch.worker_failed.wait()
+            try:
+                async with self._changing:
+                    await self._dismiss()
+                    await self._hire()
+            except Exception as error:
+                log.warning("the workers cannot be started again yet", error=str(error))
+            await asyncio.sleep(1)
+
+    async def _hire(self) -> None:
+        running = workers.running(self.desk.client, self.pool, self.settings)
+        self.watch = await self._crew.enter_async_context(running)
+
+    async def _dismiss(self) -> None:
+        # Both workers are gone before new ones come: the client refuses two of one kind at a time.
+        await self._crew.aclose()
 
     @property
     def running(self) -> bool:
@@ -78,6 +123,11 @@ class Session:
         self._submitted.add(future)
         future.add_done_callback(self._submitted.discard)
         return future
+
+    def call_soon(self, work: Callable[[], None]) -> None:
+        """Run something short on the engine's thread. What comes too late is dropped."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work)
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -99,7 +149,7 @@ class Session:
 
         async def change() -> None:
             await self.desk.ledger.set_fault_plan(chosen)
-            await self._watch.refresh()
+            await self.watch.refresh()
 
         self._do(change())
 
@@ -138,7 +188,14 @@ class Session:
         Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
         """
         try:
-            return await asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+            waiting = asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
+            try:
+                while not waiting.done():
+                    # A kernel's interrupt cancels the cell but does not wake its loop; this does.
+                    await asyncio.wait({waiting}, timeout=0.25)
+                return waiting.result()
+            finally:
+                waiting.cancel()
         except TrellisError as error:
             raise _in_one_sentence(error) from None
         except asyncio.CancelledError:
@@ -149,11 +206,71 @@ class Session:
     def events(self, order_id: str | None = None) -> pd.DataFrame:
         """The log as `trellis.insight.events` gives it."""
         assert self.desk.stack is not None
-        return read_events(self.desk.stack.database_url, order_id)
+        try:
+            return read_events(self.desk.stack.database_url, order_id)
+        except TrellisError as error:
+            raise _in_one_sentence(error) from None
 
     def charges(self, order_id: str) -> int:
         """How often the payment provider's own book says that the order was charged."""
         return self._do(self.desk.ledger.charges(order_id))
+
+    def control_room(self) -> ControlRoom:
+        """Everything at hand in one widget: new orders, the live board, requests, faults, tries and errors.
+
+        A session has one, however often the cell is run; shown twice, both show the same.
+        """
+        # Imported here: the first cell needs no widgets, and is measured.
+        from trellis.lab.room import ControlRoom
+
+        try:
+            if self._room is None or self._room.closed:
+                self._room = ControlRoom(self)
+            return self._room
+        except TrellisError as error:
+            raise _in_one_sentence(error) from None
+
+    def reload(self) -> str:
+        """Take edited workflow and activity code into use, in kernel and sandbox; running orders go on.
+
+        Returns what became of them, in words: an order whose history does not fit the new code stands still until
+        the code fits again. Raises TrellisError when the new code cannot be imported; the old code then goes on.
+        """
+        said = self._do(self._reload())
+        if not said.startswith("Reloaded"):
+            self.log.add("error", said, int(time.time() * 1000))
+        return said
+
+    async def _reload(self) -> str:
+        reloading.check()
+        async with self._changing:
+            await self._dismiss()
+            try:
+                reloading.reload()
+            finally:
+                await self._hire()
+        return await self._fit()
+
+    async def _fit(self) -> str:
+        """Ask each open order for its status: to answer, the new code must replay the history."""
+        open_ = [state for state in State if not state.terminal]
+        rows = [row for state in open_ for row in await self.desk.orders(state=state, limit=ASKED)][:ASKED]
+        misfits = [
+            (row["id"], why)
+            for row, why in zip(
+                rows,
+                await asyncio.gather(*(reloading.misfit(self.desk.client, row["id"]) for row in rows)),
+                strict=True,
+            )
+            if why
+        ]
+        if not misfits:
+            return f"Reloaded. {len(rows)} running orders go on with the new code."
+        first, why = misfits[0]
+        return (
+            f"{len(misfits)} of {len(rows)} running orders stand still: their histories do not fit the new code. "
+            f"Order {first}: {why} Put the old order of steps back and reload, or terminate the order in Temporal's UI."
+        )
 
     def stop(self) -> None:
         """End workers and connections; the servers go on, for other notebooks and the next kernel."""
@@ -164,6 +281,7 @@ class Session:
         try:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=20)
         finally:
+            logging.getLogger().removeHandler(self.log)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)
             if not self._thread.is_alive():
@@ -189,7 +307,9 @@ class Session:
         ui = at.temporal.ui if at else None
         link = f' · <a href="{ui}" target="_blank">Temporal\'s Web UI</a>' if ui else ""
         queues = f"{self.settings.orders_queue} and {self.settings.shipping_queue}"
-        return f"<b>Trellis is running.</b> Workers on {queues}{link}"
+        lines = len(list(self.log))
+        trouble = f" · {lines} lines in <code>session.log</code>" if lines else ""
+        return f"<b>Trellis is running.</b> Workers on {queues}{link}{trouble}"
 
     def __repr__(self) -> str:
         return "Trellis is running." if self.running else STOPPED
@@ -215,12 +335,38 @@ def start() -> Session:
         if _session is None or not _session.running:
             try:
                 settings = config.load()
-                logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
+                _log_quietly(settings)
                 _session = Session(settings)
             except TrellisError as error:
                 raise _in_one_sentence(error) from None
             atexit.register(_stop_quietly, _session)
         return _session
+
+
+def reload() -> str:
+    """As `Session.reload`, of this kernel's lab. Raises TrellisError when none is running."""
+    if _session is None:
+        raise _in_one_sentence(TrellisError(STOPPED))
+    return _session.reload()
+
+
+def _log_quietly(settings: config.Settings) -> None:
+    """Warnings and errors of the background go to `session.log`: printed, they would land in whichever cell runs."""
+    logs.configure(settings.model_copy(update={"log_level": "WARNING"}))
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    _runtime()
+
+
+@functools.cache
+def _runtime() -> None:
+    """Temporal's core writes to the process's own stdout, which a kernel shows in a cell; have it log instead."""
+    quiet = LoggingConfig(
+        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
+        forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+    )
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
 
 
 def _stop_quietly(session: Session) -> None:

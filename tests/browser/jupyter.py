@@ -1,0 +1,130 @@
+"""A JupyterLab of its own for a test, and pages on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from playwright.async_api import Page
+
+KERNELS = "@jupyterlab/apputils-extension/kernels-settings.jupyterlab-settings"
+THEMES = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+TRELLIS = Path(__file__).resolve().parents[2] / "trellis"
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+def chromium() -> str | None:
+    """CHROMIUM_PATH, or a Chromium on PATH."""
+    named = os.environ.get("CHROMIUM_PATH")
+    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@dataclass(frozen=True)
+class Jupyter:
+    """A running server: where, its token, and the folder of its notebooks."""
+
+    url: str
+    token: str
+    root: Path
+
+    def write(self, name: str, *cells: str) -> None:
+        """A notebook of code cells. Without a kernel's name JupyterLab would ask for one, and the test hang."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, self.root / name)
+
+    async def run_all(self, page: Page, name: str) -> None:
+        """Open the notebook and run all its cells, without waiting for their end."""
+        await page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset", wait_until="domcontentloaded")
+        await page.wait_for_function(
+            """() => {
+                const shell = window.jupyterapp?.shell;
+                const session = shell?.currentWidget?.sessionContext;
+                return window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')
+                    && session?.session?.kernel?.status === 'idle' && document.querySelector('.jp-CodeCell');
+            }""",
+            timeout=60_000,
+        )
+        # Not awaited: the command ends with the last cell, and a review window would pass meanwhile.
+        await page.evaluate("(() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); })()")
+
+    async def close_all(self, page: Page) -> None:
+        await page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+
+
+@asynccontextmanager
+async def serving(folder: Path, home: Path, settings: dict[str, dict[str, object]]) -> AsyncIterator[Jupyter]:
+    """JupyterLab with settings of its own, kernels on the workspace `home`; ended with all its kernels."""
+    own = {
+        name: folder / name for name in ("config", "data", "runtime", "settings", "workspaces", "notebooks", "ipython")
+    }
+    for path in own.values():
+        path.mkdir(parents=True)
+    for name, value in settings.items():
+        target = own["settings"] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(value), "utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(own["config"]), "JUPYTER_CONFIG_PATH": str(TRELLIS / "lab" / "jupyter"),
+        "JUPYTER_DATA_DIR": str(own["data"]), "JUPYTER_RUNTIME_DIR": str(own["runtime"]),
+        "JUPYTERLAB_SETTINGS_DIR": str(own["settings"]), "JUPYTERLAB_WORKSPACES_DIR": str(own["workspaces"]),
+        "IPYTHONDIR": str(own["ipython"]), "TRELLIS_HOME": str(home), "TRELLIS_FAULTS": "calm",
+    }  # fmt: skip
+    for outside in ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE"):
+        environment.pop(outside, None)
+    with (folder / "jupyter.log").open("wb") as log:
+        # Started without waiting, and its end is waited for in a thread.
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [
+                sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                f"--ServerApp.root_dir={own['notebooks']}",
+            ],
+            env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
+        )  # fmt: skip
+    jupyter = Jupyter(f"http://127.0.0.1:{port}", token, own["notebooks"])
+    try:
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(_answers, f"{jupyter.url}/api/status?token={token}"):
+                if process.poll() is not None:
+                    raise RuntimeError((folder / "jupyter.log").read_text("utf-8")[-2000:])
+                await asyncio.sleep(0.2)
+        yield jupyter
+    finally:
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, 15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,154 @@
+"""How far behind the ledger the board is, and what an open board costs the orders.
+
+Delay: from an event's `ts`, taken by the database just before the commit, to the moment the widget's trait has a line
+that knows of it. Every event of every order on the page counts, those that shared a frame with a later one too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trellis import stack
+from trellis.bench.floor import complete_one, many, sample_order
+from trellis.config import Settings
+from trellis.db.pool import Pool
+from trellis.faults import FaultPlan, Mix
+from trellis.lab.room import ControlRoom
+from trellis.lab.session import Session
+from trellis.model import workflow_id
+from trellis.policies import preset, tuned
+
+FILL = """
+INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker, ts)
+SELECT gen_random_uuid(), 'old-' || n / 25, 'ATTEMPT_FAILED', 'charge', n %% 25 + 1, 0, 1, n %% 25 + 1,
+       now() - interval '1 day' + n * interval '80 ms', 1.0, 'bench', now() - interval '1 day' + n * interval '80 ms'
+FROM generate_series(%s::int, %s::int - 1) n
+"""
+FILL_ORDERS = """
+INSERT INTO orders (id, state, items_json, total, policy_json, fingerprint, created_at)
+SELECT 'old-' || n, 'ORDER_RECEIVED', '[]', 0, '{"name": "swift", "review_window": 30}', '',
+       now() - interval '1 day' + n * interval '2 s'
+FROM generate_series(0, %s::int - 1) n
+"""
+
+
+def run(
+    settings: Settings, orders: int, rounds: int, per_round: int, filled: int, tick: Callable[[], None]
+) -> dict[str, Any]:
+    """{orders, events, filled, p50_ms, p95_ms, throughput_ratio, open_per_s, closed_per_s}; a stack of its own."""
+    home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
+    own = settings.model_copy(update={"home": home, "faults": "calm"})
+    try:
+        session = Session(own)
+        try:
+            if filled:
+                session.submit(fill(session.pool, filled)).result()
+            delays = _delays(session, orders)
+            tick()
+            ratio, open_, closed = _cost(session, rounds, per_round, tick)
+        finally:
+            session.stop()
+    finally:
+        stack.down(own)
+        shutil.rmtree(home, ignore_errors=True)
+    return {
+        "orders": orders,
+        "events": len(delays),
+        "filled": filled,
+        "p50_ms": round(float(np.percentile(delays, 50)), 1),
+        "p95_ms": round(float(np.percentile(delays, 95)), 1),
+        "throughput_ratio": round(ratio, 3),
+        "open_per_s": round(open_, 2),
+        "closed_per_s": round(closed, 2),
+    }
+
+
+async def fill(pool: Pool, events: int) -> None:
+    """Old orders with 25 failed tries each: what a long-used ledger holds."""
+    async with pool.connection() as connection:
+        await connection.execute(FILL_ORDERS, (events // 25,))
+        for first in range(0, events, 100_000):
+            await connection.execute(FILL, (first, min(first + 100_000, events)))
+        await connection.execute("ANALYZE")
+
+
+def _delays(session: Session, orders: int) -> list[float]:
+    """Milliseconds for each event, with `orders` in flight and all of them on the page."""
+    # A third of the calls raise and good ones take a moment: tries without success are events too, and the orders
+    # stay in flight together.
+    session.faults(FaultPlan(Mix(error=1 / 3, latency=0.3)))
+    policy = tuned(preset("patient"), name="bench", placement="activity", review_window=3, at_window_end="approve")
+    room = ControlRoom(session, size=min(2 * orders, 1000))
+    frames: dict[str, list[tuple[float, int]]] = {}
+
+    def framed(change: Any) -> None:
+        at = time.time() * 1000
+        for line in change.new["rows"]:
+            frames.setdefault(line["id"], []).append((at, line["event"]))
+
+    room.observe(framed, ["changes", "page"])
+    since = datetime.now(UTC)
+
+    async def work() -> list[tuple[str, int, float]]:
+        samples = [sample_order("bench") for _ in range(orders)]
+        lanes = asyncio.Semaphore(20)
+
+        async def one(order: Any) -> None:
+            async with lanes:
+                await session.desk.start(order, policy)
+
+        await asyncio.gather(*map(one, samples))
+        for order in samples:
+            await session.desk.client.get_workflow_handle(workflow_id(order.order_id)).result()
+        async with session.pool.connection() as connection:
+            rows = await connection.execute("SELECT order_id, id, ts FROM events WHERE ts > %s", (since,))
+            return [(id_, number, ts.timestamp() * 1000) for id_, number, ts in await rows.fetchall()]
+
+    events = session.submit(work()).result()
+    time.sleep(0.5)
+    room.close()
+    delays = []
+    for order_id, number, ts in events:
+        seen = [at for at, newest in frames.get(order_id, ()) if newest >= number]
+        if not seen:
+            raise RuntimeError(f"the board never showed event {number} of {order_id}")
+        delays.append(min(seen) - ts)
+    session.faults("calm")
+    return delays
+
+
+def _cost(session: Session, rounds: int, per_round: int, tick: Callable[[], None]) -> tuple[float, float, float]:
+    """Median of paired ratios of calm orders/s, and both medians."""
+    policy = preset("swift")
+
+    async def one() -> None:
+        _, state, _ = await complete_one(session.desk, policy)
+        if state != "COMPLETED":
+            raise RuntimeError(f"a calm order ended {state}")
+
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    session.submit(many(per_round // 2, 20, one)).result()
+    for number in range(rounds):
+        # Which comes first turns from round to round, so that a drift of the machine favours neither.
+        for open_ in (number % 2 == 0, number % 2 == 1):
+            room = session.control_room() if open_ else None
+            while room is not None and not room.link["live"]:
+                time.sleep(0.02)
+            rates[open_].append(per_round / session.submit(many(per_round, 20, one)).result())
+            if room is not None:
+                room.close()
+                while not room.closed:
+                    time.sleep(0.02)
+        tick()
+    ratios = [a / b for a, b in zip(rates[True], rates[False], strict=True)]
+    return statistics.median(ratios), statistics.median(rates[True]), statistics.median(rates[False])

@@ -1,0 +1,176 @@
+"""What a live board reads: pages, single rows, tries; and the news of which order changed.
+
+Every query is bounded by the page and served by an index: its cost does not grow with the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import PoolTimeout
+
+from trellis.db.ledger import Row
+from trellis.db.pool import Pool
+from trellis.errors import DatabaseUnavailable
+
+CHANNEL = "trellis_orders"
+COUNTED = 1000
+"""Orders in a state are counted up to here: an exact count would read them all."""
+TRIES = 400
+"""The newest events of one order that a timeline shows."""
+
+# ADDRESS_UPDATED and REQUEST_REFUSED say nothing of where the order stands.
+_SELECT: LiteralString = """
+    SELECT o.id, o.state, o.total, o.address_json, o.last_error, o.claimed_at, o.closing_at, o.created_at,
+           o.policy_json ->> 'name' AS policy, (o.policy_json ->> 'review_window')::float8 AS review_window,
+           newest.id AS event, newest.ts AS event_ts, step.type AS last_type, step.step AS last_step,
+           step.attempt AS last_attempt, step.ts AS last_ts, failed.error AS last_failure, far.type AS furthest
+"""
+_DETAILS: LiteralString = """
+    LEFT JOIN LATERAL (SELECT id, ts FROM events WHERE order_id = o.id ORDER BY id DESC LIMIT 1) newest ON true
+    LEFT JOIN LATERAL (SELECT type, step, attempt, ts FROM events WHERE order_id = o.id
+        AND type NOT IN ('ADDRESS_UPDATED', 'REQUEST_REFUSED') ORDER BY id DESC LIMIT 1) step ON true
+    LEFT JOIN LATERAL (SELECT payload_json ->> 'error' AS error FROM events WHERE order_id = o.id
+        AND type IN ('ATTEMPT_FAILED', 'ATTEMPT_TIMED_OUT') ORDER BY id DESC LIMIT 1) failed ON true
+    LEFT JOIN LATERAL (SELECT type FROM events WHERE order_id = o.id
+        AND o.state IN ('FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') AND type IN ('ORDER_RECEIVED', 'ORDER_VALIDATED',
+        'AWAITING_APPROVAL', 'PAYMENT_CHARGED', 'SHIPPING_STARTED') ORDER BY id DESC LIMIT 1) far ON true
+"""
+_COLUMNS: LiteralString = "id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json"
+
+
+COLUMNS = (
+    "id", "state", "total", "address_json", "last_error", "claimed_at", "closing_at", "created_at", "policy",
+    "review_window", "event", "event_ts", "last_type", "last_step", "last_attempt", "last_ts", "last_failure",
+    "furthest",
+)  # fmt: skip
+"""What a row has; all but the id are None for an order of which nothing is written yet."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Which orders a page shows: newest first, or by id where `prefix` is given. No states means all."""
+
+    states: tuple[str, ...] = ()
+    prefix: str = ""
+    size: int = 50
+
+
+Key = tuple[datetime, str]
+"""(created_at, id) of a row: where the page after it begins."""
+
+
+class BoardReader:
+    """Reads through a pool. Raises DatabaseUnavailable when the database is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def _rows(self, sql: LiteralString, args: dict[str, object]) -> list[Row]:
+        try:
+            # A board would rather say "disconnected" soon than wait as long as an order does.
+            async with self._pool.connection(timeout=3) as connection:
+                cursor = connection.cursor(row_factory=dict_row)
+                return await (await cursor.execute(sql, args)).fetchall()
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            raise _away(error) from None
+
+    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+        """One row more than the page has, if there is a next page."""
+        args: dict[str, object] = {
+            "states": list(view.states), "limit": view.size + 1, "prefix": view.prefix,
+            "created": after[0] if after else None, "id": after[1] if after else None,
+            "like": view.prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%",
+        }  # fmt: skip
+        before: LiteralString = "(%(created)s::timestamptz IS NULL OR (created_at, id) < (%(created)s, %(id)s))"
+        if view.prefix:
+            order: LiteralString = "o.id USING ~<~"
+            found: LiteralString = f"""
+                SELECT {_COLUMNS} FROM orders WHERE id LIKE %(like)s AND (%(id)s::text IS NULL OR id ~>~ %(id)s)
+                AND (cardinality(%(states)s::text[]) = 0 OR state = ANY (%(states)s))
+                ORDER BY id USING ~<~ LIMIT %(limit)s"""
+        elif view.states:
+            # One short walk of the index per state, rather than a sort of all that are in any of them.
+            order = "o.created_at DESC, o.id DESC"
+            found = f"""
+                SELECT one.* FROM unnest(%(states)s::text[]) wanted CROSS JOIN LATERAL (
+                    SELECT {_COLUMNS} FROM orders WHERE state = wanted AND {before}
+                    ORDER BY created_at DESC, id DESC LIMIT %(limit)s) one
+                ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
+        else:
+            order = "o.created_at DESC, o.id DESC"
+            found = f"SELECT {_COLUMNS} FROM orders WHERE {before} ORDER BY created_at DESC, id DESC LIMIT %(limit)s"
+        return await self._rows(f"WITH o AS MATERIALIZED ({found}) {_SELECT} FROM o {_DETAILS} ORDER BY {order}", args)
+
+    async def orders(self, ids: Iterable[str]) -> list[Row]:
+        """Single rows. An order whose `receive` has not succeeded yet has events alone: its state is NULL."""
+        sql: LiteralString = f"""
+            WITH o AS MATERIALIZED (
+                SELECT {_COLUMNS} FROM unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN orders USING (id))
+            {_SELECT} FROM o {_DETAILS}"""
+        return await self._rows(sql, {"ids": list(ids)})
+
+    async def counts(self) -> dict[str, int]:
+        """Orders in each state, none of them above `COUNTED`."""
+        # Ordered for the index's sake: a state that no order is in would otherwise be looked for in the whole table.
+        sql: LiteralString = """
+            SELECT from_state AS state, (SELECT count(*) FROM (
+                SELECT FROM orders WHERE state = from_state ORDER BY created_at LIMIT %(most)s) few) AS n
+            FROM (SELECT from_state FROM order_edges UNION SELECT to_state FROM order_edges) states"""
+        return {row["state"]: row["n"] for row in await self._rows(sql, {"most": COUNTED})}
+
+    async def tries(self, order_id: str) -> list[Row]:
+        """The newest `TRIES` events of one order, oldest first: tries, and what they led to."""
+        sql: LiteralString = """
+            SELECT * FROM (
+                SELECT id, type, step, attempt, round, started_at, duration_ms, ts, payload_json ->> 'lane' AS lane,
+                       coalesce(payload_json ->> 'error', payload_json ->> 'reason') AS error
+                FROM events WHERE order_id = %(id)s ORDER BY id DESC LIMIT %(most)s) newest
+            ORDER BY id"""
+        return await self._rows(sql, {"id": order_id, "most": TRIES})
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
+    """The ids of orders as they change, once each transaction that changed them has committed.
+
+    What is read after this block was entered and what it yields leave no gap between them. Raises
+    DatabaseUnavailable when the connection cannot be had, and when it ends.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=5, application_name="trellis board",
+            keepalives=1, keepalives_idle=5, keepalives_interval=2, keepalives_count=3,
+        )  # fmt: skip
+    except psycopg.OperationalError as error:
+        raise _away(error) from None
+    heard = _heard(connection)
+    try:
+        await connection.execute(f"LISTEN {CHANNEL}")
+        await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
+        yield heard
+    except psycopg.OperationalError as error:
+        raise _away(error) from None
+    finally:
+        # Closed rather than left by `async with`: that would commit, and wait for who still listens.
+        await heard.aclose()
+        await connection.close()
+
+
+async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
+    try:
+        async for note in connection.notifies():
+            yield note.payload
+    except psycopg.OperationalError as error:
+        raise _away(error) from None
+
+
+def _away(error: Exception) -> DatabaseUnavailable:
+    why = " ".join(str(error).split()).split(" Is the server running")[0][:200]
+    return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")

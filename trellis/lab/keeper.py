@@ -1,0 +1,64 @@
+"""What went wrong in the background, kept for a panel: an engine has no cell that could show it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+KEPT = 100
+LONGEST = 400
+
+
+class LogKeeper(logging.Handler):
+    """The last warnings and errors, newest first, as {at [ms], level, text}. Listeners are told of each.
+
+    The same line again only counts up, so that a server that is away for an hour does not push the rest out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self.listeners: set[Callable[[], None]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # A kernel has libraries of its own, whose warnings are not ours to show.
+        return record.name.split(".")[0] in ("trellis", "temporalio", "psycopg", "asyncio")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(record.levelname, _sentence(record), int(record.created * 1000))
+
+    def add(self, level: str, text: str, at: int) -> None:
+        for line in self._kept:
+            if line["text"] == text:
+                line["times"] += 1
+                line["at"] = at
+                break
+        else:
+            self._kept.appendleft({"at": at, "level": level.lower(), "text": text, "times": 1})
+        for listener in list(self.listeners):
+            listener()
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{line['level']}: {line['text']}" for line in self) or "Nothing went wrong in the background."
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter([{**line} for line in self._kept])
+
+
+def _sentence(record: logging.LogRecord) -> str:
+    if isinstance(record.msg, dict):
+        # structlog's event, not rendered yet.
+        event = record.msg
+        rest = ", ".join(str(event[key]) for key in ("order_id", "error") if event.get(key))
+        text = f"{event.get('event', '')}" + (f" ({rest})" if rest else "")
+    else:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {record.exc_info[1]}"
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,314 @@
+"""The control room: orders started, watched and steered, faults turned up, and one order's tries on a time axis.
+
+One widget of our own (`static/board.js`, `static/board.css`; nothing is fetched at run time). Data flows one way:
+traits carry what is shown, from Python to the page, and are set on the engine's thread alone, so that they reach the
+page while a cell keeps the kernel busy. Messages carry what a person asks for, from the page to Python; their handler
+only hands work to the engine. Forms are HTML and not ipywidgets, which cannot tie an error's sentence to its field
+for a screen reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets as t
+
+from trellis.db.board import COUNTED, BoardReader, View
+from trellis.errors import BadInput, TrellisError
+from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
+from trellis.insight.colours import OUTCOMES, STATES, text_on
+from trellis.lab import rows
+from trellis.lab.feed import Feed
+from trellis.model import OUTSIDE_STEPS, State, parse_address, parse_item, parse_order
+from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
+
+if TYPE_CHECKING:
+    from trellis.lab.session import Session
+
+_STATIC = Path(__file__).with_name("static")
+
+AT_ONCE = 10
+MOST_ORDERS = 200
+PAGE = 25
+VERDICTS = 8
+
+
+class ControlRoom(anywidget.AnyWidget):
+    """See the module. Closed with `close()`, or when its session stops."""
+
+    _esm = _STATIC / "board.js"
+    _css = _STATIC / "board.css"
+
+    setup = t.Dict().tag(sync=True)
+    page = t.Dict().tag(sync=True)
+    changes = t.Dict().tag(sync=True)
+    counts = t.Dict().tag(sync=True)
+    link = t.Dict().tag(sync=True)
+    timeline = t.Dict().tag(sync=True)
+    faults = t.Dict().tag(sync=True)
+    verdicts: t.List[Any] = t.List().tag(sync=True)
+    form = t.Dict().tag(sync=True)
+    troubles: t.List[Any] = t.List().tag(sync=True)
+
+    def __init__(self, session: Session, *, size: int = PAGE) -> None:
+        super().__init__(
+            setup=_setup(session.desk.default_policy().name),
+            link={"live": False, "text": "Connecting …"},
+            troubles=list(session.log),
+        )
+        self._session = session
+        desk = session.desk
+        assert desk.stack is not None
+        reader = BoardReader(session.pool)
+        self._feed = Feed(desk, reader, desk.stack.database_url, lambda: session.watch, self._show, size)
+        # A second click can be under way before the page hears that the first one counted.
+        self._busy: set[tuple[str, str]] = set()
+        self._number = 0
+        self.on_msg(self._heard)
+        session.log.listeners.add(self._logged)
+        self._following = session.submit(self._follow())
+
+    @property
+    def closed(self) -> bool:
+        return self._following.done()
+
+    def close(self) -> None:
+        """Stop following, and take the widget off the page."""
+        self._following.cancel()
+        self._session.log.listeners.discard(self._logged)
+        super().close()
+
+    async def _follow(self) -> None:
+        try:
+            await self._feed.run()
+        finally:
+            self._session.log.listeners.discard(self._logged)
+            self.link = {"live": False, "text": "The lab has stopped. Run lab.start() and open the control room again."}
+
+    def _show(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+
+    def _logged(self) -> None:
+        """Called on whichever thread logged; the trait is set on the engine's."""
+        if self._session.running:
+            self._session.call_soon(self._show_log)
+
+    def _show_log(self) -> None:
+        self.troubles = list(self._session.log)
+
+    # --- what the page asks for ----------------------------------------------------------------------------
+
+    def _heard(self, _: object, message: dict[str, Any], __: object) -> None:
+        kind = message.get("kind")
+        kinds: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
+            "hello": self._hello, "view": self._look, "turn": self._turn, "focus": self._focus,
+            "ask": self._ask, "start": self._start, "fault": self._turn_fault, "weather": self._weather,
+            "clear log": self._clear_log,
+        }  # fmt: skip
+        work = kinds.get(str(kind))
+        if work is None:
+            return
+        try:
+            self._session.submit(self._guarded(work(message)))
+        except TrellisError as stopped:
+            self.link = {"live": False, "text": str(stopped)}
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """What goes wrong in answering the page is shown there; there is no cell that could show it."""
+        try:
+            await work
+        except TrellisError as error:
+            self._say("", False, str(error))
+        except Exception as error:
+            self._say("", False, f"That did not work: {error}")
+
+    async def _hello(self, _: dict[str, Any]) -> None:
+        # A page that was loaded again has the last frame only.
+        self._feed.tell_page()
+
+    async def _look(self, message: dict[str, Any]) -> None:
+        states = tuple(state for state in message.get("states", ()) if state in State.__members__)
+        await self._feed.look(View(states, str(message.get("prefix", ""))[:64].strip(), self._feed.size))
+
+    async def _turn(self, message: dict[str, Any]) -> None:
+        await self._feed.turn(bool(message.get("forward")))
+
+    async def _focus(self, message: dict[str, Any]) -> None:
+        await self._feed.focus(message.get("id"))
+
+    async def _clear_log(self, _: dict[str, Any]) -> None:
+        self._session.log.clear()
+        self._show_log()
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    async def _ask(self, message: dict[str, Any]) -> None:
+        """Approve, cancel or change the address of the selected orders; each answer is shown with its reason."""
+        name = str(message.get("name"))
+        desk = self._session.desk
+        ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._busy]
+        if name == "update_address":
+            # Judged once for all of them, before anybody is asked.
+            try:
+                address = parse_address(message.get("address"))
+            except BadInput as error:
+                self.form = {**self.form, "errors": {"change": str(error)}}
+                return
+            self.form = {**self.form, "errors": {}}
+        requests: dict[str, Callable[[str], Coroutine[Any, Any, Any]]] = {
+            "approve": desk.approve,
+            "cancel": lambda id_: desk.cancel(id_, "from the control room"),
+            "update_address": lambda id_: desk.update_address(id_, address),
+        }
+        if name not in requests or not ids:
+            return
+        words = {"approve": "Approve", "cancel": "Cancel", "update_address": "Change address"}[name]
+        # Before anything is awaited: the second click of two is handled right after this.
+        self._busy |= {(id_, name) for id_ in ids}
+        number = self._say(words, None, f"asking {_many(len(ids))} …", message.get("n"))
+        lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0
+
+        async def one(id_: str) -> None:
+            nonlocal pending
+            try:
+                async with lanes:
+                    receipt = await requests[name](id_)
+                    pending += receipt.verdict == "pending"
+            except TrellisError as error:
+                refused.append(str(error))
+            except Exception as error:
+                refused.append(f"Order {id_}: {error}")
+            finally:
+                self._busy.discard((id_, name))
+
+        await asyncio.gather(*map(one, ids))
+        accepted = len(ids) - len(refused) - pending
+        said = [f"accepted ({ids[0] if len(ids) == 1 else _many(accepted)})"] if accepted else []
+        if pending:
+            said.append(f"pending: no worker has judged {_many(pending)} yet")
+        said += refused[:3] + [f"… and {len(refused) - 3} more refusals"] * (len(refused) > 3)
+        self._say(words, not refused, " · ".join(said), message.get("n"), number)
+
+    def _say(self, words: str, ok: bool | None, text: str, n: object = None, number: int | None = None) -> int:
+        """A line of verdicts, or a new text for one (`ok` None: not known yet). `n` is the page's own number."""
+        if number is None:
+            self._number += 1
+            number = self._number
+        line = {"id": number, "n": n, "at": int(time.time() * 1000), "name": words, "ok": ok, "text": text}
+        self.verdicts = [line, *(one for one in self.verdicts if one["id"] != number)][:VERDICTS]
+        return number
+
+    # --- new orders ----------------------------------------------------------------------------------------
+
+    async def _start(self, message: dict[str, Any]) -> None:
+        """Start what the form describes; nonsense is a sentence beside its field, and starts nothing."""
+        if self.form.get("busy"):
+            return
+        parts, errors = _read_form(message)
+        if errors:
+            self.form = {"busy": False, "errors": errors, "done": ""}
+            return
+        items, address, policy, count = parts
+        self.form = {"busy": True, "errors": {}, "done": ""}
+        lanes, started, failed = asyncio.Semaphore(AT_ONCE), [], []
+
+        async def one() -> None:
+            id_ = f"order-{uuid.uuid4().hex[:8]}"
+            async with lanes:
+                try:
+                    await self._session.desk.start(parse_order(id_, f"pay-{id_}", items, address), policy)
+                    self._feed.expect(id_)
+                    started.append(id_)
+                except TrellisError as error:
+                    failed.append(str(error))
+
+        try:
+            await asyncio.gather(*(one() for _ in range(count)))
+        finally:
+            errors = {"form": f"{_many(len(failed))} could not be started. {failed[0]}"} if failed else {}
+            done = f"Started {started[0] if len(started) == 1 else _many(len(started))}." if started else ""
+            self.form = {"busy": False, "errors": errors, "done": done, "started": started[:1]}
+
+    # --- faults --------------------------------------------------------------------------------------------
+
+    async def _turn_fault(self, message: dict[str, Any]) -> None:
+        name, value = str(message.get("name")), message.get("value")
+        if name not in ("error", "hang", "reply_lost", "latency") or not isinstance(value, int | float):
+            return
+        await self._force(rows.turned(self._session.watch.current.plan, message.get("step"), name, float(value)))
+
+    async def _weather(self, message: dict[str, Any]) -> None:
+        await self._force(FaultPlan.parse(str(message.get("name"))))
+
+    async def _force(self, plan: FaultPlan) -> None:
+        await self._session.desk.ledger.set_fault_plan(plan)
+        await self._session.watch.refresh()
+        self._feed.tell_faults()
+
+
+_Parts = tuple[list[dict[str, Any]], object, Policy, int]
+
+
+def _read_form(message: dict[str, Any]) -> tuple[_Parts, dict[str, str]]:
+    """What the form says, and a sentence for each field that cannot be meant."""
+    errors: dict[str, str] = {}
+
+    def read(field: str, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except TrellisError as error:
+            errors[field] = str(error)
+
+    items = [_item(raw) for raw in message.get("items", ())]
+    for index, item in enumerate(items):
+        read(f"item {index}", partial(parse_item, item))
+    address = read("address", lambda: parse_address(message.get("address")))
+    policy = read("policy", lambda: preset(str(message.get("policy"))))
+    count = _whole(message.get("count"))
+    if not isinstance(count, int) or not 1 <= count <= MOST_ORDERS:
+        errors["count"] = f"The number of orders must be a whole number from 1 to {MOST_ORDERS}."
+    if not errors:
+        read("form", lambda: parse_order("check", "check", items, address))
+    return (items, address, policy, count if isinstance(count, int) else 0), errors
+
+
+def _item(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"sku": raw.get("sku", ""), "quantity": _whole(raw.get("quantity")), "price": raw.get("price") or "0"}
+
+
+def _whole(text: object) -> object:
+    """A whole number that was typed, or what was typed instead."""
+    try:
+        return int(str(text).strip())
+    except ValueError:
+        return text
+
+
+def _many(number: int) -> str:
+    return f"{number} order" + "s" * (number != 1)
+
+
+def _setup(default: str) -> dict[str, Any]:
+    """What the page must know once: words, colours, presets."""
+    paint = {name: [colour, text_on(colour)] for name, colour in {**STATES, **OUTCOMES}.items()}
+    return {
+        "path": rows.PATH, "states": list(State), "colours": paint, "steps": list(OUTSIDE_STEPS),
+        "reply_can_be_lost": sorted(REPLY_CAN_BE_LOST), "counted": COUNTED, "most": MOST_ORDERS, "default": default,
+        "terminal": [state for state in State if state.terminal],
+        "presets": {name: _in_words(policy) for name, policy in PRESETS.items()},
+    }  # fmt: skip
+
+
+def _in_words(policy: Policy) -> str:
+    end = "approved by itself" if policy.at_window_end is AtWindowEnd.APPROVE else "APPROVAL_TIMEOUT"
+    return (
+        f"review {policy.review_window:g} s, then {end}; a try may take {policy.retry.try_timeout:g} s, "
+        f"retried by the {policy.retry.placement}; budget {policy.budget:g} s"
+    )
