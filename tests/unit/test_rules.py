@@ -254,6 +254,7 @@ ALLOWED = {
     "insight": {"insight", "config", "db", "errors", "model", "stack"},
     "lab": {
         "lab",
+        "activities",
         "config",
         "db",
         "desk",

@@ -1,6 +1,7 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
 from trellis.lab.session import Session, reload, start
+from trellis.lab.story import code_of, race, side_by_side
 from trellis.lab.widgets import OrderPanel, panel
 
-__all__ = ["OrderPanel", "Session", "panel", "reload", "start"]
+__all__ = ["OrderPanel", "Session", "code_of", "panel", "race", "reload", "side_by_side", "start"]

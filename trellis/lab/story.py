@@ -1,0 +1,104 @@
+"""What the essays in `notebooks/` show: one order in its three places, and requests that come at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from IPython.display import Code
+
+from trellis.activities.books import Books
+from trellis.activities.steps import OutsideSteps
+from trellis.desk import Desk
+from trellis.errors import BadInput, RequestRefused
+from trellis.insight import download
+from trellis.lab.session import Session
+from trellis.model import Step, parse_order, workflow_id
+from trellis.policies import Policy, preset
+
+ITEMS = [{"sku": "book", "quantity": 2, "price": "12.50"}]
+
+
+def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
+    """The life of one order as our ledger and as Temporal's histories tell it, in the order of time.
+
+    Columns: seconds [s since the order's first entry], ledger, history [string, empty where the other one speaks].
+    Raises OrderNotFound.
+    """
+    rows: list[tuple[Any, str, str]] = []
+    for event in session.submit(session.desk.events(order_id)).result():
+        attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
+        rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), f"{event['type']}{attempt}", ""))
+    query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
+    for entry in session.submit(download(session.desk.client, query)).result().to_dict("records"):
+        attempt = f", attempt {entry['attempt']}" if entry["kind"] == "activity" else ""
+        when = next(at for at in (entry["ended_at"], entry["started_at"], entry["scheduled_at"]) if not pd.isna(at))
+        rows.append((when, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
+    frame = pd.DataFrame(rows, columns=["at", "ledger", "history"]).sort_values("at", kind="stable")
+    at = pd.to_datetime(frame.pop("at"), utc=True)
+    frame.insert(0, "seconds", (at - at.min()).dt.total_seconds().round(3))
+    return frame.reset_index(drop=True)
+
+
+def code_of(step: str) -> Code:
+    """The activity of a step, as it runs. Raises BadInput for a step that nobody knows."""
+    for holder in (OutsideSteps, Books):
+        found = getattr(holder, step, None)
+        if found is not None:
+            source = inspect.cleandoc(inspect.getsource(found))
+            return Code(source, language="python")  # type: ignore[no-untyped-call]
+    raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
+
+
+async def race(
+    session: Session,
+    request: str,
+    delays: Sequence[float],
+    *,
+    approved: bool = True,
+    policy: str | Policy = "swift",
+) -> pd.DataFrame:
+    """One order for each delay, all at once; `request` is sent to it that long after its start.
+
+    `request`: approve, cancel or update_address. With `approved` each order is approved as it starts.
+    Columns: sent_after [s], verdict [accepted, refused], reason, state [as it ended], payment, address [where the
+    parcel went, or would have gone]. Raises BadInput.
+    """
+    if request not in ("approve", "cancel", "update_address"):
+        raise BadInput(f"There is no request {request!r}. Known are approve, cancel and update_address.")
+    chosen = preset(policy) if isinstance(policy, str) else policy
+    work = _race(session.desk, request, delays, approved, chosen)
+    return await asyncio.wrap_future(session.submit(work))
+
+
+async def _race(desk: Desk, request: str, delays: Sequence[float], approved: bool, policy: Policy) -> pd.DataFrame:
+    async def one(delay: float) -> dict[str, Any]:
+        id_ = f"race-{request.replace('_', '-')}-{asyncio.get_running_loop().time():.6f}-{delay:.2f}"
+        await desk.start(parse_order(id_, f"pay-{id_}", ITEMS, {"line1": "1 Main Street"}), policy)
+        if approved:
+            await desk.approve(id_)
+        await asyncio.sleep(delay)
+        try:
+            if request == "approve":
+                receipt = await desk.approve(id_)
+            elif request == "cancel":
+                receipt = await desk.cancel(id_, "a race")
+            else:
+                receipt = await desk.update_address(id_, {"line1": "2 New Road"})
+            verdict, reason = receipt.verdict, receipt.reason
+        except RequestRefused as refused:
+            verdict, reason = "refused", str(refused).split(": ", 1)[-1]
+        end = await desk.wait(id_)
+        return {
+            "sent_after": delay,
+            "verdict": verdict,
+            "reason": reason,
+            "state": str(end["state"]),
+            "payment": (end["payment"] or {}).get("status"),
+            "address": (end["address"] or {}).get("line1"),
+        }
+
+    return pd.DataFrame(await asyncio.gather(*(one(delay) for delay in delays)))
