@@ -117,10 +117,13 @@ async def audit(
     pool: Pool,
     *,
     histories: bool = True,
+    query: str = "",
     grace: float = GRACE,
     tick: Callable[[int], None] = lambda orders: None,
 ) -> Report:
     """Check all ten invariants, or without `histories` those of the two books (1 to 5, 8).
+
+    `query` narrows the histories by a visibility query, such as `StartTime > "2026-01-01T00:00:00Z"`.
 
     `tick` is told how many orders or histories were just looked at. Orders may run meanwhile: what looks wrong is
     looked at again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
@@ -133,7 +136,7 @@ async def audit(
         tick(number)
     report.add(_violations(await books.strays()))
     if histories:
-        await _Histories(client, books, report, tick).run()
+        await _Histories(client, books, report, tick, query).run()
     return report
 
 
@@ -144,7 +147,10 @@ def _violations(findings: list[Finding]) -> list[Violation]:
 class _Histories:
     """Invariants 5, 6, 7, 9 and 10: each execution of ours that Temporal knows, against its order's row."""
 
-    def __init__(self, client: Client, books: AuditBooks, report: Report, tick: Callable[[int], None]) -> None:
+    def __init__(
+        self, client: Client, books: AuditBooks, report: Report, tick: Callable[[int], None], query: str
+    ) -> None:
+        self._query = query
         self._client = client
         self._books = books
         self._report = report
@@ -175,6 +181,8 @@ class _Histories:
         """Each history, after what it says was held against the ledger; a few are fetched at a time."""
         waiting: list[asyncio.Task[WorkflowHistory | None]] = []
         query = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
+        if self._query:
+            query += f" AND ({self._query})"
         async for execution in self._client.list_workflows(query):
             waiting.append(asyncio.create_task(self._examine(execution)))
             if len(waiting) >= _FETCHES:

@@ -575,6 +575,7 @@ def faults_set(
 @app.command()
 def audit(
     histories: Annotated[bool, typer.Option(help="Look at Temporal's histories as well as at the books.")] = True,
+    query: Annotated[str, typer.Option(help="Only histories that this visibility query finds.")] = "",
     as_json: Json = False,
 ) -> None:
     """Check the books: ten invariants, from the ledger, the provider and Temporal's histories."""
@@ -592,7 +593,7 @@ def audit(
         try:
             with Progress(console=err, disable=as_json, transient=True) as bar:
                 task = bar.add_task("orders and histories", total=None)
-                return await check(client, pool, histories=histories, tick=lambda n: bar.advance(task, n))
+                return await check(client, pool, histories=histories, query=query, tick=lambda n: bar.advance(task, n))
         finally:
             await pool.close()
 

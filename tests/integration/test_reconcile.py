@@ -37,7 +37,8 @@ async def ended(house: House, order: Order, state: State, *, charges: int, refun
     assert [e["payload_json"].get("reconciled") for e in events if e["step"] in ("fail", "cancel", "complete")] == [
         True
     ]
-    report = await audit(house.desk.client, house.pool)
+    query = f"WorkflowId IN ('order-{order.order_id}', 'shipping-{order.order_id}-1')"
+    report = await audit(house.desk.client, house.pool, query=query)
     assert [violation for violation in report.violations if violation.order_id == order.order_id] == []
 
 
