@@ -735,6 +735,48 @@ def _print_report(report: Report) -> None:
     out.print(f"{'CLEAN' if not total else 'VIOLATED'}: {total} violations in {seen}.")
 
 
+@app.command()
+def recommend(
+    deadline: Annotated[float, typer.Option(help="Seconds within which an order should complete.")] = 15,
+    epsilon: Annotated[float, typer.Option(help="The share of orders that may miss it.")] = 1e-5,
+    max_calls: Annotated[float | None, typer.Option(help="At most so many calls a step.")] = None,
+    from_events: Annotated[bool, typer.Option("--from-events", help="Learn the faults from this ledger.")] = False,
+    query: Annotated[str | None, typer.Option(help="Learn them from the histories this query finds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which retry policy meets a deadline, and what it costs; under canonical faults unless told where to learn."""
+    from trellis import insight
+    from trellis.insight.fit import fit
+    from trellis.insight.recommend import recommend as choose
+
+    _settings()
+    learned = None
+    if query is not None:
+        learned = fit(insight.history_attempts(insight.history(query)))
+    elif from_events:
+        learned = fit(insight.attempts())
+    found = choose(deadline, epsilon, FaultPlan(learned.mix) if learned else None, max_calls=max_calls)
+    result = {
+        "policy": asdict(found.policy),
+        "p_miss": found.p_miss,
+        "p50": round(found.p50, 3),
+        "p99": round(found.p99, 3),
+        "calls_per_step": round(found.calls_per_step, 3),
+        "words": found.words(),
+        "learned": learned and {"tries": learned.tries, "shares": learned.shares, "intervals": learned.intervals},
+    }
+
+    def human() -> None:
+        if learned:
+            out.print(learned.words(), highlight=False, soft_wrap=True)
+        out.print(found.words(), highlight=False, soft_wrap=True)
+        out.print(
+            f"Half of the orders complete within {found.p50:.2f} s, 99 % within {found.p99:.2f} s.", highlight=False
+        )
+
+    _show(result, as_json, human)
+
+
 @bench_app.command("deadline")
 def bench_deadline(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,

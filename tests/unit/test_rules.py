@@ -251,7 +251,7 @@ ALLOWED = {
     "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
     "reconcile": {"activities", "db", "desk", "errors", "model"},
     "api": {"api", "config", "desk", "errors", "model", "stack"},
-    "insight": {"insight", "config", "db", "errors", "model", "stack"},
+    "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {
         "lab",
         "activities",
