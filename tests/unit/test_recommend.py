@@ -12,7 +12,6 @@ from trellis.insight.fit import fit
 from trellis.insight.recommend import one_in, recommend
 from trellis.insight.retries import predict
 
-
 THIRDS = Mix(1 / 3, 1 / 3)
 
 
