@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sys
 import tempfile
@@ -185,13 +186,13 @@ def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(
     session.approve(order)
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
     log = session.events(order).set_index("type")["payload_json"]
-    assert log["ORDER_APPROVED"]["by"] == "request, reloaded"
+    assert json.loads(log["ORDER_APPROVED"])["by"] == "request, reloaded"
     other = session.start_order(policy="patient")
     assert eventually(lambda: session.status(other)["state"] == "AWAITING_APPROVAL")
     session.cancel(other)
     assert asyncio.run(session.wait(other))["state"] == "CANCELLED"
     log = session.events(other).set_index("type")["payload_json"]
-    assert log["ORDER_CANCELLED"]["reason"] == "by the new code"
+    assert json.loads(log["ORDER_CANCELLED"])["reason"] == "by the new code"
 
 
 def test_an_order_whose_history_does_not_fit_is_named_and_goes_on_after_the_edit_is_undone(

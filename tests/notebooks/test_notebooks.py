@@ -20,7 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from trellis import insight, lab, stack
 from trellis.config import Settings
-from trellis.errors import RequestRefused, TrellisError
+from trellis.errors import BadInput, RequestRefused, TrellisError
 from trellis.insight import colours
 from trellis.lab.notebooks import FOLDER, execute
 from trellis.lab.session import Session
@@ -236,7 +236,7 @@ def test_text_reads_well_on_every_colour(colour: str) -> None:
     """Black on the light ones, white on the dark ones: never white on yellow."""
     assert colours.text_on("#000000") == "#ffffff"
     assert colours.text_on("#ffffff") == "#000000"
-    assert colours.text_on(colour) == ("#ffffff" if colour == "#0072B2" else "#000000")
+    assert colours.text_on(colour) == ("#ffffff" if colour in ("#0072B2", "#000000") else "#000000")
 
 
 def test_frames_have_their_documented_types(session: Session) -> None:
@@ -256,7 +256,7 @@ def test_frames_have_their_documented_types(session: Session) -> None:
     assert list(charge["outcome"]) == ["failed", "timed out", "succeeded"]
     assert list(charge["attempt"]) == [1, 2, 3]
     assert insight.gantt(attempts).to_dict()["layer"]
-    with pytest.raises(ValueError, match="start an order"):
+    with pytest.raises(BadInput, match="start an order"):
         insight.gantt(attempts.iloc[:0])
     session.faults("calm")
 
