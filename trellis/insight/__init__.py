@@ -4,8 +4,10 @@ from trellis.insight.charts import (
     attempts_per_step,
     completion,
     follows,
+    frontier,
     gantt,
     latency,
+    raced,
     shares,
     state_map,
     timelines,
@@ -17,7 +19,7 @@ from trellis.insight.frames import attempts, events, export, orders, payments, s
 from trellis.insight.history import download, history, history_attempts
 
 __all__ = [
-    "attempts", "attempts_per_step", "completion", "download", "events", "export", "follows", "gantt", "history",
-    "history_attempts", "latency", "orders", "payments", "shares", "state_map", "steps", "timelines", "utilisation",
-    "variants", "where_the_seconds_go",
+    "attempts", "attempts_per_step", "completion", "download", "events", "export", "follows", "frontier", "gantt",
+    "history", "history_attempts", "latency", "orders", "payments", "raced", "shares", "state_map", "steps",
+    "timelines", "utilisation", "variants", "where_the_seconds_go",
 ]  # fmt: skip

@@ -53,6 +53,11 @@ def code_of(step: str) -> Code:
     raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
 
 
+def code_of_class(found: type) -> Code:
+    """The source of a class, coloured."""
+    return Code(inspect.getsource(found), language="python")  # type: ignore[no-untyped-call]
+
+
 async def race(
     session: Session,
     request: str,

@@ -1,0 +1,107 @@
+"""Policies raced against one another on the real servers, and sliders on the model of what they will do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets  # type: ignore[import-untyped]
+import pandas as pd
+from IPython.display import display
+
+from trellis.desk import Desk
+from trellis.errors import RequestRefused
+from trellis.faults import FaultPlan
+from trellis.insight.recommend import one_in
+from trellis.insight.retries import predict
+from trellis.lab.session import Session
+from trellis.lab.story import ITEMS
+from trellis.model import State, parse_order
+from trellis.policies import PRESETS, Policy, preset
+
+
+async def race_policies(
+    session: Session, policies: Sequence[str | Policy] = tuple(PRESETS), *, orders: int = 20, cut: float = 60.0
+) -> pd.DataFrame:
+    """So many orders of each policy, started together and approved at once, until all ended or `cut` seconds passed.
+
+    What has not ended by then is cancelled and stays in the table as censored: it would have taken longer, nobody
+    knows how long. A progress bar shows how many have ended.
+    Columns: order_id, policy, seconds [s, `cut` where censored], outcome [completed, failed, censored].
+    """
+    chosen = [preset(policy) if isinstance(policy, str) else policy for policy in policies]
+    bar = widgets.IntProgress(max=orders * len(chosen), description="ended", layout={"width": "60%"})
+    count = widgets.Label(f"0 of {bar.max}")
+    display(widgets.HBox([bar, count]))  # type: ignore[no-untyped-call]
+
+    def tick() -> None:
+        bar.value += 1
+        count.value = f"{bar.value} of {bar.max}"
+
+    work = _race(session.desk, chosen, orders, cut, tick)
+    return await asyncio.wrap_future(session.submit(work))
+
+
+async def _race(
+    desk: Desk, policies: Sequence[Policy], orders: int, cut: float, tick: Callable[[], None]
+) -> pd.DataFrame:
+    async def one(policy: Policy, number: int) -> dict[str, Any]:
+        id_ = f"race-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
+        began = time.perf_counter()
+        await desk.start(parse_order(id_, f"pay-{id_}", ITEMS, {"line1": "1 Main Street"}), policy)
+        await desk.approve(id_)
+        try:
+            end = await desk.wait(id_, max(0.1, cut - (time.perf_counter() - began)))
+        except TimeoutError:
+            outcome, seconds = "censored", cut
+            with suppress(RequestRefused):
+                await desk.cancel(id_, "the race is over")
+        else:
+            outcome = "completed" if end["state"] == State.COMPLETED else "failed"
+            seconds = time.perf_counter() - began
+        tick()
+        return {"order_id": id_, "policy": policy.name, "seconds": seconds, "outcome": outcome}
+
+    runs = [one(policy, number) for number in range(orders) for policy in policies]
+    return pd.DataFrame(await asyncio.gather(*runs))
+
+
+def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> widgets.VBox:
+    """Sliders for timeout, largest backoff, lanes and the share of hangs; below them what the model says of it."""
+    base = preset(policy) if isinstance(policy, str) else policy
+    wide = {"style": {"description_width": "9em"}, "layout": {"width": "32em"}}
+    timeout = widgets.FloatLogSlider(
+        base.retry.try_timeout, min=-1.5, max=0.7, step=0.05, description="try timeout [s]", **wide
+    )
+    backoff = widgets.FloatLogSlider(
+        base.retry.max_backoff, min=-2, max=0.3, step=0.05, description="largest backoff [s]", **wide
+    )
+    lanes = widgets.IntSlider(base.retry.hedge, min=1, max=4, description="hedge lanes", **wide)
+    hang = widgets.FloatSlider(1 / 3, min=0, max=0.6, step=0.01, description="calls that hang", **wide)
+    told = widgets.HTML()
+
+    def tell(_: object = None) -> None:
+        retry = replace(
+            base.retry,
+            try_timeout=timeout.value,
+            max_backoff=backoff.value,
+            first_backoff=min(base.retry.first_backoff, backoff.value),
+            hedge=lanes.value,
+        )
+        plan = FaultPlan.canonical()
+        plan = replace(plan, mix=replace(plan.mix, hang=hang.value))
+        found = predict(replace(base, name="sliders", retry=retry), plan, dt=0.005, horizon=80)
+        told.value = (
+            f"<b>{one_in(found.p_miss(deadline))}</b> misses {deadline:g} s. Half complete within "
+            f"<b>{found.percentile(0.5):.2f} s</b>, 99 % within <b>{found.percentile(0.99):.2f} s</b>, "
+            f"at <b>{found.calls_per_step:.1f}</b> calls a step."
+        )
+
+    for slider in (timeout, backoff, lanes, hang):
+        slider.observe(tell, names="value")
+    tell()
+    return widgets.VBox([timeout, backoff, lanes, hang, told])
