@@ -742,28 +742,40 @@ def recommend(
     max_calls: Annotated[float | None, typer.Option(help="At most so many calls a step.")] = None,
     from_events: Annotated[bool, typer.Option("--from-events", help="Learn the faults from this ledger.")] = False,
     query: Annotated[str | None, typer.Option(help="Learn them from the histories this query finds.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="The namespace of these histories.")] = None,
     as_json: Json = False,
 ) -> None:
     """Which retry policy meets a deadline, and what it costs; under canonical faults unless told where to learn."""
     from trellis import insight
-    from trellis.insight.fit import fit
+    from trellis.insight.fit import learn
     from trellis.insight.recommend import recommend as choose
+    from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
     _settings()
+    if from_events and query is not None:
+        raise typer.BadParameter("give --from-events or --query, not both")
     learned = None
     if query is not None:
-        learned = fit(insight.history_attempts(insight.history(query)))
+        histories = insight.history(query, namespace=namespace)
+        if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
+            raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
+        learned = learn(insight.history_attempts(histories))
     elif from_events:
-        learned = fit(insight.attempts())
-    found = choose(deadline, epsilon, FaultPlan(learned.mix) if learned else None, max_calls=max_calls)
+        learned = learn(insight.attempts())
+    found = choose(deadline, epsilon, learned, max_calls=max_calls)
     result = {
         "policy": asdict(found.policy),
         "p_miss": found.p_miss,
+        "p_miss_at_worst": found.p_miss_at_worst,
         "p50": round(found.p50, 3),
         "p99": round(found.p99, 3),
         "calls_per_step": round(found.calls_per_step, 3),
         "words": found.words(),
-        "learned": learned and {"tries": learned.tries, "shares": learned.shares, "intervals": learned.intervals},
+        "learned": learned
+        and {
+            step: {"tries": fit.tries, "shares": fit.shares, "intervals": fit.intervals}
+            for step, fit in learned.steps.items()
+        },
     }
 
     def human() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
-from trellis.insight.fit import fit
+from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import one_in, recommend
-from trellis.insight.retries import predict
+from trellis.insight.retries import STEPS, predict
+from trellis.policies import preset, tuned
 
 THIRDS = Mix(1 / 3, 1 / 3)
 
@@ -42,12 +43,12 @@ def made(seed: int, orders: int = 500, mix: Mix = THIRDS, hedge: int = 1) -> pd.
     return pd.DataFrame(rows, columns=["outcome", "duration_ms"])
 
 
-@pytest.mark.parametrize("hedge", [1, 2])
+@pytest.mark.parametrize("hedge", [1, 2, 4])
 def test_the_thirds_are_recovered_from_500_orders(hedge: int) -> None:
     """In at least 19 of 20 runs all three shares lie within their intervals, abandoned tries or not."""
     right = 0
     for seed in range(20):
-        found = fit(made(seed, orders=500 // hedge, hedge=hedge))
+        found = fit(made(seed, hedge=hedge))
         right += all(low <= 1 / 3 <= high for low, high in found.intervals.values())
         assert sum(found.shares.values()) == pytest.approx(1)
     assert right >= 19
@@ -59,6 +60,101 @@ def test_intervals_are_no_wider_than_the_data_ask() -> None:
     assert all(high - low < 0.03 for low, high in found.intervals.values())
     assert 0.02 < found.latency_p50 < 0.04
     assert "work" in found.words()
+
+
+def test_latencies_under_several_timeouts_are_put_together() -> None:
+    """Good calls take 0.3 s in the mean, exponentially; under 0.25, 1 and 3 s nearly all of their tail is recovered."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(9000):
+        timeout, draw = (0.25, 1.0, 3.0)[number % 3], rng.random()
+        took = np.inf if draw < 0.2 else rng.exponential(0.3)
+        rows.append(("succeeded", took * 1000) if took < timeout else ("timed out", timeout * 1000))
+    found = fit(pd.DataFrame(rows, columns=["outcome", "duration_ms"]))
+    assert found.intervals["hang"][0] <= 0.2 <= found.intervals["hang"][1]
+    assert found.latency_p50 == pytest.approx(0.3 * np.log(2), rel=0.1)
+    assert found.latency_p99 == pytest.approx(0.3 * np.log(100), rel=0.2)
+
+
+def test_failures_that_a_history_forgot_are_counted() -> None:
+    """Only the last two attempts of an activity are in its history: the thirds come out all the same."""
+    rng = np.random.default_rng(4)
+    rows: list[tuple[str | None, float]] = []
+    for _ in range(3000):
+        kinds: list[str | None] = []
+        while not kinds or kinds[-1] != "succeeded":
+            kinds.append(str(rng.choice(["failed", "timed out", "succeeded"])))
+        forgotten = len(kinds) - 2
+        kinds[: max(0, forgotten)] = [None] * max(0, forgotten)
+        rows += [(kind, 20.0 if kind == "succeeded" else np.nan) for kind in kinds]
+    found = fit(pd.DataFrame(rows, columns=["outcome", "duration_ms"]))
+    assert all(low <= 1 / 3 <= high for low, high in found.intervals.values())
+    assert found.tries == len(rows)
+
+
+def test_attempts_without_times_do_not_break_a_fit() -> None:
+    """Local activities leave no start: they count, and the others' latencies stand."""
+    frame = made(5, orders=50)
+    frame.loc[frame.index[::3], "duration_ms"] = np.nan
+    found = fit(frame)
+    assert 0.02 < found.latency_p50 < 0.04
+    alone = fit(pd.DataFrame({"outcome": ["succeeded"], "duration_ms": [np.nan]}))
+    assert alone.latency == (0.0,) * len(alone.latency)
+
+
+def named(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([frame.assign(step=step) for step, frame in frames.items()], ignore_index=True)
+
+
+def test_one_bad_step_is_not_averaged_away() -> None:
+    """Five calm steps and a charge of which nine in ten fail: learned apart, and the chain predicted as it is."""
+    mixes = {str(step): Mix(0.02, 0.01) for step in STEPS} | {"charge": Mix(0.5, 0.4)}
+    learned = learn(named({step: made(6, 100, mix) for step, mix in mixes.items()}))
+    assert not learned.alike
+    assert learned.steps["charge"].shares["ok"] == pytest.approx(0.1, abs=0.02)
+    policy = tuned(preset("swift"), hedge=1)
+    true = FaultPlan(Mix(0.02, 0.01, latency=0.03), steps={"charge": Mix(0.5, 0.4, latency=0.03)})
+    assert predict(policy, learned.calls).p_miss(5) == pytest.approx(predict(policy, true).p_miss(5), rel=0.35)
+    assert "charge: " in learned.words()
+
+
+def test_like_steps_are_learned_together() -> None:
+    """Six steps with the same faults share all tries, and keep the latencies of their own."""
+    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(STEPS)}))
+    assert learned.alike
+    assert len({fit.shares["ok"] for fit in learned.steps.values()}) == 1
+    with pytest.raises(BadInput, match="no attempts of refund"):
+        learn(named({"charge": made(1, 10)}), ["charge", "refund"])
+
+
+def test_few_tries_recommend_with_their_doubt() -> None:
+    """What three good calls prove is little, and the recommendation says how little."""
+    learned = learn(pd.DataFrame({"step": "charge", "outcome": ["succeeded"] * 3, "duration_ms": [20.0] * 3}))
+    found = recommend(5, 0.01, learned)
+    assert found.p_miss <= 0.01
+    assert found.p_miss_at_worst is not None
+    assert found.p_miss_at_worst > 0.01
+    assert "at worst" in found.words()
+
+
+@pytest.mark.parametrize(
+    ("deadline", "mix"), [(60.0, Mix(0.1, 0.1, latency=2)), (3600.0, Mix(1 / 3, 1 / 3)), (1.0, Mix(latency=0.1))]
+)
+def test_slow_calls_and_long_deadlines_get_an_answer(deadline: float, mix: Mix) -> None:
+    """Calls of two seconds, a deadline of an hour: a policy whose promise holds."""
+    found = recommend(deadline, 1e-3, FaultPlan(mix))
+    assert predict(found.policy, FaultPlan(mix)).p_miss(deadline) <= 1.1e-3
+    assert found.policy.retry.try_timeout > mix.latency
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "max_calls"),
+    [(0.0, None), (1.5, None), (float("nan"), None), (1e-15, None), (1e-3, 0.0), (1e-3, float("nan"))],
+)
+def test_nonsense_is_refused(epsilon: float, max_calls: float | None) -> None:
+    """Shares that are none, what cannot be computed, ceilings below one call."""
+    with pytest.raises(BadInput, match=r"epsilon|ceiling"):
+        recommend(15, epsilon, max_calls=max_calls)
 
 
 def test_another_mix_is_told_from_the_thirds() -> None:

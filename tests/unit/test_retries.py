@@ -7,9 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trellis.errors import BadInput
+from trellis.errors import BadInput, ConfigError
 from trellis.faults import FaultPlan, Mix
-from trellis.insight.retries import STEPS, TIMER_FLOOR, Overhead, Prediction, marginal, predict, sweep
+from trellis.insight import retries
+from trellis.insight.retries import (
+    RESOLUTION,
+    STEPS,
+    TIMER_FLOOR,
+    Calls,
+    Overhead,
+    Prediction,
+    marginal,
+    predict,
+    queued,
+    sweep,
+)
 from trellis.policies import PRESETS, Policy, Retry, preset, tuned
 
 SEVEN = (*STEPS, STEPS[0])
@@ -52,11 +64,23 @@ def test_few_attempts_kill(most: int, exhausted: float) -> None:
     exact = 1 - (1 - (2 / 3) ** most) ** 7
     assert exact == pytest.approx(exhausted, abs=0.003)
     assert 1 - found.cdf_values[-1] == pytest.approx(exact, rel=1e-6)
+    assert found.never == pytest.approx(exact, rel=1e-9)
+    assert found.percentile(0.999) == np.inf
 
 
 def simulated(retry: Retry, mix: Mix, number: int, steps: int, seed: int = 1) -> tuple[np.ndarray, float]:
-    """Seconds of `number` orders, and mean calls a step, by playing every try with the policy's own backoff."""
+    """Seconds of `number` orders, and mean calls a step, by playing every try with the policy's own backoff.
+
+    Orders that use their tries up take for ever.
+    """
     rng = np.random.default_rng(seed)
+
+    def floor(number_of_try: int, spent: float) -> float:
+        early = retries.EARLY_AFTER_RAISE if number_of_try > 1 else 0.0
+        if spent:
+            early = min(retries.EARLIEST, retries.EARLY_AFTER_HANG * retry.try_timeout)
+        return TIMER_FLOOR * (rng.random() if rng.random() < early else 1.0)
+
     seconds, calls = np.zeros(number), 0
     for order in range(number):
         for _ in range(steps):
@@ -65,6 +89,9 @@ def simulated(retry: Retry, mix: Mix, number: int, steps: int, seed: int = 1) ->
                 at, number_of_try, begun = 0.0, 0, []
                 while True:
                     number_of_try += 1
+                    if retry.max_tries and number_of_try > retry.max_tries:
+                        lanes.append((np.inf, begun))
+                        break
                     begun.append(at)
                     draw = rng.random()
                     if draw < mix.error:
@@ -76,7 +103,7 @@ def simulated(retry: Retry, mix: Mix, number: int, steps: int, seed: int = 1) ->
                         break
                     if retry.placement == "server":
                         spent = max(spent, TIMER_FLOOR) if spent else 0.0
-                        pause = max(retry.backoff(number_of_try, 1.0), TIMER_FLOOR)
+                        pause = max(retry.backoff(number_of_try, 1.0), floor(number_of_try, spent))
                     else:
                         pause = retry.backoff(number_of_try, rng.random())
                     at += spent + pause
@@ -94,19 +121,25 @@ def simulated(retry: Retry, mix: Mix, number: int, steps: int, seed: int = 1) ->
         (tuned(preset("swift"), hedge=3, jitter="none"), Mix(0.2, 0.5, latency=0.05)),
         (preset("compact"), Mix(1 / 3, 1 / 3)),
         (preset("reviewed"), Mix(0.1, 0.3, latency=0.1)),
+        (tuned(preset("swift"), hedge=4), Mix(1 / 3, 1 / 3)),
+        (loop(0.25, max_tries=6), Mix(1 / 3, 1 / 3)),
+        (loop(0.3, 0.1, 1.0, multiplier=1.3), Mix(0.4, 0.2)),
     ],
-    ids=["swift", "hedge 2", "hedge 3", "compact", "reviewed"],
+    ids=["swift", "hedge 2", "hedge 3", "compact", "reviewed", "hedge 4", "six tries", "slow growth"],
 )
 def test_the_model_agrees_with_a_simulation(policy: Policy, mix: Mix) -> None:
     """4,000 orders played try by try: the whole curve within the simulation's own error, and the calls too."""
     found = predict(policy, FaultPlan(mix), overhead=NOTHING)
     seconds, calls = simulated(policy.retry, mix, 4000, len(STEPS))
+    done = np.mean(np.isfinite(seconds))
+    assert 1 - found.never == pytest.approx(done, abs=4 * (0.25 / len(seconds)) ** 0.5)
     for share in (0.1, 0.5, 0.9, 0.99):
-        at = float(np.quantile(seconds, share))
+        at = float(np.quantile(seconds, share * done, method="lower"))
+        share *= done
         # Four standard errors of an empirical share, and the atoms of a grid.
         slack = 4 * (share * (1 - share) / len(seconds)) ** 0.5
         assert found.cdf(at - 0.02) - slack <= share <= found.cdf(at + 0.02) + slack
-    assert calls == pytest.approx(found.calls_per_step, rel=0.03)
+    assert calls == pytest.approx(found.calls_per_step, rel=0.015)
 
 
 @settings(max_examples=25, deadline=None)
@@ -129,7 +162,7 @@ def test_bounds_enclose_and_a_curve_only_rises(
 
 def test_each_knob_is_worth_what_common_sense_says() -> None:
     """A longer timeout misses more, a second lane misses less and costs more calls."""
-    worth = marginal(preset("swift"))
+    worth = marginal(preset("swift"), deadline=5)
     assert worth.loc["try_timeout", "p_miss_double"] > worth.loc["try_timeout", "p_miss"]
     assert worth.loc["hedge", "p_miss_double"] < worth.loc["hedge", "p_miss"]
     assert worth.loc["hedge", "calls_double"] > worth.loc["hedge", "calls_per_step"]
@@ -155,3 +188,92 @@ def test_a_call_slower_than_its_timeout_never_works() -> None:
     found = predict(preset("swift"), FaultPlan(Mix(latency=0.3)))
     assert found.p_miss(100) == pytest.approx(1)
     assert found.calls_per_step == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("calls", "error"),
+    [(Calls(float("nan"), 0.2), BadInput), (Calls(0.7, 0.7), BadInput), (Calls(latency=()), BadInput)],
+)
+def test_shares_that_are_none_are_refused(calls: Calls, error: type[Exception]) -> None:
+    """Not a number, more than everything, no latency at all: a sentence, never a silent zero."""
+    with pytest.raises(error, match=r"Shares|Latencies"):
+        predict(preset("swift"), {"charge": calls})
+    with pytest.raises(ConfigError):
+        predict(preset("swift"), FaultPlan(Mix(0.7, 0.7)))
+
+
+def test_calls_that_never_work_always_miss() -> None:
+    """Every call raises, and there is no backoff to pause for: all orders miss, whatever the deadline."""
+    policy = tuned(preset("swift"), first_backoff=0.0, max_backoff=0.0)
+    for hedge in (1, 2):
+        found = predict(tuned(policy, hedge=hedge), FaultPlan(Mix(error=1.0)))
+        assert (found.p_miss(15), found.never, found.calls_per_step) == (1.0, 1.0, float("inf"))
+
+
+def test_a_deadline_between_two_points_of_the_grid_is_answered_right() -> None:
+    """A calm order takes 0.12 s, neither 0.1195 s nor a quarter of it; and its bounds say the same."""
+    found = predict(preset("swift"), FaultPlan.calm())
+    assert found.p_miss(0.1195) == pytest.approx(1.0)
+    assert found.p_miss(0.1205) == RESOLUTION
+    assert found.bounds(0.1195)[1] == pytest.approx(1.0)
+
+
+def test_beyond_its_grid_a_prediction_does_not_guess() -> None:
+    """A grid that ends at 40 s and holds nine tenths says nothing about 60 s; one of its own choosing does."""
+    short = predict(preset("patient"), dt=0.01, horizon=40)
+    with pytest.raises(BadInput, match="horizon"):
+        short.p_miss(60)
+    assert np.isnan(short.percentile(0.99))
+    whole = predict(preset("patient"), dt=0.01)
+    assert whole.p_miss(200) < 1e-9
+    assert whole.p_miss(30) == pytest.approx(short.p_miss(30), rel=1e-6)
+
+
+def test_a_tail_agrees_with_plain_convolution() -> None:
+    """P(missed) of the default policy at 10 and 15 s, 5e-7 and 2e-11, as sums without any transform give them."""
+    dt, points = 0.01, 1700
+    fails, pause = np.zeros(points), np.zeros(points)
+    fails[0] = fails[25] = 1 / 3
+    lane, reached = np.zeros(points), np.zeros(points)
+    reached[0] = 1.0
+    for number in range(1, 90):
+        lane += reached / 3
+        pause[:] = 0
+        most = preset("swift").retry.backoff(number, 1.0)
+        edges = np.minimum(np.arange(int(np.ceil(most / dt)) + 1) * dt, most)
+        mass = np.diff(edges) / most
+        pause[: len(mass)] += mass / 2
+        pause[1 : len(mass) + 1] += mass / 2
+        reached = np.convolve(np.convolve(reached, fails)[:points], pause)[:points]
+    total = np.zeros(points)
+    total[0] = 1.0
+    for _ in STEPS:
+        total = np.convolve(total, lane)[:points]
+    found = predict(preset("swift"), overhead=NOTHING, dt=dt)
+    for deadline in (10.0, 15.0):
+        assert found.p_miss(deadline) == pytest.approx(total[int(deadline / dt) + 1 :].sum(), rel=0.02)
+
+
+def test_a_hang_shorter_than_the_timeout_is_a_slow_good_call() -> None:
+    """Half of the calls hang for 0.1 s under a timeout of 0.25 s: they work, a tenth of a second late."""
+    found = predict(preset("swift"), FaultPlan(Mix(hang=0.5), hang_seconds=0.1), overhead=NOTHING)
+    assert found.calls_per_step == pytest.approx(1.0)
+    assert float(found.times @ found.pmf) == pytest.approx(len(STEPS) * 0.05, rel=0.01)
+
+
+def test_latencies_above_the_timeout_are_cut_off() -> None:
+    """Good calls of 0.1, 0.2 and 0.3 s under 0.25 s: a third of the calls goes the way of hangs."""
+    found = predict(preset("swift"), {"one": Calls(latency=(0.1, 0.2, 0.3))}, overhead=NOTHING)
+    assert found.calls_per_step == pytest.approx(1.5)
+    assert found.p_miss(0.15) == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_orders_that_share_cores_wait_for_them() -> None:
+    """One order alone waits for nobody; where the cores are the limit, orders per second are cores over CPU seconds."""
+    found = predict(tuned(preset("swift"), hedge=4))
+    assert queued(found, at_once=1, cpu=0.2, cores=2).order == pytest.approx(found.overhead.order)
+    busy = queued(found, at_once=100, cpu=0.2, cores=2)
+    away = float(found.times @ found.pmf) - found.overhead.order
+    assert 100 / (away + 0.2 + busy.order - found.overhead.order) == pytest.approx(2 / 0.2, rel=0.01)
+    with pytest.raises(BadInput, match="queue"):
+        queued(found, at_once=0, cpu=0.2, cores=2)

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from trellis import stack, workers
 from trellis.config import Settings
 from trellis.db.migrate import migrate
@@ -34,6 +36,21 @@ class Floor:
     async def faults(self, plan: FaultPlan) -> None:
         await self.desk.ledger.set_fault_plan(plan)
         await self.watch.refresh()
+
+    def cpu(self) -> tuple[float, float]:
+        """CPU seconds until now of (this process with its workers, this floor's own servers)."""
+        servers = 0.0
+        for process in psutil.process_iter():
+            try:
+                if str(self.settings.home) not in " ".join(process.cmdline()):
+                    continue
+                for one in (process, *process.children(recursive=True)):
+                    # A backend that ended is counted with its postmaster's children.
+                    times = one.cpu_times()
+                    servers += times.user + times.system + times.children_user + times.children_system
+            except psutil.Error:
+                continue
+        return time.process_time(), servers
 
 
 @asynccontextmanager

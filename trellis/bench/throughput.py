@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import psutil
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
@@ -110,7 +109,7 @@ async def run(
                 began = time.perf_counter()
                 await kinds["ours"]()
                 alone.append(time.perf_counter() - began)
-            rates, cpu = await _alternate(kinds, rounds, per_round, at_once, tick)
+            rates, cpu = await _alternate(floor, kinds, rounds, per_round, at_once, tick)
     return {
         "rounds": rounds,
         "orders_per_s": round(statistics.median(rates["ours"]), 2),
@@ -135,7 +134,7 @@ async def run_sandboxes(
         async with _working(sides):
             for job in kinds.values():
                 await many(at_once, at_once, job)
-            rates, cpu = await _alternate(kinds, rounds, per_round, at_once, tick)
+            rates, cpu = await _alternate(floor, kinds, rounds, per_round, at_once, tick)
     return {
         name: {
             "per_s": round(statistics.median(rates[name]), 2),
@@ -202,7 +201,7 @@ def _twin(client: Client, tag: str) -> Job:
 
 
 async def _alternate(
-    kinds: Mapping[str, Job], rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
+    floor: Floor, kinds: Mapping[str, Job], rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, tuple[float, float]]]:
     """Rates [1/s] of each kind, one a round, and its CPU seconds per order (worker with client, servers)."""
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -212,9 +211,9 @@ async def _alternate(
         # The order of the kinds turns from round to round, so that a drift of the machine favours none.
         turn = number % len(names)
         for kind in names[turn:] + names[:turn]:
-            before = _cpu()
+            before = floor.cpu()
             rates[kind].append(per_round / await many(per_round, at_once, kinds[kind]))
-            after = _cpu()
+            after = floor.cpu()
             worker, server = spent[kind]
             spent[kind] = worker + after[0] - before[0], server + after[1] - before[1]
             tick()
@@ -224,17 +223,3 @@ async def _alternate(
 
 def _ratio(these: list[float], those: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(these, those, strict=True)), 3)
-
-
-def _cpu() -> tuple[float, float]:
-    """CPU seconds of (this process with its workers, the local servers on this machine)."""
-    servers = 0.0
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] in ("temporal", "postgres"):
-            try:
-                times = process.cpu_times()
-                # A backend that ended is counted with its postmaster's children.
-                servers += times.user + times.system + times.children_user + times.children_system
-            except psutil.Error:
-                continue
-    return time.process_time(), servers

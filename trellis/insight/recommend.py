@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
-from trellis.insight.retries import predict, sweep
+from trellis.insight.fit import Learned
+from trellis.insight.retries import RESOLUTION, STEPS, Calls, Overhead, predict, sweep
 from trellis.policies import Jitter, Placement, Policy, Retry
 
-_TIMEOUTS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
+_TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
+"""Seconds; none is shorter than a call over a network may take, whatever a plan says."""
+
+_OF_LATENCY = (1.5, 3.0, 6.0)
+"""Further timeouts, in multiples of the time that slow good calls take."""
+
 _BACKOFFS = ((0.005, 0.05), (0.01, 0.2), (0.05, 0.5), (0.2, 1.0))
 _LANES = (1, 2, 3, 4)
-
-_ROOM = 3.0
-"""A timeout is at least so many times the latency of slow good calls, so that it cuts hangs off and not them."""
-
-_LEAST_LATENCY = 0.02
-"""Seconds that any call over a network may take, whatever a plan or a fit says."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """A policy for the desk, what it does, and the frontier it was chosen from.
 
-    `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto`: no other policy is better in both P(missed)
-    and calls.
+    `p_miss_at_worst`: P(missed) where the faults are as bad as the tries they were learned from allow; None where they
+    were given. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto`: no other policy is better in both
+    P(missed) and calls.
     """
 
     policy: Policy
@@ -39,64 +42,88 @@ class Recommendation:
     p99: float
     calls_per_step: float
     frontier: pd.DataFrame
+    p_miss_at_worst: float | None = None
 
     def words(self) -> str:
         retry = self.policy.retry
         lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
         where = " by the server" if retry.placement is Placement.SERVER else ""
+        worst = "" if self.p_miss_at_worst is None else f" (at worst {one_in(self.p_miss_at_worst)})"
         return (
-            f"timeout {retry.try_timeout:g} s, backoff {retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
-            f"{where}{lanes}: {one_in(self.p_miss)} misses {self.deadline:g} s; "
+            f"timeout {retry.try_timeout:.3g} s, backoff {retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
+            f"{where}{lanes}: {one_in(self.p_miss)} misses {self.deadline:g} s{worst}; "
             f"costs {self.calls_per_step:.1f} calls a step"
         )
 
 
 def recommend(
-    deadline: float, epsilon: float, faults: FaultPlan | None = None, *, max_calls: float | None = None
+    deadline: float,
+    epsilon: float,
+    faults: FaultPlan | Mapping[str, Calls] | Learned | None = None,
+    *,
+    max_calls: float | None = None,
+    overhead: Overhead | None = None,
 ) -> Recommendation:
     """The cheapest policy that misses `deadline` [s] in at most a share `epsilon` of orders, the gentlest of those.
 
-    `faults` None: the canonical thirds. `max_calls`: at most so many calls a step. Raises BadInput when no policy does
-    it, and names the best one.
+    `faults` None: the canonical thirds; a mapping or what `fit.learn` learned: that chain of steps. `max_calls`: at
+    most so many calls a step. `overhead` None: an order's, by the number of its steps. Raises BadInput when no policy
+    does it, and names the best one.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("A deadline is more than 0 s and less than a day; epsilon is between 0 and 1.")
-    plan = FaultPlan.canonical() if faults is None else faults
-    policies = {policy.name: policy for policy in _candidates(deadline, plan)}
-    horizon = max(4 * deadline, 10.0)
-    table = sweep(policies.values(), plan, deadline=deadline, dt=horizon / 4096, horizon=horizon)
+    if epsilon < RESOLUTION:
+        raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
+    if max_calls is not None and not max_calls >= 1:
+        raise BadInput("A step takes at least one call: the ceiling must be 1 or more.")
+    chain = _chain(faults)
+    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(STEPS))
+    policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
+    table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
     table["pareto"] = _pareto(table)
-    affordable = table[table["calls_per_step"] <= (max_calls or np.inf) + 1e-9]
+    ceiling = math.inf if max_calls is None else max_calls
+    affordable = table[table["calls_per_step"] <= ceiling + 1e-9]
     if affordable.empty:
         raise BadInput(
-            f"No policy makes do with {max_calls:g} calls a step: "
-            f"these faults need {table['calls_per_step'].min():.2f}."
+            f"No policy makes do with {ceiling:g} calls a step: these faults need {table['calls_per_step'].min():.2f}."
         )
-    # Of equal cost the gentlest: retries by the server, which need no code; then long timeouts and long backoffs.
-    ranked = affordable.assign(
-        cost=affordable["calls_per_step"].round(2), quick=affordable["placement"] != Placement.SERVER
-    ).sort_values(["cost", "quick", "try_timeout", "max_backoff"], ascending=[True, True, False, False])
+    fine: dict[str, Any] = {"overhead": timing, "dt": max(0.002, deadline / 8000)}
+    ranked = _ranked(affordable)
     for name in ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]:
-        found = predict(policies[name], plan, horizon=max(60.0, horizon))
-        if found.p_miss(deadline) <= epsilon:
+        found = predict(policies[name], chain, **fine)
+        if found.p_miss(deadline) <= epsilon and found.calls_per_step <= ceiling + 1e-9:
+            worst = None
+            if isinstance(faults, Learned):
+                worst = predict(policies[name], faults.at_worst, **fine).p_miss(deadline)
             return Recommendation(
                 policies[name], deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
-                found.calls_per_step, table,
+                found.calls_per_step, table, worst,
             )  # fmt: skip
     best = affordable.sort_values("p_miss").iloc[0]
     raise BadInput(
         f"No policy reaches {epsilon:g} in {deadline:g} s"
-        + (f" with {max_calls:g} calls a step" if max_calls else "")
+        + ("" if max_calls is None else f" with {max_calls:g} calls a step")
         + f"; the best is {best['name']}: {one_in(float(best['p_miss']))} misses."
     )
 
 
-def _candidates(deadline: float, plan: FaultPlan) -> Iterator[Policy]:
-    slowest = max([_LEAST_LATENCY, plan.mix.latency, *(mix.latency for mix in plan.steps.values())])
+def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[str, Calls]:
+    """Each step's calls."""
+    if isinstance(faults, Learned):
+        return faults.calls
+    if isinstance(faults, Mapping):
+        return faults
+    plan = FaultPlan.canonical() if faults is None else faults
+    return {str(step): Calls.planned(plan, step) for step in STEPS}
+
+
+def _candidates(deadline: float, chain: Sequence[Calls] | Any) -> Iterator[Policy]:
+    slow = max(float(np.quantile(calls.latency, 0.99)) for calls in chain)
     budget = max(deadline, 1.0)
-    for timeout in _TIMEOUTS:
-        if timeout < _ROOM * slowest or timeout >= budget:
-            continue
+    timeouts = {timeout for timeout in _TIMEOUTS if timeout >= slow}
+    timeouts |= {float(f"{slow * factor:.2g}") for factor in _OF_LATENCY if slow * factor > _TIMEOUTS[0]}
+    timeouts = {timeout for timeout in timeouts if timeout < budget} or {budget / 2}
+    for timeout in sorted(timeouts):
         for first, most in _BACKOFFS:
             for lanes in _LANES:
                 name = f"{timeout:g} s, {first * 1000:g}-{most * 1000:g} ms, {lanes} lane{'s' * (lanes > 1)}"
@@ -106,18 +133,25 @@ def _candidates(deadline: float, plan: FaultPlan) -> Iterator[Policy]:
             yield Policy(name, budget=budget, retry=Retry(timeout, first, most))
 
 
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """By cost; of equal cost the gentlest: retries by the server, which need no code, long timeouts, long backoffs."""
+    return table.assign(
+        cost=table["calls_per_step"].round(2), quick=table["placement"] != Placement.SERVER
+    ).sort_values(["cost", "quick", "try_timeout", "max_backoff"], ascending=[True, True, False, False])
+
+
 def _pareto(table: pd.DataFrame) -> list[bool]:
     """Which rows no other row beats in both P(missed) and calls."""
-    miss, calls = table["p_miss"].to_numpy(), table["calls_per_step"].to_numpy()
+    miss, calls = table["p_miss"].to_numpy(), table["calls_per_step"].round(2).to_numpy()
     return [
-        not bool(np.any((miss <= m) & (calls <= c) & ((miss < m) | (calls < c - 1e-9))))
+        not bool(np.any((miss <= m) & (calls <= c) & ((miss < m) | (calls < c))))
         for m, c in zip(miss, calls, strict=True)
     ]
 
 
 def one_in(share: float) -> str:
     """A small share in words: "1 in 1.6 million orders"."""
-    if share <= 1e-12:
+    if share <= RESOLUTION:
         return "fewer than 1 in a trillion orders"
     if share > 0.05:
         return f"{share:.0%} of orders"

@@ -21,13 +21,19 @@ from trellis.insight.retries import predict
 from trellis.lab.session import Session
 from trellis.lab.story import ITEMS
 from trellis.model import State, parse_order
-from trellis.policies import PRESETS, Policy, preset
+from trellis.policies import PRESETS, Placement, Policy, preset
 
 
 async def race_policies(
-    session: Session, policies: Sequence[str | Policy] = tuple(PRESETS), *, orders: int = 20, cut: float = 60.0
+    session: Session,
+    policies: Sequence[str | Policy] = tuple(PRESETS),
+    *,
+    orders: int = 20,
+    cut: float = 60.0,
+    spread: float = 12.0,
 ) -> pd.DataFrame:
-    """So many orders of each policy, started together and approved at once, until all ended or `cut` seconds passed.
+    """So many orders of each policy, started one after another over `spread` seconds so that they do not queue for the
+    machine, approved at once, until all ended or each had `cut` seconds.
 
     What has not ended by then is cancelled and stays in the table as censored: it would have taken longer, nobody
     knows how long. A progress bar shows how many have ended.
@@ -42,14 +48,15 @@ async def race_policies(
         bar.value += 1
         count.value = f"{bar.value} of {bar.max}"
 
-    work = _race(session.desk, chosen, orders, cut, tick)
+    work = _race(session.desk, chosen, orders, cut, spread, tick)
     return await asyncio.wrap_future(session.submit(work))
 
 
 async def _race(
-    desk: Desk, policies: Sequence[Policy], orders: int, cut: float, tick: Callable[[], None]
+    desk: Desk, policies: Sequence[Policy], orders: int, cut: float, spread: float, tick: Callable[[], None]
 ) -> pd.DataFrame:
-    async def one(policy: Policy, number: int) -> dict[str, Any]:
+    async def one(policy: Policy, number: int, place: int) -> dict[str, Any]:
+        await asyncio.sleep(spread * place / (orders * len(policies)))
         id_ = f"race-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
         began = time.perf_counter()
         await desk.start(parse_order(id_, f"pay-{id_}", ITEMS, {"line1": "1 Main Street"}), policy)
@@ -66,7 +73,11 @@ async def _race(
         tick()
         return {"order_id": id_, "policy": policy.name, "seconds": seconds, "outcome": outcome}
 
-    runs = [one(policy, number) for number in range(orders) for policy in policies]
+    runs = [
+        one(policy, number, number * len(policies) + place)
+        for number in range(orders)
+        for place, policy in enumerate(policies)
+    ]
     return pd.DataFrame(await asyncio.gather(*runs))
 
 
@@ -80,7 +91,15 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
     backoff = widgets.FloatLogSlider(
         base.retry.max_backoff, min=-2, max=0.3, step=0.05, description="largest backoff [s]", **wide
     )
-    lanes = widgets.IntSlider(base.retry.hedge, min=1, max=4, description="hedge lanes", **wide)
+    # The server runs one execution of a step at a time: it has no lanes.
+    lanes = widgets.IntSlider(
+        base.retry.hedge,
+        min=1,
+        max=4,
+        description="hedge lanes",
+        disabled=base.retry.placement is Placement.SERVER,
+        **wide,
+    )
     hang = widgets.FloatSlider(1 / 3, min=0, max=0.6, step=0.01, description="calls that hang", **wide)
     told = widgets.HTML()
 
@@ -94,7 +113,7 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
         )
         plan = FaultPlan.canonical()
         plan = replace(plan, mix=replace(plan.mix, hang=hang.value))
-        found = predict(replace(base, name="sliders", retry=retry), plan, dt=0.005, horizon=80)
+        found = predict(replace(base, name="sliders", retry=retry), plan, dt=0.005)
         told.value = (
             f"<b>{one_in(found.p_miss(deadline))}</b> misses {deadline:g} s. Half complete within "
             f"<b>{found.percentile(0.5):.2f} s</b>, 99 % within <b>{found.percentile(0.99):.2f} s</b>, "
