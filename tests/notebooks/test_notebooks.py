@@ -39,7 +39,7 @@ FINDINGS = {
     "02_talking_to_a_running_order": ["money kept from a cancelled order: 0 times", "turned out untrue: 0."],
     "03_when_calls_fail": ["Between a failed attempt and the next", "From a hung attempt to the next"],
     "05_what_the_events_say": ["Timeout 0.25 s", "Timeout 0.75 s"],
-    "06_choose_a_retry_policy": ["costs 3.0 calls a step", "COMPLETED", "The two differ by at most"],
+    "06_choose_a_retry_policy": ["misses 15 s (at worst 1 in", "misses 1.5 s (at worst 1 in", "COMPLETED"],
     "09_your_own_workflows": ["20 trips, 60 bookings", "the histories do not tell"],
 }
 
@@ -66,6 +66,11 @@ async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
         assert words in printed
     stored = json.dumps(notebook)
     assert "image/svg+xml" in stored or "text/html" in stored
+    if path.stem == "06_choose_a_retry_policy":
+        held = re.search(r"inside the measured interval for (\d) of 6 policies", printed)
+        assert held, "a prediction for each policy stands against what was measured"
+        # Each interval is one of 95 %, and a busy machine is slower than the model's.
+        assert int(held[1]) >= 4
     if path.stem == "00_start_here":
         assert "ORDER_APPROVED" in stored, "the button's approval is in the ledger"
         assert "REQUEST_REFUSED" not in stored

@@ -270,4 +270,6 @@ def _interval(share: float, variance: float, total: float, miss: float = 0.05 / 
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.001:
+        return "less than 1 ms"
     return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds:.2f} s"

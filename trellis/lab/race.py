@@ -30,7 +30,7 @@ async def race_policies(
     *,
     orders: int = 20,
     cut: float = 60.0,
-    spread: float = 12.0,
+    spread: float = 9.0,
 ) -> pd.DataFrame:
     """So many orders of each policy, started one after another over `spread` seconds so that they do not queue for the
     machine, approved at once, until all ended or each had `cut` seconds.
