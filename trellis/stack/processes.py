@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +12,12 @@ import psutil
 
 # Servers outlive the call that starts them; a dropped Popen would warn of that, and leave a zombie when one ends.
 _children: list[subprocess.Popen[bytes]] = []
+
+
+@atexit.register
+def _take_note_of_the_ended() -> None:
+    for child in _children:
+        child.poll()
 
 
 def spawn(line: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
