@@ -37,7 +37,7 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02
         assert found.shares["error"] == pytest.approx(1 / 3, abs=slack)
         assert found.shares["ok"] == pytest.approx(1 / 3, abs=slack)
-    chosen = recommend(60, 0.01, learned)
+    chosen = recommend(15, 1e-4, learned)
     assert chosen.p_miss_at_worst is not None
     order = house.order()
     await house.desk.start(order, chosen.policy)
