@@ -8,13 +8,14 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,7 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trellis import config, stack
-from trellis.errors import BadInput, TemporalUnavailable, TrellisError
+from trellis.errors import BadInput, StackError, TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
 from trellis.model import parse_order
 from trellis.policies import preset, tuned
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from trellis.desk import Desk
 
 T = TypeVar("T")
+
+POLLED_SECONDS = 90
+"""A poll of an idle worker lasts a minute; who has begun none for longer than this does not poll."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")
 order_app = typer.Typer(no_args_is_help=True, help="Start, steer and inspect single orders.")
@@ -185,13 +189,22 @@ def migrate(as_json: Json = False) -> None:
 @app.command()
 def worker(
     queues: Annotated[str, typer.Option(help="Which queues, with commas.")] = "orders,shipping",
+    check: Annotated[
+        bool, typer.Option("--check", help="Run none; do workers on this machine poll? Exit code 0 or 1.")
+    ] = False,
 ) -> None:
     """Run workers until Ctrl-C; they finish what they can first."""
     from trellis import workers
     from trellis.db.migrate import check_schema
     from trellis.db.pool import open_pool
+    from trellis.desk import default_policy
 
     settings = _settings()
+    names = tuple(filter(None, queues.split(",")))
+    if check:
+        _run(_check_workers(settings, workers.task_queues(settings, names)))
+        return
+    default_policy(settings)
 
     async def work() -> None:
         found = stack.require(settings)
@@ -202,7 +215,7 @@ def worker(
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         try:
-            async with workers.running(client, pool, settings, tuple(filter(None, queues.split(",")))) as watch:
+            async with workers.running(client, pool, settings, names) as watch:
                 err.print(f"Working on {queues}. Ctrl-C ends.")
                 waits = [asyncio.ensure_future(event.wait()) for event in (stop, watch.worker_failed)]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -214,6 +227,25 @@ def worker(
             await pool.close()
 
     _run(work())
+
+
+async def _check_workers(settings: config.Settings, queues: list[str]) -> None:
+    """Say that a worker on this machine polls each of the queues, or raise StackError."""
+    async with _desk(settings) as desk:
+        since = datetime.now(UTC) - timedelta(seconds=POLLED_SECONDS)
+        here = f"@{socket.gethostname()}"
+        polled = {
+            worker["queue"]
+            for worker in await desk.workers()
+            if worker["identity"].endswith(here) and worker["polled_at"] > since
+        }
+    left = [queue for queue in queues if queue not in polled]
+    if left:
+        raise StackError(
+            f"No worker on this machine has polled {' or '.join(left)} in the last {POLLED_SECONDS} s. "
+            f"Start one with `trellis worker`."
+        )
+    out.print(f"Workers on this machine poll {' and '.join(queues)}.", soft_wrap=True)
 
 
 @app.command()

@@ -100,6 +100,14 @@ class Receipt:
     reason: str = ""
 
 
+def default_policy(settings: Settings) -> Policy:
+    """TRELLIS_POLICY, with WORKFLOW_RUN_TIMEOUT_SECONDS when that is set. Raises ConfigError."""
+    policy = preset(settings.policy)
+    if settings.run_timeout is not None:
+        policy = replace(policy, run_timeout=settings.run_timeout)
+    return policy.check()
+
+
 class Desk:
     """Orders, for everybody who is not a workflow. Raises TrellisError's children, each with one sentence."""
 
@@ -113,11 +121,8 @@ class Desk:
         self._search_attributes = search_attributes
 
     def default_policy(self) -> Policy:
-        """TRELLIS_POLICY, with WORKFLOW_RUN_TIMEOUT_SECONDS when that is set."""
-        policy = preset(self.settings.policy)
-        if self.settings.run_timeout is not None:
-            policy = replace(policy, run_timeout=self.settings.run_timeout)
-        return policy.check()
+        """The policy of an order that names none."""
+        return default_policy(self.settings)
 
     async def start(self, order: Order, policy: Policy | None = None) -> Started:
         """Start an order; the same order again returns the same run.
@@ -377,18 +382,28 @@ class Desk:
         temporal, database = await asyncio.gather(answers(info), answers(self.ledger.ping()))
         return {"temporal": temporal, "database": database}
 
-    async def workers(self) -> list[dict[str, str]]:
-        """Who polls our queues: {queue, identity}, as Temporal saw them in the last minutes."""
-        found: set[tuple[str, str]] = set()
+    async def workers(self) -> list[Row]:
+        """Who polled our queues in the last minutes: {queue, identity, polled_at}, the last as Temporal saw it [UTC].
+
+        Raises TemporalUnavailable.
+        """
+        found: dict[tuple[str, str], datetime] = {}
         for queue in (self.settings.orders_queue, self.settings.shipping_queue):
             for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
-                answer = await self.client.workflow_service.describe_task_queue(
-                    DescribeTaskQueueRequest(
-                        namespace=self.client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
-                    )
+                request = DescribeTaskQueueRequest(
+                    namespace=self.client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
                 )
-                found |= {(queue, poller.identity) for poller in answer.pollers}
-        return [{"queue": queue, "identity": identity} for queue, identity in sorted(found)]
+                try:
+                    answer = await self.client.workflow_service.describe_task_queue(request, timeout=ANSWER)
+                except RPCError as error:
+                    raise self._unavailable(error) from None
+                for poller in answer.pollers:
+                    polled = poller.last_access_time.ToDatetime(UTC)
+                    found[queue, poller.identity] = max(polled, found.get((queue, poller.identity), polled))
+        return [
+            {"queue": queue, "identity": identity, "polled_at": polled}
+            for (queue, identity), polled in sorted(found.items())
+        ]
 
     async def wait(self, order_id: str, timeout: float | None = None) -> Row:
         """The order's status once its workflow has closed. Raises TimeoutError, OrderNotFound."""
@@ -463,8 +478,10 @@ def to_json(row: Row) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) -> AsyncIterator[Desk]:
-    """A desk on a running stack, with a client and a pool of its own unless given one.
+async def opened(
+    stack: Stack, settings: Settings, *, pool: Pool | None = None, checked: bool = False
+) -> AsyncIterator[Desk]:
+    """A desk on a running stack, with a client and a pool of its own (see `open_pool` for `checked`) unless given one.
 
     Raises TemporalUnavailable, DatabaseUnavailable, SchemaMismatch.
     """
@@ -473,7 +490,7 @@ async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) 
     if not known:
         log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
     # Somebody waits for each answer: better a clear word soon than a long silence.
-    own = pool or await open_pool(stack.database_url, patience=5)
+    own = pool or await open_pool(stack.database_url, patience=5, checked=checked)
     try:
         yield Desk(client, Ledger(own), settings, search_attributes=known, stack=stack)
     finally:
@@ -481,4 +498,4 @@ async def opened(stack: Stack, settings: Settings, *, pool: Pool | None = None) 
             await own.close()
 
 
-__all__ = ["Desk", "Receipt", "Started", "new_request_id", "opened", "to_json"]
+__all__ = ["Desk", "Receipt", "Started", "default_policy", "new_request_id", "opened", "to_json"]

@@ -75,13 +75,20 @@ class FaultWatch:
                 log.warning("the fault plan cannot be looked up", error=str(error))
 
 
+def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
+    """What Temporal calls these queues. Raises ConfigError for a queue nobody knows."""
+    unknown = set(queues) - set(QUEUES)
+    if unknown or not queues:
+        raise ConfigError(f"There is no queue {', '.join(sorted(unknown)) or 'named'}. Known are {', '.join(QUEUES)}.")
+    names = {"orders": settings.orders_queue, "shipping": settings.shipping_queue}
+    return [names[queue] for queue in queues]
+
+
 def build(
     client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]
 ) -> list[Worker]:
     """One worker per queue. Raises ConfigError for a queue nobody knows."""
-    unknown = set(queues) - set(QUEUES)
-    if unknown or not queues:
-        raise ConfigError(f"There is no queue {', '.join(sorted(unknown)) or 'named'}. Known are {', '.join(QUEUES)}.")
+    task_queues(settings, queues)
     common: dict[str, Any] = {
         "max_concurrent_activities": SLOTS,
         "max_concurrent_local_activities": 100,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -36,10 +37,11 @@ from trellis import stack
 from trellis.api.app import create
 from trellis.api.bodies import read_cursor, write_cursor
 from trellis.config import Settings
+from trellis.db.ledger import Ledger
 from trellis.db.migrate import migrate
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk
-from trellis.errors import BadInput
+from trellis.errors import BadInput, DatabaseUnavailable
 from trellis.model import Order, State, workflow_id
 from trellis.workers import running as working
 
@@ -383,6 +385,11 @@ async def test_hostile_ids_and_paths_are_refused(house: House, api: Api) -> None
     assert await counts(house) == before
 
 
+def _cursor(id_: str) -> str:
+    """As the API itself would write it."""
+    return base64.urlsafe_b64encode(f"2026-01-01T00:00:00+00:00 {id_}".encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
@@ -392,7 +399,8 @@ async def test_hostile_ids_and_paths_are_refused(house: House, api: Api) -> None
         ("GET", "/orders?limit=" + "9" * 5000, 422), ("GET", "/orders?limit=1001", 422),
         ("GET", "/orders?limit=nan", 422), ("GET", "/orders?state=LOST", 422), ("GET", "/orders?state=%00", 422),
         ("GET", "/orders?state=" + "A" * 3000, 422), ("GET", "/orders?after=x", 422), ("GET", "/orders?after=%00", 422),
-        ("GET", "/orders?after=%ff%fe", 422),
+        ("GET", "/orders?after=%ff%fe", 422), ("GET", f"/orders?after={_cursor('a' + chr(0))}", 422),
+        ("GET", f"/orders?after={_cursor('a b')}", 422), ("GET", f"/orders?after={_cursor('')}", 422),
     ],
 )  # fmt: skip
 async def test_wrong_paths_methods_and_parameters_have_one_shape(api: Api, method: str, path: str, code: int) -> None:
@@ -424,6 +432,141 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api: Api) -> None:
     writer.close()
     await writer.wait_closed()
     assert int(head.split()[1]) == 408
+
+
+async def test_half_a_request_is_none(house: House, api: Api) -> None:
+    """A client that hangs up within its body has cancelled nothing and started nothing, however whole it looks."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    other = house.order()
+    host, port = api.address.removeprefix("http://").split(":")
+    for path, head, sent in [
+        (f"{order.order_id}/signals/cancel", b"Content-Length: 40", b""),
+        (f"{order.order_id}/signals/cancel", b"Content-Length: 40", b"{}"),
+        (f"{order.order_id}/signals/cancel", b"Transfer-Encoding: chunked", b"2\r\n{}\r\n"),
+        (f"{other.order_id}/start", b"Content-Length: 4000", json.dumps({"payment_id": other.payment_id}).encode()),
+    ]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"POST /orders/{path} HTTP/1.1\r\nHost: x\r\n".encode() + head + b"\r\n\r\n" + sent)
+        await writer.drain()
+        # The server has read what there is: another request was answered meanwhile.
+        assert (await api.http.get("/health")).status_code == 200
+        writer.close()
+        await writer.wait_closed()
+        assert await reader.read() == b""
+    assert (await api.post(f"/orders/{order.order_id}/signals/approve")).status_code == 202
+    await house.ends(order, State.COMPLETED)
+    assert "ORDER_CANCELLED" not in await house.events(order)
+    assert await house.desk._description(workflow_id(other.order_id)) is None
+    assert (await api.http.get(f"/orders/{other.order_id}/status")).status_code == 404
+
+
+async def test_whoever_sends_no_body_keeps_nobody_out(idle_desk: Desk) -> None:
+    """A place is taken once the body has arrived: idle clients hold none."""
+    app = create(idle_desk, inside=1)
+    arrived, enough = asyncio.Event(), asyncio.Event()
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        arrived.set()
+        await enough.wait()
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        idle = asyncio.create_task(http.post("/orders/hostile/start", content=never()))
+        await arrived.wait()
+        assert (await http.get("/orders")).status_code == 200
+        enough.set()
+        assert_problem(await idle, 422)
+
+
+STRANGERS: list[dict[str, str]] = [
+    {"Host": "evil.example"},
+    {"Host": "evil.example:8000"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "localhost."},
+    {"Host": "[::1"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://localhost:1"},
+    {"Origin": "null"},
+    {"Origin": "http://evil.example", "Host": "evil.example"},
+]
+
+
+@pytest.mark.parametrize("headers", STRANGERS)
+async def test_a_page_of_another_site_steers_nothing(house: House, api: Api, headers: dict[str, str]) -> None:
+    """Its browser sends simple requests to loopback, or has its own name resolve there: 403, and the order waits on."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    path = f"/orders/{order.order_id}/signals/cancel"
+    assert_problem(await api.http.post(path, headers=headers | {"Content-Type": "text/plain"}), 403)
+    assert_problem(await api.http.get("/orders", headers=headers), 403)
+    assert await house.events(order) == ["ORDER_RECEIVED", "ORDER_VALIDATED", "AWAITING_APPROVAL"]
+    assert (await api.http.get("/health", headers=headers)).status_code == 200
+
+
+async def test_pages_of_ones_own_and_programs_are_answered(api: Api) -> None:
+    """An IP address, localhost, a name of a container network; with its own origin or with none."""
+    for host in ("127.0.0.1:8000", "10.1.2.3", "[::1]:8000", "localhost:8000", "LOCALHOST", "api:8000"):
+        for more in ({}, {"Origin": f"http://{host.lower()}"}):
+            answer = await api.http.get("/orders", headers={"Host": host} | more)
+            assert answer.status_code == 200, (host, more)
+
+
+async def test_after_a_restart_of_the_database_no_request_fails(running: stack.Stack, settings: Settings) -> None:
+    """All of the API's connections are cut, as a restart does it; the requests that come next do not notice."""
+    async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as admin:
+        await admin.execute("DROP ROLE IF EXISTS restarted")
+        # By a name of its own, so that the connections of other tests are left alone.
+        await admin.execute("CREATE ROLE restarted LOGIN SUPERUSER")
+        info = psycopg.conninfo.conninfo_to_dict(running.database_url)
+        url = psycopg.conninfo.make_conninfo(**{**info, "user": "restarted"})  # type: ignore[arg-type]
+        async with serving(settings, DATABASE_URL=url) as api:
+            for _ in range(2):
+                answers = await asyncio.gather(*(api.http.get("/orders") for _ in range(20)))
+                assert {answer.status_code for answer in answers} == {200}
+                cursor = await admin.execute(
+                    "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'restarted'"
+                )
+                cut = await cursor.fetchone()
+                assert cut is not None
+                assert cut[0] > 0
+            answers = [await api.http.get("/orders") for _ in range(10)]
+            assert [answer.status_code for answer in answers] == [200] * 10, [answer.text for answer in answers][:2]
+        await admin.execute("DROP ROLE restarted")
+
+
+async def test_only_a_pool_that_was_asked_to_checks_its_connections(running: stack.Stack) -> None:
+    """A round trip that the workers need not pay: their steps are tried again anyway."""
+    for checked in (True, False):
+        pool = await open_pool(running.database_url, size=1, checked=checked)
+        try:
+            async with pool.connection() as connection:
+                pid = connection.info.backend_pid
+            async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as admin:
+                await admin.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            if checked:
+                await Ledger(pool).ping()
+            else:
+                with pytest.raises(DatabaseUnavailable):
+                    await Ledger(pool).ping()
+        finally:
+            await pool.close()
+
+
+async def test_what_postgres_cannot_hold_is_the_senders_mistake(idle_desk: Desk) -> None:
+    """Should anything pass the model that the ledger cannot take, it is bad input and no failure of a server."""
+    with pytest.raises(BadInput, match="Postgres cannot hold"):
+        await idle_desk.ledger.order("a\0b")
+
+
+async def test_a_setting_that_turned_bad_has_its_sentence(idle_desk: Desk, settings: Settings) -> None:
+    """A start under a policy that does not exist says which, in the one shape."""
+    bad = settings.model_copy(update={"policy": "swfit"})
+    app = create(Desk(idle_desk.client, idle_desk.ledger, bad, search_attributes=False))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        answer = await http.post("/orders/hostile/start", json={"payment_id": "hostile-pay"})
+    assert_problem(answer, 503)
+    assert (answer.json()["error"], "swfit" in answer.json()["message"]) == ("misconfigured", True)
 
 
 async def test_health_and_documents(house: House, api: Api) -> None:
@@ -615,20 +758,24 @@ async def test_an_api_killed_between_accept_and_start_loses_and_doubles_nothing(
 
 
 async def test_a_token_that_is_set_is_demanded(running: stack.Stack, settings: Settings) -> None:
-    """401 without it or with another; health stays open for what watches over the process."""
+    """401 without it or with another; health and the documents stay open, for watchers and browsers."""
     async with serving(settings, "--host", "0.0.0.0", "--port", "0", TRELLIS_API_TOKEN="s3cret") as api:
         base = f"http://127.0.0.1:{api.address.rsplit(':', 1)[1]}"
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
             {"authorization": "s3cret"},
+            {"authorization": "Basic s3cret"},
             {"authorization": "Bearer é"},
         ):
             encoded = {name: value.encode() for name, value in headers.items()}
             assert_problem(await api.http.get(f"{base}/orders", headers=encoded), 401)
-        right = {"authorization": "Bearer s3cret"}
-        assert (await api.http.get(f"{base}/orders", headers=right)).status_code == 200
-        assert (await api.http.get(f"{base}/health")).status_code == 200
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            # Whoever knows the token may come by any name: a page of another site does not.
+            right = {"authorization": f"{scheme} s3cret", "host": "trellis.example"}
+            assert (await api.http.get(f"{base}/orders", headers=right)).status_code == 200
+        for path in ("health", "docs", "openapi.json"):
+            assert (await api.http.get(f"{base}/{path}")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -637,6 +784,9 @@ async def test_a_token_that_is_set_is_demanded(running: stack.Stack, settings: S
         (["--host", "0.0.0.0", "--port", "0"], {}, "TRELLIS_API_TOKEN"),
         (["--host", "::", "--port", "0"], {}, "TRELLIS_API_TOKEN"),
         (["--host", "no.such.host.invalid", "--port", "0"], {}, "no address"),
+        (["--port", "0"], {"TRELLIS_POLICY": "swfit"}, "no policy 'swfit'"),
+        (["--port", "0"], {"WORKFLOW_RUN_TIMEOUT_SECONDS": "1"}, "run_timeout must be longer than"),
+        (["--port", "0"], {"TRELLIS_FAULTS": "nonsense"}, "The fault plan 'nonsense'"),
         (["--port", "0"], {"TEMPORAL_NAMESPACE": "nowhere"}, "no namespace 'nowhere'"),
         (["--port", "0"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres does not answer"),
         (["--port", "0"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, "Temporal at 127.0.0.1:1 does not answer"),
@@ -733,6 +883,8 @@ async def test_it_ends_in_order(running: stack.Stack, settings: Settings) -> Non
 def test_the_document_names_one_error_shape(idle_desk: Desk) -> None:
     """Every refusal in the OpenAPI document is a Problem, and every body has an example."""
     document = create(idle_desk).openapi()
+    # A 503 after a timeout may have reached Temporal: no promise that nothing happened.
+    assert "may have been carried out" in document["components"]["schemas"]["Problem"]["description"]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             for code, answer in operation["responses"].items():

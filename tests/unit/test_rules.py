@@ -250,7 +250,7 @@ ALLOWED = {
     "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
     "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
     "reconcile": {"activities", "db", "desk", "errors", "model"},
-    "api": {"api", "config", "desk", "errors", "model", "stack"},
+    "api": {"api", "config", "desk", "errors", "faults", "model", "stack"},
     "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {
         "lab",

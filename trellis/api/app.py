@@ -17,7 +17,7 @@ from trellis.api.bodies import busy, error, read_cursor, read_json, write_cursor
 from trellis.api.docs import page
 from trellis.api.gate import INSIDE, Gate
 from trellis.desk import Desk, Receipt, to_json
-from trellis.errors import BadInput, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
+from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
 from trellis.model import State, parse_address, parse_approve, parse_cancel, parse_start
 
 log = structlog.get_logger("trellis.api")
@@ -32,6 +32,7 @@ _KINDS: dict[type[TrellisError], tuple[int, str]] = {
     OrderNotFound: (404, "not_found"),
     OrderConflict: (409, "conflict"),
     RequestRefused: (409, "refused"),
+    ConfigError: (503, "misconfigured"),
 }
 _SENTENCES = {404: "There is no such path. GET /docs shows all.", 405: "This path does not take that method."}
 
@@ -39,11 +40,11 @@ _SENTENCES = {404: "There is no such path. GET /docs shows all.", 405: "This pat
 def _answers(*codes: int, **models: Any) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation: its own, and those that any may give."""
     own: dict[int | str, dict[str, Any]] = {int(name[1:]): {"model": model} for name, model in models.items()}
-    return own | {code: {"model": schema.Problem} for code in (401, 413, 503, *codes)}
+    return own | {code: {"model": schema.Problem} for code in (401, 403, 408, 413, 503, *codes)}
 
 
 def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> FastAPI:
-    """The application on a desk. A `token` is demanded of every request but /health."""
+    """The application on a desk. A `token` is demanded of every request but /health and the documents."""
     app = FastAPI(
         title="Trellis",
         version="1",

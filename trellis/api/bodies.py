@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from trellis.errors import BadInput
+from trellis.model import parse_id
 
 
 def error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -66,10 +67,10 @@ def read_cursor(text: str) -> tuple[datetime, str]:
     try:
         plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         created, _, id_ = plain.partition(" ")
-        position = datetime.fromisoformat(created), id_
+        position = datetime.fromisoformat(created), parse_id(id_)
         # Anything but our own writing is a mistake, however readable.
         if position[0].tzinfo is None or write_cursor({"created_at": position[0], "id": id_}) != text:
             raise ValueError
-    except ValueError:
+    except (ValueError, BadInput):
         raise BadInput("The cursor in `after` must be the `next` of an earlier answer.") from None
     return position

@@ -1,10 +1,13 @@
-"""What stands before every request: the token, how many may be inside, how large and how slow one may be."""
+"""What stands before every request: the token, whose page sent it, how large and slow it may be, how many at once."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
+from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +18,8 @@ BODY_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 INSIDE = 100
 """Requests that are worked on at once. What comes beyond is told to come back: a queue would only make all wait."""
+OPEN = frozenset({"/docs", "/openapi.json"})
+"""Needs no token: the schema is no secret, and no browser could send one for a page that it opens."""
 
 
 class Gate:
@@ -29,38 +34,16 @@ class Gate:
         if scope["type"] != "http" or scope["path"] == "/health":
             await self._app(scope, receive, send)
             return
-        refusal = self._refuse(scope)
+        refusal = self._refuse(scope["path"], dict(scope["headers"]))
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        self._places -= 1
-        try:
-            await self._serve(scope, receive, send)
-        finally:
-            self._places += 1
-
-    def _refuse(self, scope: Scope) -> Response | None:
-        headers = dict(scope["headers"])
-        if self._token is not None:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
-                return error(
-                    401,
-                    "unauthorized",
-                    "Send the token of TRELLIS_API_TOKEN as `Authorization: Bearer <token>`.",
-                    {"WWW-Authenticate": "Bearer"},
-                )
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > LARGEST_BODY:
-            return _too_large()
-        if self._places <= 0:
-            return busy("Too many requests at once. Try again in a second.")
-        return None
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive)
+        except ClientDisconnect:
+            # Half a request is none: what arrived of a cancel may be a whole one without its reason.
+            return
         except TimeoutError:
             await error(408, "timeout", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.")(
                 scope, receive, send
@@ -69,6 +52,45 @@ class Gate:
         if body is None:
             await _too_large()(scope, receive, send)
             return
+        # Counted only now: clients that announce a body and send none would hold every place.
+        if self._places <= 0:
+            await busy("Too many requests at once. Try again in a second.")(scope, receive, send)
+            return
+        self._places -= 1
+        try:
+            await self._serve(body, scope, receive, send)
+        finally:
+            self._places += 1
+
+    def _refuse(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+        if self._token is None:
+            # A page of any site can have its reader's browser send simple requests to loopback; a token it has not.
+            if not _by_a_safe_name(headers):
+                return error(
+                    403,
+                    "forbidden",
+                    "Without a token the API answers to an IP address, localhost and names without a dot only. "
+                    "Use one of these, or set TRELLIS_API_TOKEN.",
+                )
+            if not _of_this_origin(headers):
+                return error(403, "forbidden", "Without a token the API takes no requests from pages of other origins.")
+        elif path not in OPEN and not self._knows_token(headers.get(b"authorization", b"")):
+            return error(
+                401,
+                "unauthorized",
+                "Send the token of TRELLIS_API_TOKEN as `Authorization: Bearer <token>`.",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > LARGEST_BODY:
+            return _too_large()
+        return None
+
+    def _knows_token(self, given: bytes) -> bool:
+        scheme, _, token = given.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), (self._token or "").encode())
+
+    async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
         first = True
 
@@ -90,19 +112,39 @@ class Gate:
         except TimeoutError:
             if begun:
                 raise
-            await busy(f"No answer was to be had within {ANSWER_SECONDS:.0f} seconds.")(scope, receive, send)
+            late = f"No answer was to be had within {ANSWER_SECONDS:.0f} seconds; the request may yet be carried out."
+            await busy(late)(scope, receive, send)
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None as soon as it is too large, whatever its header said."""
+    """The whole body; None as soon as it is too large, whatever its header said. Raises ClientDisconnect."""
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > LARGEST_BODY:
             return None
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def _by_a_safe_name(headers: dict[bytes, bytes]) -> bool:
+    """Is the API called by a name that no stranger can have resolve to this machine?"""
+    try:
+        name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
+        if "." in name or ":" in name:
+            ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _of_this_origin(headers: dict[bytes, bytes]) -> bool:
+    """Was it sent by a page of our own, or by no page at all?"""
+    origin = headers.get(b"origin")
+    return origin is None or origin.lower().partition(b"://")[2] == headers.get(b"host", b"").lower()
 
 
 def _too_large() -> Response:

@@ -89,7 +89,11 @@ def body(schema: Json, examples: Json, *, required: bool) -> Json:
 
 
 class Problem(BaseModel):
-    """What went wrong, in one sentence. Nothing was changed."""
+    """What went wrong, in one sentence.
+
+    After a 4xx the order is as it was. After a 503 or 500 the request may have been carried out all the same, or may
+    yet be: look at the order's status, or send the request again, which does no harm.
+    """
 
     model_config = ConfigDict(
         extra="forbid",

@@ -15,8 +15,9 @@ import uvicorn
 from trellis import stack
 from trellis.api.app import create
 from trellis.config import Settings
-from trellis.desk import opened
+from trellis.desk import default_policy, opened
 from trellis.errors import ConfigError, StackError
+from trellis.faults import FaultPlan
 
 GRACE_SECONDS = 5
 """How long requests under way may take once the API was told to end."""
@@ -32,11 +33,14 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, host: str, port: int, said: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `said` is given the address once the API answers. Port 0 takes a free one.
 
-    Raises ConfigError for an open address without a token, StackError for a port in use, and what `opened` raises.
+    Raises ConfigError for an open address without a token and for a policy or fault plan that cannot be meant,
+    StackError for a port in use, and what `opened` raises.
     """
+    default_policy(settings)
+    FaultPlan.parse(settings.faults or "canonical")
     listener = _bind(host, port, settings)
     with listener:
-        async with opened(stack.require(settings), settings) as desk:
+        async with opened(stack.require(settings), settings, checked=True) as desk:
             app = create(desk, token=settings.api_token)
             server = _Server(
                 uvicorn.Config(

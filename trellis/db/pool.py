@@ -9,27 +9,40 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from trellis.errors import DatabaseUnavailable
+from trellis.errors import BadInput, DatabaseUnavailable
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
-async def open_pool(url: str, *, size: int = 8, wait: float = 10.0, patience: float = 30.0) -> Pool:
+async def open_pool(
+    url: str, *, size: int = 8, wait: float = 10.0, patience: float = 30.0, checked: bool = False
+) -> Pool:
     """An open pool of autocommitting connections: every statement is a transaction of its own.
 
-    A caller waits at most `patience` seconds for a connection.
+    A caller waits at most `patience` seconds for a connection. A `checked` one is known to be alive, for one more
+    round trip: after a restart of the database nobody is handed what that left of the old connections.
     Raises DatabaseUnavailable when no connection can be had within `wait` seconds.
     """
     try:
         psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise DatabaseUnavailable("DATABASE_URL is not a Postgres address (postgresql://user@host/name).") from None
+
+    async def alive(connection: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            await AsyncConnectionPool.check_connection(connection)
+        except psycopg.OperationalError:
+            # What broke one broke all that lay idle. The pool would try them in turn, with longer and longer waits.
+            await pool.check()
+            raise
+
     pool: Pool = AsyncConnectionPool(
         url,
         min_size=1,
         max_size=size,
         open=False,
         timeout=patience,
+        check=alive if checked else None,
         kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "trellis"},
         name="trellis",
         reconnect_timeout=wait,
@@ -53,9 +66,14 @@ def unavailable(error: Exception) -> DatabaseUnavailable:
 
 @asynccontextmanager
 async def borrowed(pool: Pool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A connection of the pool. Raises DatabaseUnavailable where none is to be had, or where it breaks in use."""
+    """A connection of the pool. Raises DatabaseUnavailable where none is to be had, or where it breaks in use.
+
+    Raises BadInput for a value that Postgres cannot hold and that nobody refused before.
+    """
     try:
         async with pool.connection() as connection:
             yield connection
     except (psycopg.OperationalError, PoolTimeout) as error:
         raise unavailable(error) from error
+    except psycopg.DataError as error:
+        raise BadInput(f"Postgres cannot hold what was sent ({' '.join(str(error).split())[:200]}).") from error
