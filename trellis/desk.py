@@ -32,7 +32,7 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.config import Settings
@@ -209,7 +209,10 @@ class Desk:
                 raise asyncio.CancelledError from late
             return await self._signal(handle, order_id, name, message, request_id)
         except WorkflowUpdateFailedError as refused:
-            return await self._refuse(order_id, name, request_id, str(refused.cause or refused))
+            cause = refused.cause
+            # Written out, a failure begins with its type, which is Temporal's word and not the reason.
+            reason = cause.message if isinstance(cause, FailureError) else str(cause)
+            return await self._refuse(order_id, name, request_id, reason)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._closed(order_id, name, request_id)
@@ -233,7 +236,10 @@ class Desk:
     async def _closed(self, order_id: str, name: str, request_id: str) -> Receipt:
         row = await self.ledger.order(order_id)
         if row is None:
-            raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+            close, _ = await self._describe(order_id)
+            if close is None:
+                raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+            return await self._refuse(order_id, name, request_id, _never_received(close))
         done = await self.ledger.brought_about(order_id, request_id)
         if done is not None and done["type"] != EventType.REQUEST_REFUSED:
             # It was heard, and the answer was lost on its way here.
@@ -265,12 +271,20 @@ class Desk:
         close, pending = described or (None, [])
         if row is None and close is None:
             raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
+        closed = close if close != WorkflowExecutionStatus.RUNNING.name else None
+        stranded = _never_received(closed) if row is None and closed else None
+        if stranded and await self.ledger.order(order_id) is not None:
+            # It lived its whole life between the two questions.
+            return await self.status(order_id, patience=patience)
+        ended = ended or stranded is not None
         tries = [event for event in events if event["attempt"] is not None]
         step = None if ended else (pending[0]["step"] if pending else live.step if live else _step(state, events))
         mine = [event for event in tries if event["step"] == step]
         failures = [event for event in mine if event["type"].startswith("ATTEMPT_")]
         claimed = bool(row and row["claimed_at"])
         closing = bool(row and row["closing_at"])
+        # A closed workflow hears nothing any more, whatever the row says.
+        open_ = not (ended or closed or claimed or closing)
         deadline = live.review_deadline if live else _review_deadline(row, events) if row else None
         if step != "review":
             deadline = None
@@ -279,7 +293,7 @@ class Desk:
             "state": state,
             "step": step,
             "attempt": (mine[-1]["attempt"] + 1 if mine else 1) if step and step != "review" else None,
-            "last_error": (row["last_error"] if row else None) or (live.last_error if live else None),
+            "last_error": (row["last_error"] if row else stranded) or (live.last_error if live else None),
             "last_failure": failures[-1]["payload_json"].get("error")
             if failures
             else (pending[0]["last_failure"] if pending else None),
@@ -287,11 +301,8 @@ class Desk:
             "seconds_left": None
             if deadline is None
             else max(0.0, (datetime.fromisoformat(deadline) - datetime.now(UTC)).total_seconds()),
-            "can_cancel": not ended and not claimed and not closing and (live is None or live.can_cancel),
-            "can_update_address": not ended
-            and not claimed
-            and not closing
-            and (live is None or live.can_update_address),
+            "can_cancel": open_ and (live is None or live.can_cancel),
+            "can_update_address": open_ and (live is None or live.can_update_address),
             "total": row["total"] if row else None,
             "address": row["address_json"] if row else None,
             "payment": row["payment"] if row else None,
@@ -301,7 +312,7 @@ class Desk:
                 "id": workflow_id(order_id),
                 "close_status": close,
                 "pending": pending,
-                "late": described is None or (live is None and not ended),
+                "late": described is None or (live is None and not ended and not closed),
             },
         }
 
@@ -426,6 +437,11 @@ class Desk:
         """The order in Temporal's Web UI, where there is one."""
         ui = self.stack.temporal.ui if self.stack else None
         return f"{ui}/namespaces/{self.client.namespace}/workflows/{workflow_id(order_id)}" if ui else None
+
+
+def _never_received(close_status: str) -> str:
+    """Why an order that has no row, and whose workflow has closed, goes nowhere."""
+    return f"its workflow closed as {close_status} before it was received; `trellis reconcile --apply` ends it"
 
 
 async def _nobody() -> None:

@@ -22,6 +22,13 @@ MAX_TOTAL_CENTS = 9_999_999_999
 MAX_TOTAL = Decimal(MAX_TOTAL_CENTS) / 100
 MAX_ITEMS = 500
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PRICE_PATTERN = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+NOT_IN_TEXT = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
+"""Between the brackets of a regular expression: control characters, line separators, overrides of the text's direction.
+
+A terminal obeys the first, and the last have a page show letters in another order than they are stored in.
+"""
+_NOT_IN_TEXT = re.compile(rf"[{NOT_IN_TEXT}\ud800-\udfff]")
 _NAMESPACE = uuid.UUID("6f0d2f4e-6f0c-4a37-9c3e-7a1f2f0f8a11")
 
 
@@ -197,13 +204,16 @@ def parse_id(value: object, what: str = "order id") -> str:
 
 
 def parse_cents(value: object, what: str = "price") -> int:
-    """A price such as 12, "12.50" or 12.5 in cents. Raises BadInput for NaN, negatives and a third decimal."""
+    """A price such as 12, "12.50" or 12.5 in cents. Raises BadInput for NaN, negatives and a third decimal.
+
+    As text it is plain digits with a point: Decimal would also take "1_000", and the digits of all alphabets.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise BadInput(f"The {what} must be a number, such as 12.50.")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInput(f"The {what} must be a finite number, such as 12.50.")
     try:
-        if isinstance(value, str) and len(value) > 32:
+        if isinstance(value, str) and (len(value) > 32 or not PRICE_PATTERN.fullmatch(value.strip())):
             raise InvalidOperation
         amount = Decimal(str(value)) if not isinstance(value, int) or abs(value) < 10**15 else Decimal("1e15")
     except InvalidOperation:
@@ -227,8 +237,8 @@ def _text(value: object, what: str, limit: int = 200) -> str:
     text = value.strip()
     if len(text) > limit:
         raise BadInput(f"The {what} must be at most {limit} characters long.")
-    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise BadInput(f"The {what} must not contain control characters.")
+    if _NOT_IN_TEXT.search(text):
+        raise BadInput(f"The {what} must not contain control characters or marks that turn the text's direction.")
     return text
 
 

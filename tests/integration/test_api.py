@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,13 +37,15 @@ from tests.conftest import House
 from trellis import stack
 from trellis.api.app import create
 from trellis.api.bodies import read_cursor, write_cursor
+from trellis.api.schema import START
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk
 from trellis.errors import BadInput, DatabaseUnavailable
-from trellis.model import Order, State, workflow_id
+from trellis.model import Order, State, parse_start, workflow_id
+from trellis.policies import preset, tuned
 from trellis.workers import running as working
 
 
@@ -298,6 +301,14 @@ HOSTILE_BODIES = {
     "sku surrogate": _item(sku='"\\ud800"'),
     "sku long": _item(sku='"' + "a" * 201 + '"'),
     "sku empty": _item(sku='" "'),
+    "sku C1": _item(sku='"a\\u009b31mb"'),
+    "sku next line": _item(sku='"a\\u0085b"'),
+    "sku line separator": _item(sku='"a\\u2028b"'),
+    "sku turned": _item(sku='"a\\u202eb"'),
+    "line1 isolated": _start(address='{"line1": "1 Main\\u2066 St"}'),
+    "price underscore": _item(sku='"a"', price='"1_000"'),
+    "price full-width": _item(sku='"a"', price='"\\uff11\\uff12"'),
+    "price Arabic": _item(sku='"a"', price='"\\u0663"'),
     "field surrogate": _item(**{"sku": '"a"', "\\ud800": "1"}),
     "address text": _start(address='"1 Main St"'),
     "address empty": _start(address="{}"),
@@ -569,6 +580,48 @@ async def test_a_setting_that_turned_bad_has_its_sentence(idle_desk: Desk, setti
     assert (answer.json()["error"], "swfit" in answer.json()["message"]) == ("misconfigured", True)
 
 
+async def test_an_order_that_died_unreceived_says_so(house: House, api: Api) -> None:
+    """Terminated before its row was written: nothing can be asked of it any more, and the reason says what to do."""
+    await house.faults("receive: hang*")
+    order = await house.start(tuned(preset("swift"), try_timeout=10))
+    path = f"/orders/{order.order_id}"
+    before = (await api.http.get(f"{path}/status")).json()
+    assert (before["can_cancel"], before["last_error"]) == (True, None)
+    workflow = house.desk.client.get_workflow_handle(workflow_id(order.order_id))
+    await workflow.terminate("planted")
+    status = (await api.http.get(f"{path}/status")).json()
+    assert (status["state"], status["step"], status["can_cancel"], status["can_update_address"]) == (
+        "ORDER_RECEIVED", None, False, False,
+    )  # fmt: skip
+    why = "its workflow closed as TERMINATED before it was received; `trellis reconcile --apply` ends it"
+    assert (status["last_error"], status["workflow"]["late"]) == (why, False)
+    answer = await api.post(f"{path}/signals/approve")
+    assert_problem(answer, 409)
+    assert answer.json() == {"error": "refused", "message": f"Order {order.order_id} refused approve: {why}."}
+
+
+async def test_what_a_closed_workflow_cannot_do_is_not_offered(house: House, api: Api) -> None:
+    """Terminated in its review: until reconcile has ended it, nothing can be cancelled or moved."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
+    status = await house.desk.status(order.order_id)
+    assert (status["state"], status["can_cancel"], status["can_update_address"]) == ("AWAITING_APPROVAL", False, False)
+
+
+async def test_a_refusal_gives_its_reason_alone(house: House, api: Api) -> None:
+    """What the workflow's validator says is the sentence, without Temporal's name for the kind of failure."""
+    await house.faults("prepare: hang*; refund: hang*")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    assert (await api.post(f"/orders/{order.order_id}/signals/cancel")).status_code == 202
+    answer = await api.post(f"/orders/{order.order_id}/signals/approve")
+    assert_problem(answer, 409)
+    assert answer.json()["message"] == f"Order {order.order_id} refused approve: the order is ending as CANCELLED."
+    await house.faults("calm")
+    await house.ends(order, State.CANCELLED)
+
+
 async def test_health_and_documents(house: House, api: Api) -> None:
     """Health names both servers; the documents need no other machine, and every example in them is taken."""
     health = await api.http.get("/health")
@@ -583,6 +636,27 @@ async def test_health_and_documents(house: House, api: Api) -> None:
         order = house.order()
         answer = await api.post(f"/orders/{order.order_id}/start", example["value"] | {"payment_id": order.payment_id})
         assert answer.status_code == 201
+
+
+def test_the_document_and_the_model_know_the_same_text() -> None:
+    """Every character of the basic plane is allowed by both or by neither, alone and between others."""
+    fields = START["properties"]["items"]["items"]["anyOf"][0]["properties"]
+    text, price = re.compile(fields["sku"]["pattern"]), re.compile(fields["price"]["anyOf"][1]["pattern"])
+
+    def taken(sku: str, price: str = "1") -> bool:
+        try:
+            parse_start("a", {"payment_id": "p", "items": [{"sku": sku, "price": price}]})
+        except BadInput:
+            return False
+        return True
+
+    for char in (chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000):
+        assert bool(text.search(f"a{char}b")) == taken(f"a{char}b"), hex(ord(char))
+        assert bool(text.search(char)) <= taken(char), hex(ord(char))
+        assert bool(price.search(f"1{char}")) <= taken("a", f"1{char}"), hex(ord(char))
+    for fair in ("Straße 1, 東京", "שלום\u200f 5", "👩\u200d🚀", "a\u00a0b", 'O\'Neil & "Sons"'):
+        assert text.search(fair)
+        assert taken(fair)
 
 
 # Schemathesis itself draws from `random` when it makes bad data; its cases need not be repeatable here.

@@ -35,6 +35,10 @@ ROOT = Path(__file__).resolve().parents[2]
         "9" * 40,
         "1e999999",
         "1e-999999",
+        "1_000",
+        "\uff11\uff12",
+        "\u0663",
+        "1,50",
     ],
 )
 def test_a_bad_price_is_refused_with_a_sentence(price: object) -> None:
@@ -84,7 +88,18 @@ def test_aliases_make_the_same_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", [{}, {"line1": ""}, {"line1": "a\x00b"}, {"line1": 5}, [], {"line1": "a", "planet": "x"}]
+    "address",
+    [
+        {},
+        {"line1": ""},
+        {"line1": "a\x00b"},
+        {"line1": "a\x9b31mb"},
+        {"line1": "a\u202eb"},
+        {"line1": "a", "city": "\u2066b"},
+        {"line1": 5},
+        [],
+        {"line1": "a", "planet": "x"},
+    ],
 )
 def test_a_bad_address_is_refused(address: object) -> None:
     """An address needs a line1 of plain text and knows no other fields."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trellis.model import MAX_ITEMS, State
+from trellis.model import MAX_ITEMS, NOT_IN_TEXT, State
 
 Json = dict[str, Any]
 
@@ -16,8 +16,13 @@ ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "e
 def _text(limit: int, *, least: int = 0) -> Json:
     """Text without control characters, and not of blanks alone where something is needed."""
     if least:
-        return {"type": "string", "minLength": least, "maxLength": limit, "pattern": r"^[!-~][ -~]*$"}
-    return {"type": "string", "maxLength": limit, "pattern": r"^[ -~]*$"}
+        return {
+            "type": "string",
+            "minLength": least,
+            "maxLength": limit,
+            "pattern": rf"^[^\s{NOT_IN_TEXT}][^{NOT_IN_TEXT}]*$",
+        }
+    return {"type": "string", "maxLength": limit, "pattern": f"^[^{NOT_IN_TEXT}]*$"}
 
 
 def _object(properties: Json, required: list[str]) -> Json:
