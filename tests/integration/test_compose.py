@@ -32,9 +32,13 @@ SAMPLE = dotenv_values(ROOT / ".env.sample")
 REFERENCE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
+PASSWORD = "p@ss/w:rd?%41"
+
+
 def filled(text: str) -> str:
-    """With `.env.sample` as `.env`, as compose would read it."""
-    return REFERENCE.sub(lambda found: SAMPLE.get(found[1]) or found[2], text)
+    """With `.env.sample` as `.env`, as compose would read it, but for a password that would break a URL."""
+    values = SAMPLE | {"POSTGRES_PASSWORD": PASSWORD}
+    return REFERENCE.sub(lambda found: values.get(found[1]) or found[2], text)
 
 
 def test_the_services_are_the_promised_ones() -> None:
@@ -51,7 +55,7 @@ def test_every_reference_of_a_service_leads_somewhere(name: str) -> None:
     assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*", service["image"]), "a tag that moves is no tag"
     if name in OURS:
         assert service["build"] == "."
-        assert service.get("environment", {}).keys() <= variable_names()
+        assert service.get("environment", {}).keys() <= variable_names() | {"PGPASSWORD"}
         assert service["command"][0] in ("trellis", "temporal", "jupyter")
     for variable, _ in REFERENCE.findall(yaml.safe_dump(service)):
         assert variable in SAMPLE, variable
@@ -72,6 +76,23 @@ def test_every_reference_of_a_service_leads_somewhere(name: str) -> None:
     for address in re.findall(r"(?:@|\b)([a-z]+):(?:7233|5432)", yaml.safe_dump(service.get("environment", {}))):
         assert address in SERVICES
         assert address in service["depends_on"] or "migrate" in service["depends_on"] or name == "migrate"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_that_stays_says_how_it_is(name: str) -> None:
+    """A health check of its own, bounded in time, on a port that is its own; what runs once needs none."""
+    service = SERVICES[name]
+    if service["restart"] == "no":
+        assert "healthcheck" not in service, "what has ended well is neither healthy nor unhealthy"
+        return
+    check = service["healthcheck"]
+    assert check.keys() == {"test", "interval", "timeout", "retries"}
+    assert check["test"][0] == "CMD"
+    inside = [port.split(":")[2] for port in service.get("ports", [])]
+    for port in re.findall(r"127\.0\.0\.1:(\d+)", " ".join(check["test"])):
+        assert port in inside
+    if service.get("command", [])[:2] == ["trellis", "worker"]:
+        assert check["test"][1:] == [*service["command"], "--check"]
 
 
 def test_the_sample_names_only_what_is_read() -> None:
@@ -161,17 +182,18 @@ class Ground:
 
     async def healthy(self, name: str) -> None:
         """Its own health command says so, within the time that the file gives it."""
-        check = SERVICES[name]["healthcheck"]
-        words = [self.word(word) for word in check["test"][1:]]
         async with asyncio.timeout(60):
-            while True:
-                process = await asyncio.create_subprocess_exec(
-                    *words, env=self.environment(name), stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.DEVNULL,
-                )  # fmt: skip
-                if await process.wait() == 0:
-                    return
+            while (await self.check(name))[0] != 0:
                 await asyncio.sleep(0.2)
+
+    async def check(self, name: str) -> tuple[int, str]:
+        """The exit code of the service's own health command, and what it says of trouble."""
+        words = [self.word(word) for word in SERVICES[name]["healthcheck"]["test"][1:]]
+        process = await asyncio.create_subprocess_exec(
+            *words, env=self.environment(name), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+        return await process.wait(), said.decode()
 
 
 def _free() -> int:
@@ -182,13 +204,41 @@ def _free() -> int:
 
 @pytest.fixture
 async def empty_database(running: stack.Stack) -> AsyncIterator[str]:
-    """A database that nobody migrated, as the db service has one at its first start."""
+    """A database that nobody migrated, as the db service has one at its first start; it demands its user's password."""
     async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as connection:
         await connection.execute("DROP DATABASE IF EXISTS composed WITH (FORCE)")
-        await connection.execute("CREATE DATABASE composed")
+        await connection.execute("DROP ROLE IF EXISTS composed")
+        await connection.execute(f"CREATE ROLE composed LOGIN PASSWORD '{PASSWORD}'".encode())
+        await connection.execute("CREATE DATABASE composed OWNER composed")
         info = psycopg.conninfo.conninfo_to_dict(running.database_url)
-        yield psycopg.conninfo.make_conninfo(**{**info, "dbname": "composed"})  # type: ignore[arg-type]
-        await connection.execute("DROP DATABASE composed WITH (FORCE)")
+        url = psycopg.conninfo.make_conninfo(**{**info, "dbname": "composed", "user": "composed"})  # type: ignore[arg-type]
+        found = await (await connection.execute("SHOW hba_file")).fetchone()
+        assert found is not None
+        rules = Path(found[0])
+        before = rules.read_text("utf-8")
+        rules.write_text(f"local composed composed scram-sha-256\n{before}", "utf-8")
+        try:
+            await connection.execute("SELECT pg_reload_conf()")
+            await refused(url)
+            yield url
+        finally:
+            rules.write_text(before, "utf-8")
+            await connection.execute("SELECT pg_reload_conf()")
+            await connection.execute("DROP DATABASE composed WITH (FORCE)")
+            await connection.execute("DROP ROLE composed")
+
+
+async def refused(url: str) -> None:
+    """Return once nobody gets in without a password."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await (await psycopg.AsyncConnection.connect(url)).close()
+            except psycopg.OperationalError as error:
+                why = str(error)
+                break
+            await asyncio.sleep(0.05)
+    assert "password" in why
 
 
 async def test_the_services_run_an_order_over_http(empty_database: str, tmp_path: Path) -> None:
@@ -199,7 +249,12 @@ async def test_the_services_run_an_order_over_http(empty_database: str, tmp_path
         await up.enter_async_context(ground.service("temporal"))
         await ground.healthy("temporal")
         assert await ground.run("migrate", ground.command("migrate")) == 0
-        for name in ("api", "order-worker", "shipping-worker", "lab"):
+        for name, queue in (("order-worker", "orders-tq"), ("shipping-worker", "shipping-tq")):
+            code, said = await ground.check(name)
+            assert (code, f"No worker on this machine has polled {queue}" in said) == (1, True), said
+            await up.enter_async_context(ground.service(name))
+            await ground.healthy(name)
+        for name in ("api", "lab"):
             await up.enter_async_context(ground.service(name))
         await ground.healthy("api")
         http = await up.enter_async_context(
@@ -213,3 +268,6 @@ async def test_the_services_run_an_order_over_http(empty_database: str, tmp_path
             while (await http.get("/orders/composed-1/status")).json()["state"] != "COMPLETED":
                 await asyncio.sleep(0.1)
         await ground.healthy("lab")
+        # The notebooks read the ledger by another driver, which must find the password too.
+        look = "from trellis import insight; assert len(insight.events(order='composed-1', driver='adbc')) > 5"
+        assert await ground.run("lab", [sys.executable, "-c", look]) == 0
