@@ -22,30 +22,44 @@ from trellis.db import reading
 from trellis.db.migrate import migrate
 from trellis.errors import TrellisError
 
-PER_ORDER = 20
-
-# Orders of twenty events, two thirds of them tries without success, as the canonical faults leave them. The id of a
-# try's event derives from its identity; here any distinct uuid will do.
+# Orders of twenty events, ten of their sixteen tries without success. Every third order is server-placed, an execution
+# to a try, and of every thirtieth each step's second execution left no trace. The id of a try's event derives from its
+# identity; here any distinct uuid will do.
 _FILL: LiteralString = """
 INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker,
                     payload_json, ts)
-SELECT gen_random_uuid(), 'order-' || (n / 20), kind[1 + n %% 20],
-       CASE WHEN n %% 20 = 19 THEN 'complete' ELSE step[1 + (n %% 20) / 3] END,
-       CASE WHEN n %% 20 < 18 THEN 1 + n %% 3 END, CASE WHEN n %% 20 < 18 THEN (n %% 20) / 9 END,
-       CASE WHEN n %% 20 < 18 THEN 1 END, CASE WHEN n %% 20 < 18 THEN 1 + n %% 3 END,
-       CASE WHEN n %% 20 < 18 THEN timestamptz '2026-01-01 00:00Z' + n * interval '30 ms' END,
-       CASE WHEN n %% 20 < 18 THEN CASE WHEN n %% 3 = 1 THEN 250 + random() ELSE 5 * random() END END,
-       'worker-' || (n %% 4),
-       CASE WHEN n %% 3 < 2 AND n %% 20 < 18
-            THEN jsonb_build_object('fault_plan', 1, 'error', step[1 + (n %% 20) / 3] || ' failed on purpose')
+SELECT gen_random_uuid(), 'order-' || n / 20, kind[place], step[place], attempt[place],
+       CASE WHEN attempt[place] > 0 THEN round[place] END,
+       CASE WHEN n / 20 %% 30 = 0 THEN attempt[place] + (attempt[place] > 1)::int
+            WHEN n / 20 %% 3 = 0 THEN attempt[place] WHEN attempt[place] > 0 THEN 1 END,
+       CASE WHEN n / 20 %% 3 = 0 THEN least(attempt[place], 1) ELSE attempt[place] END,
+       CASE WHEN attempt[place] > 0 THEN began END,
+       CASE WHEN attempt[place] > 0
+            THEN CASE kind[place] WHEN 'ATTEMPT_TIMED_OUT' THEN 250 ELSE 0 END + random() * 5 END,
+       'worker-' || n %% 4,
+       CASE WHEN kind[place] LIKE 'ATTEMPT%%'
+            THEN jsonb_build_object('fault_plan', 1, 'error', step[place] || ' failed on purpose')
             ELSE '{"fault_plan": 1}' END,
-       timestamptz '2026-01-01 00:00Z' + n * interval '30 ms' + interval '260 ms'
+       began + interval '260 ms'
 FROM generate_series(%(first)s::int, %(last)s::int - 1) AS n,
-     (SELECT '{receive,validate,charge,prepare,dispatch,ship,complete}'::text[] AS step,
-             '{ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_RECEIVED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_VALIDATED,
-               ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,PAYMENT_CHARGED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,PACKAGE_PREPARED,
-               ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,CARRIER_DISPATCHED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_SHIPPED,
-               SHIPPING_STARTED,ORDER_COMPLETED}'::text[] AS kind) AS words
+     LATERAL (SELECT 1 + n %% 20 AS place,
+                     timestamptz '2026-01-01 00:00Z' + n / 20 * interval '600 ms' + n %% 20 * interval '300 ms'
+                     AS began),
+     (SELECT '{ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_RECEIVED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_VALIDATED,
+               AWAITING_APPROVAL,ORDER_APPROVED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,PAYMENT_CHARGED,SHIPPING_STARTED,
+               ATTEMPT_FAILED,PACKAGE_PREPARED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,CARRIER_DISPATCHED,
+               ATTEMPT_TIMED_OUT,ORDER_SHIPPED,ORDER_COMPLETED}'::text[] AS kind,
+             '{receive,receive,receive,validate,validate,validate,validate,approve,charge,charge,charge,prepare,
+               prepare,prepare,dispatch,dispatch,dispatch,ship,ship,complete}'::text[] AS step,
+             '{1,2,3,1,2,3,NULL,NULL,1,2,3,NULL,1,2,1,2,3,1,2,NULL}'::int[] AS attempt,
+             '{0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,0,0,0}'::int[] AS round) AS words
+"""
+
+_FILL_ORDERS: LiteralString = """
+INSERT INTO orders (id, state, items_json, total, policy_json, fingerprint, created_at, updated_at)
+SELECT 'order-' || o, 'COMPLETED', '[]', 25, '{"name": "swift"}', '', began + interval '860 ms', began + interval '6 s'
+FROM (SELECT o, timestamptz '2026-01-01 00:00Z' + o * interval '600 ms' AS began
+      FROM generate_series(0, (%(rows)s::int - 1) / 20) AS o) AS made
 """
 
 # In a process of its own: memory that an earlier round freed would hide what this one needs.
@@ -79,12 +93,15 @@ print(json.dumps({"rows": rows, "peak_mb": (peak - base) / 2**20, "frame_mb": he
 
 
 def fill(url: str, rows: int, tick: Callable[[], None] = lambda: None) -> None:
-    """Write `rows` plausible events, a million at a time, and have Postgres look at them."""
+    """Write `rows` plausible events, a million at a time, and their orders; have Postgres look at them."""
     with reading.connection(url) as connection:
+        # The triggers hold every order to its whole path.
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(_FILL_ORDERS, {"rows": rows})
         for first in range(0, rows, 1_000_000):
             connection.execute(_FILL, {"first": first, "last": min(rows, first + 1_000_000)})
             tick()
-        connection.execute("VACUUM ANALYZE events")
+        connection.execute("VACUUM ANALYZE events, orders")
 
 
 def memory(url: str, batches: int | None = None) -> dict[str, Any]:
@@ -100,6 +117,37 @@ def _load(url: str) -> int:
     from trellis.insight import frames
 
     return len(frames.events(url))
+
+
+def analysis(url: str) -> dict[str, float]:
+    """Seconds of each part of what the essay on events computes: the frames, and each picture up to its JSON."""
+    from trellis import insight
+
+    def timed(name: str, make: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        made = make()
+        parts[name] = time.perf_counter() - began
+        return made
+
+    parts: dict[str, float] = {}
+    events = timed("events", lambda: insight.events(url))
+    attempts = timed("attempts", lambda: insight.attempts(events))
+    orders = timed("orders", lambda: insight.orders(url))
+    steps = timed("steps", lambda: insight.steps(attempts))
+    pictures: dict[str, Callable[[], Any]] = {
+        "timelines": lambda: insight.timelines(orders, attempts, most=12),
+        "attempts_per_step": lambda: insight.attempts_per_step(attempts, success=1 / 3),
+        "where_the_seconds_go": lambda: insight.where_the_seconds_go(orders, steps, events),
+        "latency": lambda: insight.latency(steps),
+        "state_map": lambda: insight.state_map(events),
+        "utilisation": lambda: insight.utilisation(attempts),
+        "variants": lambda: insight.variants(events),
+        "completion": lambda: insight.completion(orders, deadline=15),
+    }
+    for name, draw in pictures.items():
+        made = timed(name, draw)
+        timed(f"{name} as JSON", made.to_json)
+    return parts
 
 
 def _floor(url: str) -> int:
@@ -128,10 +176,12 @@ def _seconds(load: Callable[[str], int], url: str, rows: int) -> float:
 def run(
     settings: Settings, rows: int, rounds: int, slow_rounds: int, batches: int | None, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """{rows, load_s, floor_s, ratio, read_sql_s, speedup, peak_mb, frame_mb}: medians; ratios of alternating rounds.
+    """{rows, load_s, floor_s, ratio, read_sql_s, speedup, analysis_s, peak_mb, frame_mb}: medians; ratios of
+    alternating rounds.
 
-    `read_sql` runs over a psycopg connection, in the first `slow_rounds` only. With `batches` nothing is timed
-    against anything: {rows, batches, peak_mb, frame_mb, seconds} of one pass in frames of that many rows.
+    `analysis_s`: one run of `analysis`, reading included. `read_sql` runs over a psycopg connection, in the first
+    `slow_rounds` only. With `batches` nothing is timed against anything: {rows, batches, peak_mb, frame_mb, seconds}
+    of one pass in frames of that many rows.
     """
     if "adbc" not in reading.drivers():
         raise TrellisError("The floor is ADBC's: install adbc-driver-postgresql first.")
@@ -163,6 +213,7 @@ def run(
             "ratio": round(ratio, 3),
             "read_sql_s": round(median["read_sql"], 3),
             "speedup": round(median["read_sql"] / median["load"], 2),
+            "analysis_s": round(sum(analysis(url).values()), 2),
             "rounds": rounds,
         } | _rounded(memory(url))
     finally:

@@ -18,12 +18,19 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from psycopg import sql
 
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, StackError
+from trellis.model import EventType, State, Step
 
 TEXT, INT, BIG, REAL, TIME, FLAG = (
     pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.timestamp("us", "UTC"), pa.bool_(),
 )  # fmt: skip
 
 OneOrMany = str | Sequence[str] | None
+
+WORDS: dict[str, Sequence[str]] = {
+    "state": list(State), "step": list(Step), "type": list(EventType),
+    "status": ["PENDING", "CHARGED", "REFUNDED", "FAILED"],
+}  # fmt: skip
+"""What a filter's values can be: another one is a slip, and would give an empty frame."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +122,12 @@ def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
     """The SELECT with its filters, values quoted by the driver. A filter that is None does not filter.
 
     Text filters take one value or several; `since` is inclusive, `until` is not. Raises BadInput for a time without
-    a zone.
+    a zone, an unknown filter, and a word that no row can hold.
     """
     conditions: list[sql.Composable] = []
     for name, value in filters.items():
+        if name not in table.filters:
+            raise BadInput(f"{table.name} cannot be filtered by {name}, only by {', '.join(table.filters)}.")
         if value is None:
             continue
         if isinstance(value, datetime):
@@ -128,6 +137,8 @@ def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
             value = [str(value)] if isinstance(value, str) else [str(one) for one in value]
             if any("\0" in one for one in value):
                 raise BadInput(f"{name}= holds a NUL character, which no text of the ledger does.")
+            if unknown := [one for one in value if one not in WORDS.get(name, value)]:
+                raise BadInput(f"There is no {name} {unknown[0]!r}. Known are {', '.join(WORDS[name])}.")
         conditions.append(sql.SQL(table.filters[name]).format(sql.Literal(value)))
     columns = [sql.SQL("{} AS {}").format(sql.SQL(e), sql.Identifier(n)) for n, (e, _) in table.columns.items()]
     where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
@@ -143,7 +154,9 @@ def drivers() -> tuple[str, ...]:
 
 
 def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of `text`, a few MB at a time. Raises DatabaseUnavailable, SchemaMismatch, StackError."""
+    """The rows of `text`, a few MB at a time. Raises BadInput, DatabaseUnavailable, SchemaMismatch, StackError."""
+    if driver is not None and driver not in drivers():
+        raise BadInput(f"There is no driver {driver!r} here. There is {' and '.join(drivers())}.")
     # ADBC's own errors say little of why a server is not there; psycopg's do, and asking costs milliseconds.
     try:
         psycopg.connect(url, connect_timeout=5).close()

@@ -161,13 +161,15 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     import altair as alt
 
     _check(attempts, "attempts")
-    # Hedge losers and lost tries say nothing about how often one must call.
-    judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out"])]
-    groups = judged.groupby(["order_id", "step", "round"], observed=True)["outcome"]
-    taken = groups.size()[groups.apply(lambda o: (o == "succeeded").any())] if len(judged) else pd.Series(dtype=int)
+    # Hedge losers and lost tries say nothing about how often one must call. One that a history does not hold was
+    # followed by another: it did not work.
+    judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]
+    worked = judged["outcome"] == "succeeded"
+    groups = worked.groupby([judged[name] for name in ("order_id", "step", "round")], observed=True)
+    taken = groups.size()[groups.any()]
     if taken.empty:
         raise BadInput("No step has succeeded yet: there is nothing to count attempts of.")
-    p = float((judged["outcome"] == "succeeded").mean()) if success is None else success
+    p = float(worked.mean()) if success is None else success
     if not 0 < p <= 1:
         raise BadInput(f"success={p} is no chance that an attempt works: above 0, at most 1.")
     highest = int(min(taken.max(), 15))

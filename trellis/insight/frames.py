@@ -1,18 +1,21 @@
 """The ledger as DataFrames: times in UTC, few-valued text as categories, integers that may be missing as Int32.
 
 Where a `source` is asked for: a Postgres URL, anything with a `database_url` (or a Session or Desk), or None for the
-stack that runs in this workspace. Filters (`since`, `until`, `order`, `state`, `step`, `type`) are part of the SQL;
-text filters take one value or several. With `batches=n` a function yields frames of at most n rows instead, and memory
-does not grow with the table. All raise DatabaseUnavailable, SchemaMismatch (run `trellis migrate`) and BadInput.
+stack that runs in this workspace. Filters (`order`, `since`, `until`, `state`, and what else a function names) are
+part of the SQL; text filters take one value or several. With `batches=n` each of them yields frames instead, and
+memory does not grow with the table: frames of n rows or, of attempts and steps, frames of whole orders, made from
+n events and those that the last of the orders lacks. `driver`: "adbc" or "psycopg", default the faster that is there.
+All raise DatabaseUnavailable, SchemaMismatch (run `trellis migrate`) and BadInput.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import pandas as pd
@@ -27,6 +30,7 @@ OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost"]
 _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTEMPT_ABANDONED": "abandoned"}
 _CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
 _SKEW = pd.Timedelta(seconds=1)
+LOST = "left no trace"
 _TYPES: dict[pa.DataType, Any] = {
     pa.int32(): pd.Int32Dtype(),
     pa.string(): pd.StringDtype("pyarrow"),
@@ -34,6 +38,28 @@ _TYPES: dict[pa.DataType, Any] = {
 }
 
 Source = Any
+
+
+class Filters(TypedDict, total=False):
+    """`since` is inclusive, `until` is not; `state` is the order's state now."""
+
+    since: datetime | None
+    until: datetime | None
+    state: OneOrMany
+    driver: str | None
+
+
+class TryFilters(Filters, total=False):
+    step: OneOrMany
+    type: OneOrMany
+
+
+class EventFilters(TryFilters, total=False):
+    tries: bool | None
+
+
+class PaymentFilters(Filters, total=False):
+    status: OneOrMany
 
 
 def database_url(source: Source = None) -> str:
@@ -61,14 +87,13 @@ def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch(columns, names=batch.schema.names)
 
 
+def _schema(table: Table) -> pa.Schema:
+    few = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([(field.name, few if field.name in _CATEGORIES else field.type) for field in table.schema])
+
+
 def _frame(table: Table, batches: list[pa.RecordBatch]) -> pd.DataFrame:
-    schema = pa.schema(
-        [
-            (field.name, pa.dictionary(pa.int32(), pa.string()) if field.name in _CATEGORIES else field.type)
-            for field in table.schema
-        ]
-    )
-    whole = pa.Table.from_batches(batches, schema).unify_dictionaries()
+    whole = pa.Table.from_batches(batches, _schema(table)).unify_dictionaries()
     batches.clear()
     frame: pd.DataFrame = whole.to_pandas(
         types_mapper=_TYPES.get, split_blocks=True, self_destruct=True, date_as_object=False
@@ -93,116 +118,154 @@ def _chunks(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.Re
         yield held
 
 
+def _whole_orders(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """The same rows, which come order by order, in lists that end with an order: the first end after `rows` rows."""
+    held: list[pa.RecordBatch] = []
+    size, last = 0, None
+    for batch in batches:
+        ids = batch.column("order_id").to_numpy(zero_copy_only=False)
+        begin = 0
+        for start in np.flatnonzero(ids != np.append([last], ids[:-1])) if len(ids) else []:
+            if size + start - begin >= rows:
+                held.append(batch.slice(begin, start - begin))
+                yield held
+                held, size, begin = [], 0, int(start)
+        held.append(batch.slice(begin))
+        size += batch.num_rows - begin
+        last = ids[-1] if len(ids) else last
+    if size:
+        yield held
+
+
 def _read(
-    table: Table, source: Source, batches: int | None, driver: str | None, **filters: Any
+    table: Table, source: Source, batches: int | None, order: OneOrMany, filters: Any, *, whole: bool = False
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
     if batches is not None and batches < 1:
         raise BadInput("batches= is the number of rows of a frame: at least 1.")
-    text = reading.query(table, **filters)
+    driver = filters.get("driver")
+    text = reading.query(table, order=order, **{name: value for name, value in filters.items() if name != "driver"})
     rows = map(_encoded, reading.stream(database_url(source), table, text, driver=driver))
     if batches is None:
         return _frame(table, list(rows))
-    return (_frame(table, chunk) for chunk in _chunks(rows, batches))
+    return (_frame(table, chunk) for chunk in (_whole_orders if whole else _chunks)(rows, batches))
 
 
 @overload
 def events(
-    source: Source = None, order: OneOrMany = None, *, since: datetime | None = None, until: datetime | None = None,
-    state: OneOrMany = None, step: OneOrMany = None, type: OneOrMany = None, tries: bool | None = None,
-    batches: None = None, driver: str | None = None,
-) -> pd.DataFrame: ...  # fmt: skip
+    source: Source = None, order: OneOrMany = None, *, batches: None = None, **filters: Unpack[EventFilters]
+) -> pd.DataFrame: ...
 @overload
 def events(
-    source: Source = None, order: OneOrMany = None, *, since: datetime | None = None, until: datetime | None = None,
-    state: OneOrMany = None, step: OneOrMany = None, type: OneOrMany = None, tries: bool | None = None,
-    batches: int, driver: str | None = None,
-) -> Iterator[pd.DataFrame]: ...  # fmt: skip
+    source: Source = None, order: OneOrMany = None, *, batches: int, **filters: Unpack[EventFilters]
+) -> Iterator[pd.DataFrame]: ...
 def events(
-    source: Source = None,
-    order: OneOrMany = None,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    state: OneOrMany = None,
-    step: OneOrMany = None,
-    type: OneOrMany = None,
-    tries: bool | None = None,
-    batches: int | None = None,
-    driver: str | None = None,
+    source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[EventFilters]
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """The log, oldest first.
+    """The log, oldest first. Filters: since, until, state, step, type, tries.
 
     Columns: id [int64], order_id [string], type, step, worker [category], attempt, round, execution, try [Int32,
     missing where no try brought the event about], started_at, ts [UTC], duration_ms [float], payload_json [string of
-    JSON]. `state` is the order's state now; `tries=True` leaves only events that a try brought about. An empty
-    ledger gives an empty frame with the same columns and dtypes. `driver`: "adbc" or "psycopg", default the faster.
+    JSON]. `tries=True` leaves only events that a try brought about. An empty ledger gives an empty frame with the same
+    columns and dtypes.
     """
-    return _read(
-        reading.EVENTS, source, batches, driver,
-        since=since, until=until, order=order, state=state, step=step, type=type, tries=tries,
-    )  # fmt: skip
+    return _read(reading.EVENTS, source, batches, order, filters)
 
 
+@overload
 def orders(
-    source: Source = None,
-    order: OneOrMany = None,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    state: OneOrMany = None,
-) -> pd.DataFrame:
-    """One row per order, oldest first; `since` and `until` are about its creation.
+    source: Source = None, order: OneOrMany = None, *, batches: None = None, **filters: Unpack[Filters]
+) -> pd.DataFrame: ...
+@overload
+def orders(
+    source: Source = None, order: OneOrMany = None, *, batches: int, **filters: Unpack[Filters]
+) -> Iterator[pd.DataFrame]: ...
+def orders(
+    source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[Filters]
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """One row per order, oldest first. Filters: since and until, about its creation, and state.
 
     Columns: order_id [string], state, policy [category], total [float, currency units], last_error [string],
     reconciled [boolean], created_at, began_at, claimed_at, closing_at, ended_at [UTC; began_at: start of the first try,
     which `created_at` comes after; ended_at is missing while it is open], seconds [float, began_at to ended_at],
     items_json, address_json, policy_json [string of JSON].
     """
-    frame = _read(
-        reading.ORDERS, source, None, None, since=since, until=until, order=order, state=state
-    )  # fmt: skip
-    assert isinstance(frame, pd.DataFrame)
-    frame["seconds"] = (frame["ended_at"] - frame["began_at"]).dt.total_seconds()
-    return frame
+    found = _read(reading.ORDERS, source, batches, order, filters)
+    return _timed(found) if isinstance(found, pd.DataFrame) else map(_timed, found)
 
 
+def _timed(orders: pd.DataFrame) -> pd.DataFrame:
+    return orders.assign(seconds=(orders["ended_at"] - orders["began_at"]).dt.total_seconds())
+
+
+@overload
 def payments(
-    source: Source = None,
-    order: OneOrMany = None,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    state: OneOrMany = None,
-    status: OneOrMany = None,
-) -> pd.DataFrame:
-    """One row per payment, oldest first; `state` is its order's.
+    source: Source = None, order: OneOrMany = None, *, batches: None = None, **filters: Unpack[PaymentFilters]
+) -> pd.DataFrame: ...
+@overload
+def payments(
+    source: Source = None, order: OneOrMany = None, *, batches: int, **filters: Unpack[PaymentFilters]
+) -> Iterator[pd.DataFrame]: ...
+def payments(
+    source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[PaymentFilters]
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """One row per payment, oldest first. Filters: since, until, state (its order's), status.
 
     Columns: payment_id, order_id [string], status [category], amount [float, currency units], created_at, updated_at
     [UTC].
     """
-    frame = _read(
-        reading.PAYMENTS, source, None, None, since=since, until=until, order=order, state=state, status=status
-    )
-    assert isinstance(frame, pd.DataFrame)
-    return frame
+    return _read(reading.PAYMENTS, source, batches, order, filters)
 
 
-def attempts(source: Source = None, order: OneOrMany = None, **filters: Any) -> pd.DataFrame:
-    """One row per try of an outside step, by order and start. `source` may also be a frame that `events` gave.
+@overload
+def attempts(
+    source: Source = None, order: OneOrMany = None, *, batches: None = None, **filters: Unpack[TryFilters]
+) -> pd.DataFrame: ...
+@overload
+def attempts(
+    source: Source = None, order: OneOrMany = None, *, batches: int, **filters: Unpack[TryFilters]
+) -> Iterator[pd.DataFrame]: ...
+def attempts(
+    source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[TryFilters]
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """One row per try of an outside step, by order and start. Filters: since, until, state, step, type.
+
+    `source` may also be a frame that `events` gave; then nothing else is asked for.
 
     Columns: order_id [string], step [category], attempt, round, execution, try, lane [Int32], outcome [category:
     succeeded, failed, timed out, abandoned, lost], started_at, ended_at [UTC], duration_ms [float], error [string],
     worker [category], skewed [bool].
 
-    A try that died with its worker wrote nothing. It is known by the hole that it left, and stands here as `lost`
-    with no times and no attempt number. `skewed`: the worker's clock cannot be right, for the try took less than no
-    time or ended over a second after the database wrote it down.
+    A try that left no trace (its worker died, or failed in a way that nobody wrote down) is known by the hole that it
+    left, and stands here as `lost` with no times and no attempt number. A hole shows only among the other tries of
+    its step: where the frame lacks some of these, as `since`, `until` and `type` may leave it, no loss is inferred.
+    `skewed`: the worker's clock cannot be right, for the try took less than no time or ended over a second after the
+    database wrote it down.
     """
-    log = source if isinstance(source, pd.DataFrame) else events(source, order, tries=True, **filters)
+    if isinstance(source, pd.DataFrame):
+        _only_a_frame(order, batches, filters)
+        return _attempts(source)
+    if "tries" in filters:
+        raise BadInput("attempts are tries: leave tries= out.")
+    by_order = replace(reading.EVENTS, sort="order_id, id")
+    table = reading.EVENTS if batches is None else by_order
+    found = _read(table, source, batches, order, {**filters, "tries": True}, whole=True)
+    return _attempts(found) if isinstance(found, pd.DataFrame) else map(_attempts, found)
+
+
+def _only_a_frame(order: OneOrMany, batches: int | None, filters: Any) -> None:
+    if order is not None or batches is not None or filters:
+        raise BadInput("A frame is taken as it is: filter it with pandas, or give a source to read from.")
+
+
+def _attempts(log: pd.DataFrame) -> pd.DataFrame:
+    if missing := sorted({"attempt", "payload_json", "started_at", "ts"} - set(log.columns)):
+        raise BadInput(f"This frame has no {', '.join(missing)}: give one as insight.events gives it.")
+    if not all(isinstance(log[name].dtype, pd.DatetimeTZDtype) for name in ("started_at", "ts")):
+        raise BadInput("This frame's times are no times (as from a .csv): export to .parquet, which keeps dtypes.")
     tries = log[log["attempt"].notna()]
     types = tries["type"].astype("category")
     outcome = np.array([_OUTCOMES.get(str(kind), "succeeded") for kind in types.cat.categories], dtype=object)
-    payload = _payloads(tries["payload_json"])
+    lane, error = _payloads(tries["payload_json"])
     duration = tries["duration_ms"].to_numpy(dtype=float, na_value=np.nan)
     ended = tries["started_at"] + pd.to_timedelta(tries["duration_ms"], unit="ms")
     ended = ended.astype("datetime64[us, UTC]")
@@ -214,13 +277,13 @@ def attempts(source: Source = None, order: OneOrMany = None, **filters: Any) -> 
             "round": tries["round"],
             "execution": tries["execution"],
             "try": tries["try"],
-            "lane": pd.array([one.get("lane", 0) for one in payload], dtype="Int32"),
+            "lane": lane,
             "outcome": pd.Categorical(outcome[types.cat.codes], categories=OUTCOMES) if len(tries) else
                        pd.Categorical([], categories=OUTCOMES),
             "started_at": tries["started_at"],
             "ended_at": ended,
             "duration_ms": duration,
-            "error": pd.array([one.get("error") for one in payload], dtype=pd.StringDtype("pyarrow")),
+            "error": error,
             "worker": tries["worker"],
             "skewed": (duration < 0) | ((ended - tries["ts"]) > _SKEW).to_numpy(),
         }
@@ -232,13 +295,14 @@ def attempts(source: Source = None, order: OneOrMany = None, **filters: Any) -> 
     return made.sort_values(by, kind="stable", ignore_index=True)
 
 
-def _payloads(column: pd.Series[Any]) -> list[dict[str, Any]]:
-    # Most tries carry neither lane nor error: looking for the word is cheaper than parsing.
-    empty: dict[str, Any] = {}
-    return [
-        one if isinstance(one, dict) else json.loads(one) if '"error"' in one or '"lane"' in one else empty
-        for one in column
-    ]
+def _payloads(column: pd.Series[Any]) -> tuple[Any, Any]:
+    """(lane, error) of each payload, as arrays."""
+    # Payloads repeat: each kind of them is parsed once.
+    codes, kinds = pd.factorize(column, use_na_sentinel=False)
+    found = [json.loads(kind) for kind in kinds]
+    lane = np.array([one.get("lane", 0) for one in found], dtype="int32")
+    error = pd.array([one.get("error") for one in found], dtype=pd.StringDtype("pyarrow"))
+    return pd.array(lane[codes], dtype="Int32"), error.take(codes)
 
 
 def _lost(tries: pd.DataFrame) -> pd.DataFrame:
@@ -246,31 +310,53 @@ def _lost(tries: pd.DataFrame) -> pd.DataFrame:
     last try of an execution that was cut off in the middle of its loop.
     """
     key = ["order_id", "step", "round"]
-    last = tries.groupby(key, observed=True)["execution"].max()
-    rows: list[tuple[Any, ...]] = []
-    again = last[last > 1].reset_index()
-    for order, step, round_, highest in again.itertuples(index=False, name=None):
-        mine = tries[(tries["order_id"] == order) & (tries["step"] == step) & (tries["round"] == round_)]
-        for execution in range(1, int(highest)):
-            those = mine[mine["execution"] == execution]
-            # One try an execution is what Temporal's own retry leaves; a loop of several ends in one of these.
-            cut_off = len(those) > 1 and not those["outcome"].isin(["succeeded", "abandoned"]).any()
-            if those.empty or cut_off:
-                number = 1 if those.empty else int(those["try"].max()) + 1
-                rows.append((order, step, round_, execution, number, "lost", "the worker died with it", False))
-    return pd.DataFrame(
-        rows, columns=["order_id", "step", "round", "execution", "try", "outcome", "error", "skewed"]
-    ).reindex(columns=tries.columns)
+    steps = tries.groupby(["order_id", "step"], observed=True)
+    # Attempts are numbered as they are written: a number that is missing was filtered away, not lost.
+    whole = steps["attempt"].transform("max") == steps["attempt"].transform("size")
+    again = tries.groupby(key, observed=True)["execution"].transform("max") > 1
+    mine = tries.loc[(whole & again).to_numpy(dtype=bool, na_value=False), [*key, "execution", "try", "outcome"]]
+    mine = mine.assign(ended=mine.pop("outcome").isin(["succeeded", "abandoned"]))
+    each = (
+        mine.groupby([*key, "execution"], observed=True)
+        .agg(tries=("try", "size"), last=("try", "max"), ended=("ended", "any"))
+        .reset_index()
+    )
+    same = each.groupby(key, observed=True)["execution"]
+    # One try an execution is what Temporal's own retry leaves; a loop of several ends in success or abandoned.
+    cut_off = each[(each["tries"] > 1) & ~each["ended"] & (each["execution"] < same.transform("max"))]
+    hole = (each["execution"] - same.shift(fill_value=0) - 1).to_numpy(dtype=int)
+    missing = each.loc[each.index.repeat(hole), [*key, "execution"]]
+    missing["execution"] -= missing.groupby(level=0).cumcount() + 1
+    lost = pd.concat([cut_off.assign(**{"try": cut_off["last"] + 1}), missing.assign(**{"try": 1})], ignore_index=True)
+    return lost.assign(outcome="lost", error=LOST, skewed=False).reindex(columns=tries.columns)
 
 
-def steps(source: Source = None, order: OneOrMany = None, **filters: Any) -> pd.DataFrame:
-    """One row per step of an order and round. `source` may also be a frame that `attempts` gave.
+@overload
+def steps(
+    source: Source = None, order: OneOrMany = None, *, batches: None = None, **filters: Unpack[TryFilters]
+) -> pd.DataFrame: ...
+@overload
+def steps(
+    source: Source = None, order: OneOrMany = None, *, batches: int, **filters: Unpack[TryFilters]
+) -> Iterator[pd.DataFrame]: ...
+def steps(
+    source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[TryFilters]
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """One row per step of an order and round. Filters as for `attempts`; `source` may also be a frame that it gave.
 
     Columns: order_id [string], step [category], round [Int32], attempts, failed, timed_out, abandoned, lost [int64],
     succeeded [bool], started_at, ended_at [UTC], seconds [float, first start to last end], good_s, failed_s, hung_s,
     wait_s [float: in the try that worked, in tries that failed, in tries that hung, and between tries].
     """
-    tries = source if isinstance(source, pd.DataFrame) and "outcome" in source else attempts(source, order, **filters)
+    if isinstance(source, pd.DataFrame) and "outcome" in source:
+        _only_a_frame(order, batches, filters)
+        return _steps(source)
+    if batches is not None:
+        return map(_steps, attempts(source, order, batches=batches, **filters))
+    return _steps(attempts(source, order, **filters))
+
+
+def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     seconds = (tries["duration_ms"] / 1000).clip(lower=0).fillna(0.0)
     outcome = tries["outcome"]
     rows = tries[["order_id", "step", "round", "started_at", "ended_at"]].assign(
@@ -306,12 +392,15 @@ def export(
     source: Source = None,
     *,
     table: Literal["events", "orders", "payments"] = "events",
+    order: OneOrMany = None,
     driver: str | None = None,
     **filters: Any,
 ) -> int:
     """Write a table to `path`, .parquet or .csv, in bounded memory; returns the number of rows.
 
-    The file appears under its name only when it is whole. Raises BadInput for another ending or a missing folder.
+    `pd.read_parquet` gives the frame back as it was, dtypes included; a .csv has text, numbers and ISO times, and no
+    dtypes. Filters as for the table's own function. The file appears under its name only when it is whole. Raises
+    BadInput for another ending or a missing folder.
     """
     import pyarrow.csv  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
@@ -324,18 +413,19 @@ def export(
         raise BadInput(f"{target.name}: export writes .parquet or .csv.")
     if not target.parent.is_dir():
         raise BadInput(f"The folder {target.parent} does not exist.")
-    unknown = sorted(set(filters) - set(chosen.filters))
-    if unknown:
-        raise BadInput(f"{table} cannot be filtered by {', '.join(unknown)}; by {', '.join(chosen.filters)} they can.")
-    batches = reading.stream(database_url(source), chosen, reading.query(chosen, **filters), driver=driver)
+    text = reading.query(chosen, order=order, **filters)
+    batches = reading.stream(database_url(source), chosen, text, driver=driver)
     part = target.with_name(target.name + ".part")
     rows = 0
     try:
-        writer = (
-            pyarrow.parquet.ParquetWriter(part, chosen.schema, compression="zstd")
-            if target.suffix == ".parquet"
-            else pyarrow.csv.CSVWriter(part, chosen.schema)
-        )
+        if target.suffix == ".parquet":
+            # pandas reads its dtypes back from what it would have written itself.
+            told = pa.Schema.from_pandas(_frame(chosen, [])).metadata
+            schema = _schema(chosen).with_metadata(told)
+            writer = pyarrow.parquet.ParquetWriter(part, schema, compression="zstd")
+            batches = (pa.record_batch(batch.columns, schema=schema) for batch in map(_encoded, batches))
+        else:
+            writer = pyarrow.csv.CSVWriter(part, chosen.schema)
         with writer:
             for batch in batches:
                 writer.write_batch(batch)
