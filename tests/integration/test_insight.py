@@ -23,6 +23,7 @@ from trellis.db.migrate import migrate
 from trellis.errors import BadInput, DatabaseUnavailable, TrellisError
 from trellis.insight import frames
 from trellis.model import Order, State
+from trellis.policies import preset, tuned
 from trellis.stack import Stack
 
 from ..conftest import House
@@ -282,6 +283,45 @@ async def test_where_the_seconds_go_adds_up(told: Order, running: Stack) -> None
     assert parts["hangs"].iloc[0] >= 0.25
 
 
+@pytest.mark.parametrize("ending", [State.APPROVAL_TIMEOUT, State.CANCELLED])
+async def test_a_review_without_approval_is_no_queue(house: House, running: Stack, ending: State) -> None:
+    """The wait of an order whose window ran out, or that was cancelled while it waited, counts as review."""
+    order = await house.start(tuned(preset("swift"), review_window=1.0 if ending is State.APPROVAL_TIMEOUT else 30.0))
+    await house.until(order, "AWAITING_APPROVAL")
+    if ending is State.CANCELLED:
+        await asyncio.sleep(1)
+        await house.desk.cancel(order.order_id)
+    await house.ends(order, ending)
+    url = running.database_url
+    orders, log = insight.orders(url, order.order_id), insight.events(url, order.order_id)
+    parts = insight.shares(orders, insight.steps(log), log).iloc[0]
+    assert parts["review"] >= 0.95
+    assert parts["queue"] < parts["review"]
+    assert parts.sum() == pytest.approx(orders["seconds"].iloc[0])
+
+
+async def test_orders_without_an_attempt_still_have_a_timeline(told: Order, running: Stack) -> None:
+    """Lines are drawn for orders of whose attempts the frame holds none."""
+    orders = insight.orders(running.database_url, told.order_id)
+    nothing_known = insight.attempts(insight.events(running.database_url, "nobody"))
+    assert (
+        "completed"
+        in insight.timelines(orders.assign(ended_at=orders["ended_at"].where(orders["ended_at"].isna())), nothing_known)
+        .to_json()
+        .lower()
+    )
+
+
+async def test_a_step_that_never_worked_has_no_latency(told: Order, running: Stack) -> None:
+    """Percentiles are of the steps that succeeded."""
+    steps = insight.steps(running.database_url, told.order_id)
+    failed = steps.assign(seconds=1e6, succeeded=False)
+    shown = insight.latency(pd.concat([steps, failed])).to_dict()
+    assert max(row["seconds"] for rows in shown["datasets"].values() for row in rows if "seconds" in row) < 1e5
+    with pytest.raises(BadInput, match="no finished steps"):
+        insight.latency(failed)
+
+
 def test_nothing_to_draw_is_one_sentence(running: Stack) -> None:
     """Frames of an order that does not exist are refused by every chart with a sentence."""
     nobody = insight.events(running.database_url, "nobody")
@@ -332,7 +372,7 @@ async def stranger(running: Stack) -> Client:
 async def test_a_strangers_history_becomes_a_frame(stranger: Client, running: Stack) -> None:
     """One row per activity and child, with queues, workers and seconds, from another namespace by its address."""
     found = await asyncio.to_thread(insight.history, "bare-0", running.temporal.address, namespace=stranger.namespace)
-    assert found["kind"].value_counts().to_dict() == {"activity": 5, "child": 1}
+    assert found["kind"].value_counts().to_dict() == {"activity": 5, "child": 1, "workflow": 1}
     acts = found[found["kind"] == "activity"]
     assert set(acts["outcome"]) == {"succeeded"}
     assert set(acts["queue"]) == {"bare"}
@@ -352,7 +392,8 @@ async def test_a_query_finds_many_and_their_attempts_draw(stranger: Client, runn
                 await asyncio.sleep(0.1)  # visibility lags behind
     tries = insight.history_attempts(found)
     assert len(tries) == 10
-    assert set(tries.columns) == set(insight.attempts(insight.events(running.database_url, "nobody")).columns)
+    ledger = insight.attempts(insight.events(running.database_url, "nobody"))
+    assert set(tries.columns) == {*ledger.columns, "queue", "scheduled_at"}
     assert "succeeded" in insight.gantt(tries[tries["order_id"] == "bare-0"]).to_json()
 
 
@@ -370,8 +411,6 @@ async def test_what_cannot_be_read_is_one_sentence(stranger: Client, running: St
 
 async def test_servers_retries_leave_a_marked_gap(house: House) -> None:
     """Of an activity that Temporal retried, the attempts that no history holds are rows without times."""
-    from trellis.policies import preset
-
     await house.faults("charge: error, error, ok")
     order = await house.start(preset("compact"), approve=True)
     await house.ends(order, State.COMPLETED)
@@ -381,4 +420,12 @@ async def test_servers_retries_leave_a_marked_gap(house: House) -> None:
     assert list(charge["outcome"]) == ["unknown", "failed", "succeeded"]
     assert charge["started_at"].isna().tolist() == [True, True, False]
     tries = insight.history_attempts(found)
-    assert tries.loc[tries["step"] == "charge", "outcome"].isna().tolist() == [True, False, False]
+    tries = tries[tries["step"] == "charge"]
+    assert list(tries["outcome"]) == ["unknown", "failed", "succeeded"]
+    chart = insight.gantt(tries)
+    first, second, last = chart.data.sort_values("from").to_dict("records")
+    assert (first["outcome"], second["outcome"], last["outcome"]) == ("unknown", "failed", "succeeded")
+    assert (first["times"], second["times"], last["times"]) == ("not known", "not known", "known")
+    assert second["from"] - first["from"] == pytest.approx(last["from"] - second["from"], abs=1e-5), "evenly spread"
+    assert second["from"] < last["from"] < last["to"]
+    assert "lost" not in chart.to_json()

@@ -10,16 +10,17 @@ from trellis.insight.charts import (
     raced,
     shares,
     state_map,
+    static,
     timelines,
     utilisation,
     variants,
     where_the_seconds_go,
 )
 from trellis.insight.frames import attempts, events, export, orders, payments, steps
-from trellis.insight.history import download, history, history_attempts
+from trellis.insight.history import download, history, history_attempts, history_workflows
 
 __all__ = [
     "attempts", "attempts_per_step", "completion", "download", "events", "export", "follows", "frontier", "gantt",
-    "history", "history_attempts", "latency", "orders", "payments", "raced", "shares", "state_map", "steps",
-    "timelines", "utilisation", "variants", "where_the_seconds_go",
+    "history", "history_attempts", "history_workflows", "latency", "orders", "payments", "raced", "shares",
+    "state_map", "static", "steps", "timelines", "utilisation", "variants", "where_the_seconds_go",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
-"""Pictures of the log. SVG when a notebook is executed, so that they show wherever the notebook is read.
+"""Pictures of the log: live in JupyterLab, with an SVG beside for wherever else the notebook is read.
 
+Who has chosen a renderer of Altair's keeps it; `static()` chooses SVG alone, which keeps a stored notebook small.
 Nothing is told by colour alone: a dash, a shape, a label or the place says it too. What goes into a picture is counted
 first: never more than `MOST` rows. Each raises BadInput, one sentence, for a frame with nothing in it to draw.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MOST = 5000
 WIDTH = 560
 _ROUND_MARKS = {"succeeded": "circle", "failed": "cross", "timed out": "square", "abandoned": "diamond",
-                "lost": "triangle-down"}  # fmt: skip
+                "lost": "triangle-down", "unknown": "triangle-up", "open": "triangle-right"}  # fmt: skip
 
 
 def _check(frame: pd.DataFrame, what: str) -> None:
@@ -30,18 +31,56 @@ def _check(frame: pd.DataFrame, what: str) -> None:
         raise BadInput(f"There are no {what} to draw yet: start an order first.")
     from altair import renderers
 
+    if renderers.active == "default":
+        renderers.register("trellis", _live)
+        renderers.enable("trellis")
+
+
+def _live(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """What JupyterLab draws itself, without a network, and an SVG. (Altair's own MIME type is of a later Vega-Lite
+    than JupyterLab has, and its HTML loads scripts from elsewhere.)
+    """
+    import vl_convert
+
+    older = {**spec, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    return {"application/vnd.vegalite.v5+json": older, "image/svg+xml": vl_convert.vegalite_to_svg(spec)}
+
+
+def static() -> None:
+    """From here on draw charts as SVG alone."""
+    from altair import renderers
+
     renderers.enable("svg")
 
 
-def _dated(attempts: pd.DataFrame) -> pd.DataFrame:
-    """The attempts with a time of their own; a lost one gets that of the next try of its step."""
+def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated`, whether it is their own.
+
+    Those without a time are spread evenly between what came before in their step (its scheduling, or the attempt
+    before) and the next start in it. What has not ended reaches to the last moment known.
+    """
     _check(attempts, "attempts")
     rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
-    known = rows.groupby(["order_id", "step", "round"], observed=True)["started_at"].bfill()
-    rows = rows.assign(started_at=rows["started_at"].fillna(known), open=rows["ended_at"].isna())
-    rows = rows[rows["started_at"].notna()]
-    _check(rows, "attempts with a known start")
-    return rows.assign(ended_at=rows["ended_at"].fillna(rows["started_at"])).sort_values("started_at")
+    scheduled = rows["scheduled_at"] if "scheduled_at" in rows else pd.Series(pd.NaT, rows.index, "datetime64[us, UTC]")
+    step = [rows[name] for name in ("order_id", "step", "round")]
+    open_ = rows["outcome"] == "open"
+    ended = rows["ended_at"]
+    latest = max(rows["started_at"].max(), ended.max(), scheduled.max())
+    began = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended).mask(
+        open_ & rows["started_at"].isna(), latest
+    )  # fmt: skip
+    dated = began.notna()
+    before = ended.groupby(step, observed=True).ffill()
+    low = before.fillna(scheduled.groupby(step, observed=True).transform("min"))
+    high = began.groupby(step, observed=True).bfill()
+    block = dated.groupby(step, observed=True).cumsum()
+    gap = (~dated).groupby([*step, block], observed=True)
+    place = gap.cumsum() / (gap.transform("sum") + 1)
+    began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
+    rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": dated})
+    rows = rows[rows["from"].notna()].sort_values("from")
+    _check(rows, "attempts with a known time")
+    return rows
 
 
 def _outcome_colour(alt: Any, present: Sequence[str]) -> Any:
@@ -59,37 +98,48 @@ def _outcome_shape(alt: Any, present: Sequence[str]) -> Any:
 def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     """One order's tries on a time axis [s since its first try]: a bar each, coloured and marked by outcome.
 
-    `attempts` as `trellis.insight.attempts` gives it. A lost try stands where the next one began.
+    `attempts` as `trellis.insight.attempts` or `history_attempts` gives it. A mark that is hollow stands where its try
+    can have been, not where it was: nobody wrote its times down.
     """
     # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
     import altair as alt
 
-    rows = _dated(attempts).head(MOST)
-    first = rows["started_at"].min()
+    rows = _placed(attempts).head(MOST)
+    first = rows["from"].min()
     data = pd.DataFrame(
         {
             "step": rows["step"].astype(str),
             "attempt": rows["attempt"].astype(float),
-            "outcome": rows["outcome"].astype(object).fillna("lost").astype(str),
-            "from": (rows["started_at"] - first).dt.total_seconds(),
-            "to": (rows["ended_at"] - first).dt.total_seconds(),
+            "outcome": rows["outcome"].astype(str),
+            "from": (rows["from"] - first).dt.total_seconds(),
+            "to": (rows["to"] - first).dt.total_seconds(),
+            "times": np.where(rows["dated"], "known", "not known"),
         }
     )
     steps = list(dict.fromkeys(data["step"]))
     present = list(data["outcome"])
+    seconds = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("from", "to")]
     base = alt.Chart(data).encode(
         y=alt.Y("step:N", sort=steps, title=None),
         color=_outcome_colour(alt, present),
-        tooltip=["step", "attempt", "outcome", alt.Tooltip("from:Q", format=".3f"), alt.Tooltip("to:Q", format=".3f")],
+        tooltip=["step", "attempt", "outcome", "times", *seconds],
     )
     bars = base.mark_bar(height=16, stroke="white", strokeWidth=0.5).encode(
         x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
     )
     # A try that failed at once is thinner than a pixel; its mark keeps it in the picture, and says more than colour.
-    marks = base.mark_point(filled=True, size=42, opacity=1, stroke="white", strokeWidth=0.6).encode(
-        x="to:Q", shape=_outcome_shape(alt, present)
-    )
-    chart: alt.LayerChart = (bars + marks).properties(width=WIDTH, height=alt.Step(26), background="white")
+    marks = base.transform_filter("datum.times == 'known'").mark_point(
+        filled=True, size=42, opacity=1, stroke="white", strokeWidth=0.6
+    ).encode(x="to:Q", shape=_outcome_shape(alt, present))  # fmt: skip
+    layers = [bars, marks]
+    if not rows["dated"].all():
+        layers.append(
+            base.transform_filter("datum.times == 'not known'")
+            .mark_point(filled=False, size=55, opacity=1, strokeWidth=1.5)
+            .encode(x="from:Q", shape=_outcome_shape(alt, present))
+        )
+    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(26), background="white")
+    chart: alt.LayerChart = layered
     return chart
 
 
@@ -103,8 +153,8 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     _check(orders, "orders")
     shown = orders.sort_values("began_at").head(most)
     tries = attempts[attempts["order_id"].isin(shown["order_id"])]
-    latest = tries.groupby("order_id")["ended_at"].max()
-    ended = shown["ended_at"].fillna(shown["order_id"].map(latest)).fillna(shown["began_at"])
+    latest = tries.groupby("order_id")["ended_at"].max().reindex(shown["order_id"]).set_axis(shown.index)
+    ended = shown["ended_at"].fillna(latest).fillna(shown["began_at"])
     lines = pd.DataFrame(
         {
             "order": shown["order_id"].astype(str),
@@ -114,12 +164,12 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
         }
     ).assign(start=0.0)
     began = shown.set_index("order_id")["began_at"]
-    bad = tries[(tries["outcome"] != "succeeded") & tries["ended_at"].notna()].head(MOST)
+    bad = tries[~tries["outcome"].isin(["succeeded", "open"]) & tries["ended_at"].notna()].head(MOST)
     marks = pd.DataFrame(
         {
             "order": bad["order_id"].astype(str),
             "outcome": bad["outcome"].astype(str),
-            "at": (bad["ended_at"] - bad["order_id"].map(began)).dt.total_seconds(),
+            "at": (bad["ended_at"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
         }
     )
     order = list(lines["order"])
@@ -205,10 +255,13 @@ def _named(alt: Any, name: str, colour: str) -> Any:
 
 
 def latency(steps: pd.DataFrame) -> alt.LayerChart:
-    """From the first start to the last end of each step [s]: p50, p95 and p99, a mark each on one line, log scale."""
+    """From the first start to the last end of each step that succeeded [s]: p50, p95 and p99, a mark each, log scale.
+
+    `steps` as `trellis.insight.steps` gives it.
+    """
     import altair as alt
 
-    done = steps[steps["seconds"].notna()]
+    done = steps[steps["succeeded"] & steps["seconds"].notna()]
     _check(done, "finished steps")
     cuts = (
         done.groupby("step", observed=True)["seconds"]
@@ -246,7 +299,8 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
 def shares(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     """Where the seconds of each ended order went. Index order_id; columns as in `colours.PARTS` [s].
 
-    review: from AWAITING_APPROVAL to the approval; queue: what is in none of the others (task queues, the servers'
+    review: from AWAITING_APPROVAL to the approval, the end of the window, or the moment in which the order began to
+    close; queue: what is in none of the others (task queues, the servers'
     own time, the ledger). Lanes of a hedge overlap, so the parts are scaled down where they exceed the whole.
     """
     ended = orders[orders["ended_at"].notna()].set_index("order_id")
@@ -255,11 +309,10 @@ def shares(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> p
     sums = sums.reindex(ended.index).fillna(0.0).clip(lower=0)
     sums.columns = pd.Index(["success", "failed attempts", "hangs", "backoff"])
     first = events.groupby(["order_id", "type"], observed=True)["ts"].min().unstack()
-    for name in ("AWAITING_APPROVAL", "ORDER_APPROVED"):
-        if name not in first:
-            first[name] = pd.NaT
-    review = (first["ORDER_APPROVED"] - first["AWAITING_APPROVAL"]).dt.total_seconds().reindex(ended.index)
-    sums["review"] = review.fillna(0.0).clip(lower=0)
+    first = first.reindex(ended.index, columns=["AWAITING_APPROVAL", "ORDER_APPROVED", "APPROVAL_TIMEOUT"])
+    first = first.astype("datetime64[us, UTC]").assign(closing=ended["closing_at"], ended=ended["ended_at"])
+    review = first.drop(columns="AWAITING_APPROVAL").min(axis=1) - first["AWAITING_APPROVAL"]
+    sums["review"] = review.dt.total_seconds().fillna(0.0).clip(lower=0)
     whole = ended["seconds"].clip(lower=0)
     over = (sums.sum(axis=1) / whole).clip(lower=1.0)
     sums = sums.div(over, axis=0)
@@ -488,12 +541,6 @@ def _spent(points: np.ndarray[Any, Any], at: np.ndarray[Any, Any]) -> np.ndarray
     n = np.searchsorted(points, at)
     sums = np.concatenate([[0.0], np.cumsum(points)])
     return np.asarray(n * at - sums[n])
-
-
-__all__ = [
-    "attempts_per_step", "completion", "follows", "gantt", "latency", "shares", "state_map", "timelines",
-    "utilisation", "variants", "where_the_seconds_go",
-]  # fmt: skip
 
 
 def raced(

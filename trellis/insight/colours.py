@@ -11,6 +11,8 @@ OUTCOMES = {
     "timed out": "#E69F00",
     "abandoned": "#999999",
     "lost": "#000000",
+    "unknown": "#CC79A7",
+    "open": "#56B4E9",
 }
 
 PARTS = {

@@ -26,7 +26,9 @@ from trellis.db import reading
 from trellis.db.reading import OneOrMany, Table
 from trellis.errors import BadInput
 
-OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost"]
+OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost", "unknown", "open"]
+"""How a try went. The last two are for histories: one that the source does not hold, and one that has not ended."""
+
 _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTEMPT_ABANDONED": "abandoned"}
 _CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
 _SKEW = pd.Timedelta(seconds=1)
@@ -231,8 +233,8 @@ def attempts(
 
     `source` may also be a frame that `events` gave; then nothing else is asked for.
 
-    Columns: order_id [string], step [category], attempt, round, execution, try, lane [Int32], outcome [category:
-    succeeded, failed, timed out, abandoned, lost], started_at, ended_at [UTC], duration_ms [float], error [string],
+    Columns: order_id [string], step [category], attempt, round, execution, try, lane [Int32], outcome [category: as
+    in OUTCOMES], started_at, ended_at [UTC], duration_ms [float], error [string],
     worker [category], skewed [bool].
 
     A try that left no trace (its worker died, or failed in a way that nobody wrote down) is known by the hole that it
@@ -344,9 +346,10 @@ def steps(
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
     """One row per step of an order and round. Filters as for `attempts`; `source` may also be a frame that it gave.
 
-    Columns: order_id [string], step [category], round [Int32], attempts, failed, timed_out, abandoned, lost [int64],
-    succeeded [bool], started_at, ended_at [UTC], seconds [float, first start to last end], good_s, failed_s, hung_s,
-    wait_s [float: in the try that worked, in tries that failed, in tries that hung, and between tries].
+    Columns: order_id [string], step [category], round [Int32], attempts, failed, timed_out, abandoned, lost, unknown,
+    open [int64], succeeded [bool], started_at, ended_at [UTC; the first start counts from when it was scheduled, where
+    no more is known], seconds [float, first start to last end], good_s, failed_s, hung_s, wait_s [float: in the try
+    that worked, in tries that failed, in tries that hung, and between tries or in such as have no times].
     """
     if isinstance(source, pd.DataFrame) and "outcome" in source:
         _only_a_frame(order, batches, filters)
@@ -360,13 +363,15 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     seconds = (tries["duration_ms"] / 1000).clip(lower=0).fillna(0.0)
     outcome = tries["outcome"]
     rows = tries[["order_id", "step", "round", "started_at", "ended_at"]].assign(
-        attempts=1,
+        attempts=1, unknown=outcome == "unknown", open=outcome == "open",
         failed=outcome == "failed", timed_out=outcome == "timed out", abandoned=outcome == "abandoned",
         lost=outcome == "lost", succeeded=outcome == "succeeded",
         good_s=seconds.where(outcome == "succeeded", 0.0),
         failed_s=seconds.where(outcome == "failed", 0.0), hung_s=seconds.where(outcome == "timed out", 0.0),
     )  # fmt: skip
-    counts = dict.fromkeys(["attempts", "failed", "timed_out", "abandoned", "lost", "good_s", "failed_s", "hung_s"])
+    if "scheduled_at" in tries:
+        rows["started_at"] = rows["started_at"].fillna(tries["scheduled_at"])
+    counts = ["attempts", "failed", "timed_out", "abandoned", "lost", "unknown", "open", "good_s", "failed_s", "hung_s"]
     frame = (
         rows.groupby(["order_id", "step", "round"], observed=True, sort=False)
         .agg(
@@ -382,8 +387,8 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     spent = frame["good_s"] + frame["failed_s"] + frame["hung_s"]
     frame["wait_s"] = (frame["seconds"] - spent).clip(lower=0)
     return frame[
-        ["order_id", "step", "round", "attempts", "failed", "timed_out", "abandoned", "lost", "succeeded",
-         "started_at", "ended_at", "seconds", "good_s", "failed_s", "hung_s", "wait_s"]
+        ["order_id", "step", "round", "attempts", "failed", "timed_out", "abandoned", "lost", "unknown", "open",
+         "succeeded", "started_at", "ended_at", "seconds", "good_s", "failed_s", "hung_s", "wait_s"]
     ]  # fmt: skip
 
 

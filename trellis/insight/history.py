@@ -3,31 +3,34 @@
 What a history does not hold: Temporal writes an activity down when it ends, with the number of its last attempt and
 the failure of the attempt before. Of an activity that needed seven attempts it knows when it was scheduled, when the
 seventh began and ended, and how the sixth failed. The other attempts stand here as rows with outcome `unknown` and no
-times: that they took place is certain, how they went is not.
+times: that they took place is certain, how they went is not. Of an activity that still runs, Describe tells the same;
+of one that the end of its workflow cut off, nobody knows how often it was tried, and its attempt is missing (NA).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pandas as pd
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import Client
+from temporalio.api.workflow.v1 import PendingActivityInfo
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis import config, stack
 from trellis.errors import BadInput, TemporalUnavailable, TrellisError
+from trellis.insight.frames import OUTCOMES
 
 T = TypeVar("T")
 
-OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost", "unknown", "open"]
 _STRINGS = ["workflow_id", "run_id", "error"]
 _CATEGORIES = ["workflow_type", "kind", "name", "queue", "worker", "failure_type"]
 _TIMES = ["scheduled_at", "started_at", "ended_at"]
@@ -37,46 +40,65 @@ _COLUMNS = [
 ]  # fmt: skip
 _LOCAL = "core_local_activity"
 
-# What opens a row: event name -> (kind, key under which later events refer to it).
+_CLOSED = {
+    "WORKFLOW_EXECUTION_COMPLETED": "succeeded", "WORKFLOW_EXECUTION_CONTINUED_AS_NEW": "succeeded",
+    "WORKFLOW_EXECUTION_FAILED": "failed", "WORKFLOW_EXECUTION_TIMED_OUT": "timed out",
+    "WORKFLOW_EXECUTION_CANCELED": "abandoned", "WORKFLOW_EXECUTION_TERMINATED": "abandoned",
+}  # fmt: skip
+_STATES = {
+    "succeeded": "COMPLETED", "failed": "FAILED", "timed out": "TIMED_OUT", "abandoned": "CANCELLED", "open": "RUNNING",
+}  # fmt: skip
+
+# Events that neither open a row nor end one.
 _QUIET = (
-    "WORKFLOW_TASK_", "WORKFLOW_EXECUTION_STARTED", "WORKFLOW_EXECUTION_COMPLETED", "WORKFLOW_EXECUTION_FAILED",
-    "WORKFLOW_EXECUTION_TIMED_OUT", "WORKFLOW_EXECUTION_CANCELED", "WORKFLOW_EXECUTION_TERMINATED",
-    "WORKFLOW_EXECUTION_CONTINUED_AS_NEW", "WORKFLOW_EXECUTION_CANCEL_REQUESTED", "WORKFLOW_PROPERTIES_MODIFIED",
+    "WORKFLOW_TASK_", "WORKFLOW_EXECUTION_CANCEL_REQUESTED", "WORKFLOW_PROPERTIES_MODIFIED",
     "WORKFLOW_EXECUTION_OPTIONS_UPDATED", "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES", "ACTIVITY_TASK_CANCEL_REQUESTED",
-    "ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY", "WORKFLOW_PROPERTIES_MODIFIED_EXTERNALLY",
+    "ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY", "WORKFLOW_EXECUTION_UPDATE_ADMITTED", "WORKFLOW_EXECUTION_PAUSED",
+    "WORKFLOW_EXECUTION_UNPAUSED", "WORKFLOW_EXECUTION_TIME_SKIPPING_", "NEXUS_OPERATION_CANCEL_REQUEST",
 )  # fmt: skip
+
+# An attribute, what compares it, and a literal: an id may hold any of these signs, but hardly reads so.
+_QUERY = re.compile(
+    r"""[\s(]*(NOT\s+)?`?[A-Za-z_]\w*`?
+        (\s*(=|!=|<>|<=|>=|<|>)\s*["'] | \s+(=|!=|<>|<=|>=|<|>)\s | \s+(NOT\s+)?IN\s*\( |
+         \s+IS\s | \s+(NOT\s+)?(BETWEEN|STARTS_WITH)\s)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def history(
-    which: str,
+    which: str | None = None,
     client: Client | str | None = None,
     *,
+    query: str | None = None,
+    id: str | None = None,
     namespace: str | None = None,
     run_id: str | None = None,
     limit: int | None = None,
     concurrency: int = 16,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """One row per activity attempt, timer, signal, update and child of the workflows that `which` names.
+    """One row per workflow run and each of its activity attempts, timers, signals, updates and children.
 
-    `which` is a workflow id or, when it reads like one (`WorkflowType = "X" AND ...`), a visibility query; `client` a
-    Client, an address, or None for this workspace's Temporal (or what the settings name); `limit` at most so many
-    workflows. Blocks; from a coroutine use `await download(...)`.
+    `which` is a workflow id or, when it reads like one (`WorkflowType = "X" AND ...`), a visibility query; `id=` and
+    `query=` leave nothing to guess. `client`: an address, or None for this workspace's Temporal (or what the settings
+    name); `limit` at most so many workflows. Blocks; from a coroutine use `await download(...)`.
 
     Columns: workflow_id, run_id, error [string], workflow_type, kind, name, queue, worker, failure_type [category],
     event [Int64: number of the history event that opened the row], attempt [Int32], outcome [category: succeeded,
     failed, timed out, abandoned, unknown (see above), open (still running, or cut off by the workflow's end)],
     scheduled_at, started_at, ended_at [UTC], schedule_to_start, start_to_close [s].
-    Kinds: activity, local activity, timer, signal, signal sent, update, child, marker, request to cancel, nexus,
-    unknown event. Negative seconds are clock skew between servers, and left to be seen.
+    Kinds: workflow, activity, local activity, timer, signal, signal sent, update, child, marker, request to cancel,
+    nexus, unknown event, gap (a workflow of a query whose history was gone when its turn came).
+    Negative seconds are clock skew between servers, and left to be seen.
 
     Raises TrellisError: nothing found, no such namespace, no permission, a query the server does not understand.
     """
 
     async def work() -> pd.DataFrame:
         return await download(
-            await connected(client, namespace), which, run_id=run_id, limit=limit, concurrency=concurrency,
-            progress=progress,
+            await connected(client, namespace), which, query=query, id=id, run_id=run_id, limit=limit,
+            concurrency=concurrency, progress=progress,
         )  # fmt: skip
 
     if isinstance(client, Client):
@@ -101,42 +123,57 @@ async def connected(client: Client | str | None, namespace: str | None) -> Clien
 
 async def download(
     client: Client,
-    which: str,
+    which: str | None = None,
     *,
+    query: str | None = None,
+    id: str | None = None,
     run_id: str | None = None,
     limit: int | None = None,
     concurrency: int = 16,
     progress: bool = False,
 ) -> pd.DataFrame:
     """As `history`, on the running event loop."""
-    if not which.strip():
+    given = [one for one in (which, query, id) if one is not None]
+    if len(given) != 1 or not given[0].strip():
         raise BadInput("Say which workflow: an id, or a visibility query such as 'WorkflowType = \"OrderWorkflow\"'.")
+    told = given[0]
+    many = query is not None or (which is not None and _QUERY.match(which) is not None)
     try:
-        if _is_query(which):
-            found: list[tuple[str, str | None]] = [
-                (one.id, one.run_id) async for one in client.list_workflows(which, limit=limit)
-            ]
+        if many:
+            found = [one async for one in client.list_workflows(told, limit=limit)]
         else:
-            found = [(which, run_id)]
+            found = [await client.get_workflow_handle(told, run_id=run_id).describe()]
         if not found:
-            raise TrellisError(f"No workflow in namespace {client.namespace} matches {which}, or none is left.")
+            raise TrellisError(f"No workflow in namespace {client.namespace} matches {told}, or none is left.")
         gate = asyncio.Semaphore(max(1, concurrency))
         with _bar(len(found), progress) as tick:
 
-            async def one(workflow_id: str, run: str | None) -> list[dict[str, Any]]:
+            async def one(workflow_id: str, run: str, open_: bool) -> list[dict[str, Any]]:
+                handle = client.get_workflow_handle(workflow_id, run_id=run)
                 async with gate:
-                    events = await client.get_workflow_handle(workflow_id, run_id=run).fetch_history()
-                tick()
-                return rows(workflow_id, events.events)
+                    try:
+                        events = (await handle.fetch_history()).events
+                        pending = (await handle.describe()).raw_description.pending_activities if open_ else ()
+                    except RPCError as error:
+                        if error.status is not RPCStatusCode.NOT_FOUND or not many:
+                            raise
+                        return [_gap(workflow_id, run)]
+                    finally:
+                        tick()
+                return rows(workflow_id, events, run_id=run, pending=pending)
 
-            parts = await asyncio.gather(*(one(*each) for each in found))
+            running = WorkflowExecutionStatus.RUNNING
+            parts = await asyncio.gather(*(one(each.id, each.run_id, each.status is running) for each in found))
     except RPCError as error:
-        raise _explained(error, which, client.namespace) from None
+        raise _explained(error, told, client.namespace) from None
     return _frame([row for part in parts for row in part])
 
 
-def _is_query(which: str) -> bool:
-    return any(sign in which for sign in ("=", "<", ">")) or " STARTS_WITH " in which or " IN (" in which.upper()
+def _gap(workflow_id: str, run_id: str) -> dict[str, Any]:
+    return {
+        "workflow_id": workflow_id, "run_id": run_id, "kind": "gap", "name": "history", "outcome": "unknown",
+        "error": "listed, but gone before it was read",
+    }  # fmt: skip
 
 
 def _explained(error: RPCError, which: str, namespace: str) -> TrellisError:
@@ -144,7 +181,9 @@ def _explained(error: RPCError, which: str, namespace: str) -> TrellisError:
     if error.status is RPCStatusCode.NOT_FOUND and "amespace" in said:
         return TrellisError(f"The namespace {namespace} does not exist on this server. Check its spelling.")
     if error.status is RPCStatusCode.NOT_FOUND:
-        return TrellisError(f"There is no workflow {which} in namespace {namespace}, or its history is gone.")
+        return TrellisError(
+            f"There is no workflow {which} in namespace {namespace}, or its history is gone. A query? Say query=."
+        )
     if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED):
         return TrellisError(f"This client may not read namespace {namespace} ({said}). Use a key that may.")
     if error.status is RPCStatusCode.INVALID_ARGUMENT:
@@ -206,16 +245,31 @@ def _failed(failure: Failure) -> tuple[str | None, str | None]:
     return type_ or kind.removesuffix("_failure_info"), failure.message
 
 
-def rows(workflow_id: str, events: Iterable[HistoryEvent]) -> list[dict[str, Any]]:
-    """The rows of one history. An event of a type that this code does not know becomes a row `unknown event`."""
-    return _Reader(workflow_id).read(events)
+def rows(
+    workflow_id: str,
+    events: Iterable[HistoryEvent],
+    *,
+    run_id: str | None = None,
+    pending: Sequence[PendingActivityInfo] = (),
+) -> list[dict[str, Any]]:
+    """The rows of one history. An event of a type that this code does not know becomes a row `unknown event`.
+
+    `pending`: what Describe says of the activities that run.
+    """
+    reader = _Reader(workflow_id, run_id)
+    reader.read(events)
+    for activity in pending:
+        reader.pending(activity)
+    return reader.rows()
 
 
 class _Reader:
-    def __init__(self, workflow_id: str) -> None:
-        self._base: dict[str, Any] = {"workflow_id": workflow_id, "run_id": None, "workflow_type": None}
+    def __init__(self, workflow_id: str, run_id: str | None) -> None:
+        self._base: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "workflow_type": None}
         self._rows: list[dict[str, Any]] = []
         self._open: dict[tuple[str, object], dict[str, Any]] = {}
+        self._scheduled: dict[str, int] = {}
+        self._earlier: dict[int, list[dict[str, Any]]] = {}
 
     def _row(self, event: HistoryEvent, kind: str, name: str, **more: Any) -> dict[str, Any]:
         row = {
@@ -233,7 +287,7 @@ class _Reader:
         if failure is not None:
             row["failure_type"], row["error"] = _failed(failure)
 
-    def read(self, events: Iterable[HistoryEvent]) -> list[dict[str, Any]]:
+    def read(self, events: Iterable[HistoryEvent]) -> None:
         for event in events:
             try:
                 name = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
@@ -242,18 +296,29 @@ class _Reader:
                 continue
             attributes = event.WhichOneof("attributes")
             self._one(name, event, getattr(event, attributes) if attributes else None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        found = []
         for row in self._rows:
-            # A base that the first event filled in; rows before it have none.
-            row.update({key: value for key, value in self._base.items() if row[key] is None})
-        return self._rows
+            # Attempts before the last one are known only when the last one is.
+            found += [{**row, **earlier} for earlier in self._earlier.get(id(row), [])]
+            found.append(row)
+        # A base that the first event filled in; rows before it have none.
+        return [{**row, **{key: value for key, value in self._base.items() if row[key] is None}} for row in found]
 
     def _one(self, name: str, event: HistoryEvent, a: Any) -> None:
         if name == "WORKFLOW_EXECUTION_STARTED":
             self._base["workflow_type"] = a.workflow_type.name
-            self._base["run_id"] = a.original_execution_run_id
+            self._base["run_id"] = self._base["run_id"] or a.original_execution_run_id
+            self._open["workflow", None] = self._row(
+                event, "workflow", a.workflow_type.name, queue=a.task_queue.name, started_at=_time(event.event_time)
+            )
+        elif name in _CLOSED:
+            self._end(("workflow", None), event, _CLOSED[name], a.failure if name.endswith("_FAILED") else None)
         elif name == "ACTIVITY_TASK_SCHEDULED":
+            self._scheduled[a.activity_id] = event.event_id
             self._open["activity", event.event_id] = self._row(
-                event, "activity", a.activity_type.name, attempt=1, queue=a.task_queue.name
+                event, "activity", a.activity_type.name, queue=a.task_queue.name
             )
         elif name == "ACTIVITY_TASK_STARTED":
             self._activity_started(event, a)
@@ -279,7 +344,7 @@ class _Reader:
             self._end(("update", a.accepted_event_id), event, "failed" if failed else "succeeded", failed)
         elif name == "MARKER_RECORDED":
             self._marker(event, a)
-        elif not self._other(name, event, a) and not name.startswith(_QUIET):
+        elif not name.startswith(_QUIET) and not self._other(name, event, a):
             self._row(event, "unknown event", name, outcome="unknown")
 
     def _instant(self, event: HistoryEvent, kind: str, name: str, **more: Any) -> None:
@@ -318,7 +383,7 @@ class _Reader:
         elif name.endswith("_FAILED"):
             self._end(("initiated", key), event, "failed", getattr(a, "failure", None))
         else:
-            return name.endswith("_CANCEL_REQUESTED")
+            return False
         return True
 
     def _activity_started(self, event: HistoryEvent, a: Any) -> None:
@@ -326,23 +391,40 @@ class _Reader:
         if row is None:
             self._row(event, "unknown event", f"start of activity {a.scheduled_event_id}", outcome="unknown")
             return
-        where = self._rows.index(row)
-        type_, message = _failed(a.last_failure) if a.HasField("last_failure") else (None, None)
-        for number in range(1, a.attempt):
-            known = number == a.attempt - 1 and type_ is not None
-            earlier: dict[str, Any] = {**row, "attempt": number, "outcome": "unknown"}
-            if number > 1:
-                earlier["scheduled_at"] = None
-            if known:
-                timed_out = "timeout" in str(type_)
-                earlier |= {
-                    "outcome": "timed out" if timed_out else "failed", "failure_type": type_, "error": message,
-                }  # fmt: skip
-            self._rows.insert(where + number - 1, earlier)
-        row |= {"attempt": a.attempt, "started_at": _time(event.event_time), "worker": a.identity or None}
-        if a.attempt > 1:
+        self._reached(row, a.attempt, a.last_failure if a.HasField("last_failure") else None)
+        row |= {"started_at": _time(event.event_time), "worker": a.identity or None}
+
+    def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
+        """Note that `row` is this attempt; returns what tells the earlier ones from it."""
+        earlier: list[dict[str, Any]] = [
+            {"attempt": number, "outcome": "unknown", "ended_at": None, "started_at": None, "worker": None,
+             "failure_type": None, "error": None, "scheduled_at": row["scheduled_at"] if number == 1 else None}
+            for number in range(1, attempt)
+        ]  # fmt: skip
+        if earlier and failure is not None:
+            type_, message = _failed(failure)
+            outcome = "timed out" if "timeout" in str(type_) else "failed"
+            earlier[-1] |= {"outcome": outcome, "failure_type": type_, "error": message}
+        self._earlier[id(row)] = earlier
+        row["attempt"] = attempt
+        if earlier:
             # When this attempt was due is not written down, only when the first was.
             row["scheduled_at"] = None
+        return earlier
+
+    def pending(self, now: PendingActivityInfo) -> None:
+        """What a running workflow's history does not hold yet: how far this activity is."""
+        row = self._open.get(("activity", self._scheduled.get(now.activity_id)))
+        if row is None:
+            return
+        earlier = self._reached(row, now.attempt, now.last_failure if now.HasField("last_failure") else None)
+        last_start = _time(now.last_started_time)
+        if now.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
+            # Between two attempts: what Describe tells of is the one before.
+            if earlier:
+                earlier[-1] |= {"started_at": last_start, "ended_at": _time(now.last_attempt_complete_time)}
+        else:
+            row |= {"started_at": last_start, "worker": now.last_worker_identity or None}
 
     def _marker(self, event: HistoryEvent, a: Any) -> None:
         if a.marker_name != _LOCAL:
@@ -359,12 +441,14 @@ class _Reader:
         ended = _proto_time(found.get("complete_time")) or _time(event.event_time)
         failed = a.HasField("failure")
         type_, message = _failed(a.failure) if failed else (None, None)
-        self._row(
+        row = self._row(
             event, "local activity", str(found.get("activity_type", "")) or "local activity",
-            attempt=found.get("attempt"), outcome="failed" if failed else "succeeded",
+            outcome="failed" if failed else "succeeded",
             scheduled_at=_proto_time(found.get("original_schedule_time")), ended_at=ended,
             failure_type=type_, error=message,
         )  # fmt: skip
+        if found.get("attempt"):
+            self._reached(row, int(found["attempt"]), None)
 
 
 def _proto_time(value: Any) -> datetime | None:
@@ -386,34 +470,69 @@ def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype({**types, "event": "Int64", "attempt": "Int32"})
 
 
+def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
+    """What stands for an order's id: the workflow's, with the run's beside it where the frame holds several."""
+    ids = frame["workflow_id"]
+    several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
+    return ids.where(~several.astype(bool), ids + " " + frame["run_id"].str.slice(0, 8))
+
+
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """The activities of a `history` frame in the shape of `insight.attempts`: charts and fits take either.
 
-    order_id is the workflow's id, step the activity's type, round and lane 0, try 1, execution the attempt that
-    Temporal counted; `attempt` counts over all of the workflow's activities of that type. Outcomes are those of
-    `attempts` and, for an attempt of which the history holds nothing, missing (NA), like its times.
+    order_id is the workflow's id (with the run's first eight letters where the frame holds several of its runs), step
+    the activity's type, round 0 the run's first activity of that type, 1 its second, and so on; try 1, lane 0;
+    execution the attempt that Temporal counted, and `attempt` counts over all rounds. Two columns more: queue
+    [category] and scheduled_at [UTC, of the first attempt of each activity]. The outcome of an attempt that the history
+    does not hold is `unknown`, of one that has not ended `open`.
     """
-    from trellis.insight.frames import OUTCOMES as LEDGER
-
-    acts = frame[frame["kind"].isin(["activity", "local activity"])]
+    acts = frame.assign(order_id=_orders(frame))[frame["kind"].isin(["activity", "local activity"])]
     n = len(acts)
-    outcome = acts["outcome"].astype("string")
+    step = acts["name"].cat.remove_unused_categories()
+    same = acts.assign(step=step).groupby(["order_id", "step"], observed=True)
+    # An activity's attempts stand together, under the number of the event that opened it.
+    first = (acts["event"] != same["event"].shift()).fillna(True)
     made = pd.DataFrame(
         {
-            "order_id": acts["workflow_id"],
-            "step": acts["name"].cat.remove_unused_categories(),
-            "attempt": (acts.groupby(["workflow_id", "name"], observed=True).cumcount() + 1).astype("Int32"),
-            "round": pd.array([0] * n, dtype="Int32"),
+            "order_id": acts["order_id"],
+            "step": step,
+            "attempt": (same.cumcount() + 1).astype("Int32"),
+            "round": (first.groupby([acts["order_id"], step], observed=True).cumsum() - 1).astype("Int32"),
             "execution": acts["attempt"],
             "try": pd.array([1] * n, dtype="Int32"),
             "lane": pd.array([0] * n, dtype="Int32"),
-            "outcome": pd.Categorical(outcome.where(outcome.isin(LEDGER)), categories=LEDGER),
+            "outcome": acts["outcome"],
             "started_at": acts["started_at"],
             "ended_at": acts["ended_at"],
             "duration_ms": acts["start_to_close"] * 1000,
             "error": acts["error"],
             "worker": acts["worker"],
             "skewed": (acts["start_to_close"] < 0) | (acts["schedule_to_start"] < 0),
+            "queue": acts["queue"],
+            "scheduled_at": acts["scheduled_at"],
+        }
+    )
+    return made.reset_index(drop=True)
+
+
+def history_workflows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a `history` frame in the shape of `insight.orders`, as `timelines` and `completion` take it.
+
+    Columns: order_id [string, as in `history_attempts`], state [category: COMPLETED, FAILED, TIMED_OUT, CANCELLED
+    (terminated ones too), RUNNING; a run that continued as new is COMPLETED], workflow_type [category], last_error
+    [string], created_at, began_at, ended_at [UTC], seconds [float].
+    """
+    runs = frame.assign(order_id=_orders(frame))[frame["kind"] == "workflow"].sort_values("started_at")
+    made = pd.DataFrame(
+        {
+            "order_id": runs["order_id"],
+            "state": pd.Categorical(runs["outcome"].astype(object).map(_STATES), categories=list(_STATES.values())),
+            "workflow_type": runs["workflow_type"],
+            "last_error": runs["error"],
+            "created_at": runs["started_at"],
+            "began_at": runs["started_at"],
+            "ended_at": runs["ended_at"],
+            "seconds": runs["start_to_close"],
         }
     )
     return made.reset_index(drop=True)

@@ -42,6 +42,8 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
             # Widget state would make the file large, and GitHub call it invalid.
             store_widget_state=False,
             record_timing=False,
+            # A live chart would be stored beside its SVG, and double the file.
+            extra_arguments=["--IPKernelApp.exec_lines=from trellis import insight; insight.static()"],
             resources={"metadata": {"path": str(path.parent)}},
         )
         asyncio.run(client.async_execute(env=environment))

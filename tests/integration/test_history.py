@@ -1,0 +1,305 @@
+"""Temporal's own history as frames, of workflows that repeat, retry, run on, are reset, and vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio import activity, workflow
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, ResetWorkflowExecutionRequest
+from temporalio.client import Client, FetchWorkflowHistoryEventsInput, Interceptor, OutboundInterceptor
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from trellis import insight
+from trellis.desk import Desk
+from trellis.errors import BadInput, TrellisError
+from trellis.insight.history import rows
+
+SOON = timedelta(seconds=30)
+QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
+
+
+@activity.defn
+async def tiny() -> None:
+    """Works at once."""
+
+
+@activity.defn
+async def third_time() -> None:
+    """Fails twice."""
+    if activity.info().attempt < 3:
+        raise ApplicationError("not yet", type="NotYet", category=ApplicationErrorCategory.BENIGN)
+
+
+@activity.defn
+async def never() -> None:
+    """Fails for ever."""
+    raise ApplicationError("never", type="Never", category=ApplicationErrorCategory.BENIGN)
+
+
+@workflow.defn(name="Many")
+class Many:
+    """Five tiny activities, one that needs three attempts, a local one, and a run more for each of `more`."""
+
+    @workflow.run
+    async def run(self, more: int) -> None:
+        for _ in range(5):
+            await workflow.execute_activity(tiny, start_to_close_timeout=SOON)
+        await workflow.execute_activity(third_time, start_to_close_timeout=SOON, retry_policy=QUICK)
+        await workflow.execute_local_activity(tiny, start_to_close_timeout=SOON)
+        if more:
+            workflow.continue_as_new(more - 1)
+
+
+@workflow.defn(name="Stuck")
+class Stuck:
+    """One activity that never works."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(never, start_to_close_timeout=SOON, retry_policy=QUICK)
+
+
+@pytest.fixture(scope="module")
+async def client(idle_desk: Desk) -> AsyncIterator[Client]:
+    """A client beside a worker that runs the two workflows above."""
+    async with Worker(
+        idle_desk.client, task_queue="many", workflows=[Many, Stuck], activities=[tiny, third_time, never],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):  # fmt: skip
+        yield idle_desk.client
+
+
+async def run(client: Client, more: int = 0) -> str:
+    id_ = f"many-{uuid.uuid4().hex[:8]}"
+    await client.execute_workflow("Many", more, id=id_, task_queue="many")
+    return id_
+
+
+async def listed(client: Client, id_: str, runs: int) -> str:
+    """A query for the id, once visibility knows so many runs."""
+    query = f'WorkflowId = "{id_}"'
+    async with asyncio.timeout(30):
+        while (await client.count_workflows(query)).count < runs:
+            await asyncio.sleep(0.1)
+    return query
+
+
+async def test_repeated_activities_are_no_attempts_of_one(client: Client) -> None:
+    """Five activities of one type are five rounds of one attempt; one that was retried is a round of three."""
+    found = await insight.download(client, await run(client))
+    tries = insight.history_attempts(found)
+    regular = tries[tries["started_at"].notna() | (tries["outcome"] != "succeeded")]
+    tinies, third = (regular[regular["step"] == name] for name in ("tiny", "third_time"))
+    assert list(tinies["round"]) == [0, 1, 2, 3, 4]
+    assert set(tinies["execution"]) == {1}
+    assert list(third["round"]) == [0, 0, 0]
+    assert list(third["execution"]) == [1, 2, 3]
+    assert list(third["outcome"]) == ["unknown", "failed", "succeeded"]
+    bars = insight.attempts_per_step(tries).data.set_index("attempts")["measured"]
+    assert bars.to_dict() == pytest.approx({"1": 6 / 7, "2": 0.0, "3": 1 / 7}), (
+        "six activities took one, one took three"
+    )
+
+
+async def test_runs_of_one_id_stand_apart(client: Client) -> None:
+    """Three runs of one id, each continuing the last, are three runs with attempts of their own."""
+    id_ = await run(client, more=2)
+    found = await insight.download(client, query=await listed(client, id_, 3))
+    assert found["run_id"].nunique() == 3
+    tries = insight.history_attempts(found)
+    assert tries.groupby(["order_id", "step"], observed=True)["round"].max().tolist() == [0, 5] * 3
+    runs = insight.history_workflows(found)
+    assert sorted(runs["order_id"]) == sorted(tries["order_id"].unique())
+    assert all(one.startswith(f"{id_} ") for one in runs["order_id"])
+
+
+async def test_a_reset_run_has_its_own_id(client: Client) -> None:
+    """After a reset the run that is asked for is the one that is shown, not the one that it was copied from."""
+    id_ = await run(client)
+    handle = client.get_workflow_handle(id_)
+    events = (await handle.fetch_history()).events
+    first = (await handle.describe()).run_id
+    done = next(e.event_id for e in events if e.HasField("workflow_task_completed_event_attributes"))
+    request = ResetWorkflowExecutionRequest(
+        namespace=client.namespace, workflow_execution=WorkflowExecution(workflow_id=id_, run_id=first),
+        workflow_task_finish_event_id=done, request_id=uuid.uuid4().hex, reason="again",
+    )  # fmt: skip
+    second = (await client.workflow_service.reset_workflow_execution(request)).run_id
+    await client.get_workflow_handle(id_, run_id=second).result()
+    found = await insight.download(client, id=id_)
+    assert set(found["run_id"]) == {second}
+    assert set((await insight.download(client, id=id_, run_id=first))["run_id"]) == {first}
+
+
+async def test_a_running_activity_shows_how_far_it_is(client: Client) -> None:
+    """Of an activity that fails since the start, attempt and last failure are those that Describe knows."""
+    id_ = f"stuck-{uuid.uuid4().hex[:8]}"
+    handle = await client.start_workflow("Stuck", id=id_, task_queue="many")
+    async with asyncio.timeout(30):
+        while True:
+            found = await insight.download(client, id_)
+            acts = found[found["kind"] == "activity"]
+            if len(acts) >= 3:
+                break
+            await asyncio.sleep(0.2)
+    assert list(acts["attempt"]) == list(range(1, len(acts) + 1))
+    assert list(acts["outcome"]) == [*["unknown"] * (len(acts) - 2), "failed", "open"]
+    assert list(acts["error"].iloc[-2:].isna()) == [False, True]
+    assert acts["failure_type"].iloc[-2] == "Never"
+    tries = insight.history_attempts(found)
+    assert {"unknown", "failed", "open"} <= set(tries["outcome"])
+    assert '"open"' in insight.gantt(tries).to_json()
+    steps = insight.steps(tries)
+    assert (steps["open"].iloc[0], steps["succeeded"].iloc[0]) == (1, False)
+    assert list(insight.history_workflows(found)["state"]) == ["RUNNING"]
+    await handle.terminate()
+    ended = await insight.download(client, id_)
+    assert ended.loc[ended["kind"] == "activity", "attempt"].isna().all(), "nobody knows any more"
+    assert list(insight.history_workflows(ended)["state"]) == ["CANCELLED"]
+
+
+async def test_a_strangers_orders_draw_too(client: Client) -> None:
+    """Timelines, completion, latency and the use of queues come from histories alone, local activities among them."""
+    found = await insight.download(client, await run(client))
+    orders, tries = insight.history_workflows(found), insight.history_attempts(found)
+    assert list(orders["state"]) == ["COMPLETED"]
+    assert orders["seconds"].iloc[0] > 0
+    assert tries["started_at"].isna().sum() > 2, "the local activity and two attempts have no start"
+    steps = insight.steps(tries)
+    assert steps["seconds"].notna().all()
+    for chart in (
+        insight.timelines(orders, tries), insight.completion(orders), insight.utilisation(tries, by="queue"),
+        insight.latency(steps), insight.gantt(tries), insight.attempts_per_step(tries),
+    ):  # fmt: skip
+        assert chart.to_dict()
+
+
+async def test_a_history_that_vanished_is_a_gap(client: Client) -> None:
+    """A workflow that is deleted between the list and its turn is a marked row; the others are all there."""
+    kept, gone = [await run(client) for _ in range(2)]
+    query = f'WorkflowId IN ("{kept}", "{gone}")'
+    async with asyncio.timeout(30):
+        while (await client.count_workflows(query)).count < 2:
+            await asyncio.sleep(0.1)
+
+    class Deletes(OutboundInterceptor):
+        def fetch_workflow_history_events(self, input: FetchWorkflowHistoryEventsInput) -> Any:
+            return _after(input, super().fetch_workflow_history_events)
+
+    async def deleted(input: FetchWorkflowHistoryEventsInput) -> None:
+        if input.id != gone:
+            return
+        run = WorkflowExecution(workflow_id=gone)
+        request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=run)
+        await client.workflow_service.delete_workflow_execution(request)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await client.get_workflow_handle(gone).describe()
+                except RPCError:
+                    return
+                await asyncio.sleep(0.05)
+
+    def _after(input: FetchWorkflowHistoryEventsInput, fetch: Any) -> Any:
+        class Later:
+            def __aiter__(self) -> Any:
+                return self._events()
+
+            async def _events(self) -> Any:
+                await deleted(input)
+                async for event in fetch(input):
+                    yield event
+
+        return Later()
+
+    found = await insight.download(with_interceptor(client, Deletes), query=query)
+    gaps = found[found["kind"] == "gap"]
+    assert list(gaps["workflow_id"]) == [gone]
+    assert (found.loc[found["workflow_id"] == kept, "outcome"] == "succeeded").sum() > 5
+    assert insight.history_attempts(found)["order_id"].nunique() == 1
+
+
+def with_interceptor(client: Client, kind: type[OutboundInterceptor]) -> Client:
+    class Between(Interceptor):
+        def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+            return kind(next)
+
+    return Client(client.service_client, namespace=client.namespace, interceptors=[Between()])
+
+
+async def test_a_namespace_one_may_not_read_is_one_sentence(client: Client) -> None:
+    """What the server denies, for a query as for an id, names the namespace and what to do."""
+
+    class Denies(OutboundInterceptor):
+        def list_workflows(self, input: Any) -> Any:
+            raise RPCError("Request unauthorized.", RPCStatusCode.PERMISSION_DENIED, b"")
+
+        async def describe_workflow(self, input: Any) -> Any:
+            raise RPCError("Request unauthorized.", RPCStatusCode.PERMISSION_DENIED, b"")
+
+    denied = with_interceptor(client, Denies)
+    for which in ("some-id", 'WorkflowType = "Many"'):
+        with pytest.raises(TrellisError, match=r"may not read namespace \w+ \(Request unauthorized\.\)"):
+            await insight.download(denied, which)
+
+
+async def test_ids_and_queries_are_told_apart(client: Client) -> None:
+    """An id with an equals sign is an id, a condition is a query, and the keywords leave no doubt."""
+    id_ = f"shard=3, {uuid.uuid4().hex[:8]}"
+    await client.execute_workflow("Many", 0, id=id_, task_queue="many")
+    assert set((await insight.download(client, id_))["workflow_id"]) == {id_}
+    with pytest.raises(BadInput, match="understand"):
+        await insight.download(client, query=id_)
+    for query in (
+        "WorkflowType IS NULL",
+        "(`WorkflowType`='Nobody')",
+        "HistoryLength > 1000000",
+        "StartTime<'2020-01-01T00:00:00Z'",
+    ):
+        with pytest.raises(TrellisError, match="No workflow in namespace"):
+            await insight.download(client, query)
+    with pytest.raises(TrellisError, match="no workflow WorkflowType IS NULL"):
+        await insight.download(client, id="WorkflowType IS NULL")
+    for wrong in ({}, {"id": " "}, {"id": "a", "query": "b"}):
+        with pytest.raises(BadInput, match="Say which"):
+            await insight.download(client, **wrong)  # type: ignore[arg-type]
+
+
+def test_what_a_history_says_that_nobody_knows_is_marked() -> None:
+    """An event type of a later server is a row of its own; a Nexus cancel request ends no operation."""
+
+    def event(number: int, type_: int, **more: Any) -> HistoryEvent:
+        # An enum of proto3 is open: a number from the future passes.
+        kind = EventType.ValueType(type_)
+        return HistoryEvent(event_id=number, event_type=kind, event_time=Timestamp(seconds=number), **more)
+
+    def nexus(number: int, what: str, **more: Any) -> HistoryEvent:
+        type_ = EventType.Value(f"EVENT_TYPE_NEXUS_OPERATION_{what}")
+        return event(number, type_, **{f"nexus_operation_{what.lower()}_event_attributes": more})
+
+    found = rows(
+        "w",
+        [
+            event(1, 9999),
+            nexus(2, "SCHEDULED", operation="pay"),
+            nexus(3, "CANCEL_REQUESTED", scheduled_event_id=2),
+            nexus(4, "CANCEL_REQUEST_COMPLETED", scheduled_event_id=2),
+            nexus(5, "CANCEL_REQUEST_FAILED", scheduled_event_id=2),
+        ],
+    )
+    assert [(row["kind"], row["name"], row["outcome"]) for row in found] == [
+        ("unknown event", "type 9999", "unknown"),
+        ("nexus", "pay", "open"),
+    ]
