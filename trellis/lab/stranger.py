@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import activity, workflow
@@ -15,7 +16,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from trellis.errors import TrellisError
 from trellis.lab.session import Session
+from trellis.stack import TemporalTarget, connect
 from trellis.workers import RUNNER
 
 NAMESPACE = "strangers"
@@ -64,15 +67,18 @@ async def _book(what: str, traveller: str) -> str:
     return f"{what} for {traveller}"
 
 
-async def travel(session: Session, trips: int = 20) -> str:
-    """Run so many trips beside the lab's own workers; returns the namespace they live in."""
+async def travel(session: Session, trips: int = 20) -> tuple[str, str]:
+    """Run so many trips beside the lab's own workers; returns their namespace and a query that finds these alone.
+
+    Raises TrellisError where this Temporal lets nobody register the namespace.
+    """
     assert session.desk.stack is not None
-    await asyncio.wrap_future(session.submit(_travel(session.desk.stack.temporal.address, trips)))
-    return NAMESPACE
+    query = await asyncio.wrap_future(session.submit(_travel(session.desk.stack.temporal, trips)))
+    return NAMESPACE, query
 
 
-async def _travel(address: str, trips: int) -> None:
-    here = await Client.connect(address)
+async def _travel(target: TemporalTarget, trips: int) -> str:
+    here = await connect(target)
     try:
         await here.workflow_service.register_namespace(
             RegisterNamespaceRequest(
@@ -81,20 +87,35 @@ async def _travel(address: str, trips: int) -> None:
             )
         )
     except RPCError as error:
+        if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
+            raise TrellisError(
+                f"{target.address} lets this client register no namespace. Run this without TEMPORAL_ADDRESS and "
+                f"TEMPORAL_PROFILE, on a local Temporal."
+            ) from None
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
-    there = await _ready(address)
+    there = await _ready(replace(target, namespace=NAMESPACE))
     bookings = [book_flight, book_hotel, book_car]
+    # Earlier trips of this workspace are there too: the ids say which belong together.
+    journey = f"trip-{uuid.uuid4().hex[:6]}-"
     async with Worker(there, task_queue=QUEUE, workflows=[Trip], activities=bookings, workflow_runner=RUNNER):
-        names = [(f"traveller {number}", f"trip-{uuid.uuid4().hex[:8]}") for number in range(trips)]
         await asyncio.gather(
-            *(there.execute_workflow(Trip.run, traveller, id=id_, task_queue=QUEUE) for traveller, id_ in names)
+            *(
+                there.execute_workflow(Trip.run, f"traveller {n}", id=f"{journey}{n:02}", task_queue=QUEUE)
+                for n in range(trips)
+            )
         )
+    query = f'WorkflowType = "Trip" AND WorkflowId STARTS_WITH "{journey}"'
+    async with asyncio.timeout(30):
+        # Visibility lags behind.
+        while (await there.count_workflows(f'{query} AND ExecutionStatus = "Completed"')).count < trips:
+            await asyncio.sleep(0.1)
+    return query
 
 
-async def _ready(address: str) -> Client:
+async def _ready(target: TemporalTarget) -> Client:
     """A client of the namespace, once the server's caches have heard of it."""
-    client = await Client.connect(address, namespace=NAMESPACE)
+    client = await connect(target, wait=30)
     async with asyncio.timeout(30):
         while True:
             try:
