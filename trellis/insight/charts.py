@@ -59,13 +59,12 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     Those without a time are spread evenly between what came before in their step (its scheduling, or the attempt
     before) and the next start in it. What has not ended reaches to the last moment known.
     """
-    _check(attempts, "attempts")
     rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
     scheduled = rows["scheduled_at"] if "scheduled_at" in rows else pd.Series(pd.NaT, rows.index, "datetime64[us, UTC]")
     step = [rows[name] for name in ("order_id", "step", "round")]
     open_ = rows["outcome"] == "open"
     ended = rows["ended_at"]
-    latest = max(rows["started_at"].max(), ended.max(), scheduled.max())
+    latest = pd.concat([rows["started_at"], ended, scheduled]).max()
     began = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended).mask(
         open_ & rows["started_at"].isna(), latest
     )  # fmt: skip
@@ -75,12 +74,12 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     high = began.groupby(step, observed=True).bfill()
     block = dated.groupby(step, observed=True).cumsum()
     gap = (~dated).groupby([*step, block], observed=True)
-    place = gap.cumsum() / (gap.transform("sum") + 1)
+    # A step's first attempt begins about when it was scheduled; the next one at some time after the one before.
+    number, count = gap.cumsum(), gap.transform("sum")
+    place = (number / (count + 1)).where(before.notna() | low.isna(), (number - 1) / count)
     began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
     rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": dated})
-    rows = rows[rows["from"].notna()].sort_values("from")
-    _check(rows, "attempts with a known time")
-    return rows
+    return rows[rows["from"].notna()].sort_values("from")
 
 
 def _outcome_colour(alt: Any, present: Sequence[str]) -> Any:
@@ -95,6 +94,20 @@ def _outcome_shape(alt: Any, present: Sequence[str]) -> Any:
                      legend=alt.Legend(orient="top", title=None))  # fmt: skip
 
 
+def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
+    """A mark for each row at `x`: filled, or hollow where `times` are not known."""
+    shape = _outcome_shape(alt, list(data["outcome"]))
+    styles: dict[str, dict[str, Any]] = {
+        "known": {"filled": True, "size": 42, "stroke": "white", "strokeWidth": 0.6},
+        "not known": {"filled": False, "size": 55, "strokeWidth": 1.5},
+    }
+    return [
+        base.transform_filter(f"datum.times == '{times}'").mark_point(opacity=1, **style).encode(x=x, shape=shape)
+        for times, style in styles.items()
+        if (data["times"] == times).any()
+    ]
+
+
 def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     """One order's tries on a time axis [s since its first try]: a bar each, coloured and marked by outcome.
 
@@ -104,7 +117,9 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
     import altair as alt
 
+    _check(attempts, "attempts")
     rows = _placed(attempts).head(MOST)
+    _check(rows, "attempts with a known time")
     first = rows["from"].min()
     data = pd.DataFrame(
         {
@@ -128,17 +143,9 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
     )
     # A try that failed at once is thinner than a pixel; its mark keeps it in the picture, and says more than colour.
-    marks = base.transform_filter("datum.times == 'known'").mark_point(
-        filled=True, size=42, opacity=1, stroke="white", strokeWidth=0.6
-    ).encode(x="to:Q", shape=_outcome_shape(alt, present))  # fmt: skip
-    layers = [bars, marks]
-    if not rows["dated"].all():
-        layers.append(
-            base.transform_filter("datum.times == 'not known'")
-            .mark_point(filled=False, size=55, opacity=1, strokeWidth=1.5)
-            .encode(x="from:Q", shape=_outcome_shape(alt, present))
-        )
-    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(26), background="white")
+    layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(
+        width=WIDTH, height=alt.Step(26), background="white"
+    )
     chart: alt.LayerChart = layered
     return chart
 
@@ -164,12 +171,14 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
         }
     ).assign(start=0.0)
     began = shown.set_index("order_id")["began_at"]
-    bad = tries[~tries["outcome"].isin(["succeeded", "open"]) & tries["ended_at"].notna()].head(MOST)
+    placed = _placed(tries)
+    bad = placed[~placed["outcome"].isin(["succeeded", "open"])].head(MOST)
     marks = pd.DataFrame(
         {
             "order": bad["order_id"].astype(str),
             "outcome": bad["outcome"].astype(str),
-            "at": (bad["ended_at"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
+            "at": (bad["to"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
+            "times": np.where(bad["dated"], "known", "not known"),
         }
     )
     order = list(lines["order"])
@@ -192,12 +201,8 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     )
     layers: list[Any] = [line, end]
     if len(marks):
-        present = list(marks["outcome"])
-        layers.append(
-            alt.Chart(marks)
-            .mark_point(filled=True, size=38, opacity=0.9)
-            .encode(y=y, x="at:Q", color=_outcome_colour(alt, present), shape=_outcome_shape(alt, present))
-        )
+        base = alt.Chart(marks).encode(y=y, color=_outcome_colour(alt, list(marks["outcome"])))
+        layers += _marks(alt, base, marks, "at:Q")
     layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16), background="white")
     chart: alt.LayerChart = layered
     return chart
