@@ -33,7 +33,9 @@ def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
         rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
-    for entry in session.submit(download(session.desk.client, query)).result().to_dict("records"):
+    found = session.submit(download(session.desk.client, query)).result()
+    # The runs themselves span all the rest; they have no moment of their own.
+    for entry in found[found["kind"] != "workflow"].to_dict("records"):
         attempt = f", attempt {entry['attempt']}" if entry["kind"] == "activity" else ""
         when = next(at for at in (entry["ended_at"], entry["started_at"], entry["scheduled_at"]) if not pd.isna(at))
         rows.append((when, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
