@@ -8,7 +8,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import altair as alt
 import pandas as pd
 import pytest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -202,6 +204,41 @@ def test_the_analysis_works_on_groups_not_rows(filled: str) -> None:
     assert {"events", "attempts", "steps", "attempts_per_step", "state_map as JSON"} <= set(parts)
     # A Python call for each of 18,000 groups takes five times the load, where this takes a tenth of it.
     assert parts["attempts_per_step"] < 2 * parts["events"]
+
+
+@pytest.mark.parametrize("table", ["events", "orders", "attempts", "steps"])
+def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Any) -> None:
+    """Written in several parts and read back, each table has the same values and dtypes; as .csv the same columns."""
+    monkeypatch.setattr(frames, "_EXPORTED", 700)
+    some = [f"order-{n}" for n in range(90)]
+    whole = {"events": insight.events, "orders": insight.orders, "attempts": insight.attempts, "steps": insight.steps}
+    frame = whole[table](filled, some)
+    assert insight.export(tmp_path / "some.parquet", filled, table=table, order=some) == len(frame)
+    back = pd.read_parquet(tmp_path / "some.parquet")
+    assert back.dtypes.to_dict() == frame.dtypes.to_dict()
+    by = [name for name in ("order_id", "step", "execution", "id") if name in frame]
+    words = dict.fromkeys(set(by) & {"step"}, "string")
+    one, other = (each.astype(words).sort_values(by, ignore_index=True) for each in (back, frame))
+    pd.testing.assert_frame_equal(one, other, check_categorical=False)
+    insight.export(tmp_path / "some.csv", filled, table=table, order=some)
+    plain = pd.read_csv(tmp_path / "some.csv")
+    assert (list(plain.columns), len(plain)) == (list(frame.columns), len(frame))
+
+
+def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
+    """A chart leaves a renderer that was chosen; without a choice it is one that JupyterLab knows, with an SVG."""
+    log = insight.events(filled, "order-1")
+    try:
+        alt.renderers.enable("png")
+        insight.state_map(log)
+        assert alt.renderers.active == "png"
+        alt.renderers.enable("default")
+        shown = insight.state_map(log)._repr_mimebundle_()
+        assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml"}
+        insight.static()
+        assert set(insight.state_map(log)._repr_mimebundle_()) == {"image/svg+xml"}
+    finally:
+        alt.renderers.enable("default")
 
 
 async def test_orders_and_payments_have_amounts_and_seconds(told: Order, running: Stack) -> None:

@@ -67,6 +67,7 @@ async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
         assert words in printed
     stored = json.dumps(notebook)
     assert "image/svg+xml" in stored or "text/html" in stored
+    assert "vnd.vegalite" not in stored, "a live chart beside its picture would double the file"
     if path.stem == "06_choose_a_retry_policy":
         held = re.search(r"inside the measured interval for (\d) of 6 policies", printed)
         assert held, "a prediction for each policy stands against what was measured"

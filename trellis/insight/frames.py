@@ -33,6 +33,7 @@ _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTE
 _CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
 _SKEW = pd.Timedelta(seconds=1)
 LOST = "left no trace"
+_EXPORTED = 100_000
 _TYPES: dict[pa.DataType, Any] = {
     pa.int32(): pd.Int32Dtype(),
     pa.string(): pd.StringDtype("pyarrow"),
@@ -396,9 +397,8 @@ def export(
     path: str | Path,
     source: Source = None,
     *,
-    table: Literal["events", "orders", "payments"] = "events",
+    table: Literal["events", "orders", "payments", "attempts", "steps"] = "events",
     order: OneOrMany = None,
-    driver: str | None = None,
     **filters: Any,
 ) -> int:
     """Write a table to `path`, .parquet or .csv, in bounded memory; returns the number of rows.
@@ -411,31 +411,37 @@ def export(
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     target = Path(path)
-    chosen = {"events": reading.EVENTS, "orders": reading.ORDERS, "payments": reading.PAYMENTS}.get(table)
-    if chosen is None:
-        raise BadInput(f"There is no table {table!r}: choose events, orders or payments.")
+    known = {"events": events, "orders": orders, "payments": payments, "attempts": attempts, "steps": steps}
+    if table not in known:
+        raise BadInput(f"There is no table {table!r}: choose {', '.join(known)}.")
     if target.suffix not in (".parquet", ".csv"):
         raise BadInput(f"{target.name}: export writes .parquet or .csv.")
     if not target.parent.is_dir():
         raise BadInput(f"The folder {target.parent} does not exist.")
-    text = reading.query(chosen, order=order, **filters)
-    batches = reading.stream(database_url(source), chosen, text, driver=driver)
+    read: Any = known[table]
+    frames = read(source, order, batches=_EXPORTED, **filters)
+    # No order has an empty id: a frame with all dtypes and no rows.
+    schema = _stored(pa.Schema.from_pandas(read(source, ""), preserve_index=False), target.suffix == ".csv")
     part = target.with_name(target.name + ".part")
     rows = 0
     try:
-        if target.suffix == ".parquet":
-            # pandas reads its dtypes back from what it would have written itself.
-            told = pa.Schema.from_pandas(_frame(chosen, [])).metadata
-            schema = _schema(chosen).with_metadata(told)
-            writer = pyarrow.parquet.ParquetWriter(part, schema, compression="zstd")
-            batches = (pa.record_batch(batch.columns, schema=schema) for batch in map(_encoded, batches))
-        else:
-            writer = pyarrow.csv.CSVWriter(part, chosen.schema)
+        writer = (
+            pyarrow.parquet.ParquetWriter(part, schema, compression="zstd")
+            if target.suffix == ".parquet"
+            else pyarrow.csv.CSVWriter(part, schema)
+        )
         with writer:
-            for batch in batches:
-                writer.write_batch(batch)
-                rows += batch.num_rows
+            for frame in frames:
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+                rows += len(frame)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return rows
+
+
+def _stored(schema: pa.Schema, plain: bool) -> pa.Schema:
+    """Categories as text in a dictionary of one type, however many a batch has; `plain`: as text alone."""
+    text = pa.string() if plain else pa.dictionary(pa.int32(), pa.string())
+    fields = [field.with_type(text) if pa.types.is_dictionary(field.type) else field for field in schema]
+    return pa.schema(fields, schema.metadata)
