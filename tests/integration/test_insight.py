@@ -261,7 +261,7 @@ async def test_steps_add_up(told: Order, running: Stack) -> None:
     assert parts == pytest.approx(charge["seconds"], abs=0.005)
 
 
-async def test_a_try_that_died_is_marked(told: Order, running: Stack) -> None:
+async def test_a_try_without_a_trace_is_marked(told: Order, running: Stack) -> None:
     """An execution that Temporal counted and nobody wrote down stands as `lost`, without times."""
     log = insight.events(running.database_url, told.order_id)
     log.loc[log["step"] == "ship", "execution"] = 2
