@@ -65,9 +65,8 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     open_ = rows["outcome"] == "open"
     ended = rows["ended_at"]
     latest = pd.concat([rows["started_at"], ended, scheduled]).max()
-    began = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended).mask(
-        open_ & rows["started_at"].isna(), latest
-    )  # fmt: skip
+    own = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended)
+    began = own.mask(open_ & own.isna(), latest)
     dated = began.notna()
     before = ended.groupby(step, observed=True).ffill()
     low = before.fillna(scheduled.groupby(step, observed=True).transform("min"))
@@ -78,7 +77,7 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     number, count = gap.cumsum(), gap.transform("sum")
     place = (number / (count + 1)).where(before.notna() | low.isna(), (number - 1) / count)
     began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
-    rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": dated})
+    rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": own.notna()})
     return rows[rows["from"].notna()].sort_values("from")
 
 
