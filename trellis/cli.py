@@ -788,7 +788,7 @@ def recommend(
         raise typer.BadParameter("give --from-events or --query, not both")
     learned = None
     if query is not None:
-        histories = insight.history(query, namespace=namespace)
+        histories = insight.history(query=query, namespace=namespace)
         if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
             raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
         learned = learn(insight.history_attempts(histories))
