@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import House
 from trellis.cli import app
 from trellis.config import Settings
+from trellis.faults import FaultPlan
+from trellis.insight.retries import STEPS
 from trellis.model import State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +115,45 @@ async def test_a_mistake_is_one_sentence(
     assert sentence in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     assert await house.one("SELECT count(*) FROM orders") == before
+
+
+async def test_a_policy_is_recommended(house: House, settings: Settings) -> None:
+    """From the canonical faults, or from what this ledger's orders went through; a wish too far is told the best."""
+    told = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert {"policy", "p_miss", "p50", "p99", "calls_per_step"} <= set(found)
+    assert 0 < found["p_miss"] <= 1e-5
+    assert found["p50"] < found["p99"] < 15
+    await house.faults(FaultPlan.canonical())
+    orders = [await house.start(approve=True) for _ in range(4)]
+    for order in orders:
+        await house.desk.wait(order.order_id)
+    learned = json.loads((await trellis(settings, "recommend", "--epsilon", "0.01", "--from-events", "--json")).stdout)
+    assert set(learned["learned"]) == {str(step) for step in STEPS}
+    assert learned["p_miss"] <= 0.01
+    assert learned["p_miss_at_worst"] >= learned["p_miss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--deadline", "0.2", "--epsilon", "1e-9"], 1, "No policy reaches 1e-09 in 0.2 s; the best is"),
+        (["--from-events", "--query", 'WorkflowType = "Trip"'], 2, "not both"),
+        (["--query", 'WorkflowType = "OrderWorkflow"'], 1, "use --from-events"),
+        (["--epsilon", "nan"], 1, "epsilon is between 0 and 1"),
+    ],
+)
+async def test_a_wish_that_cannot_be_had_is_one_sentence(
+    house: House, settings: Settings, words: list[str], code: int, sentence: str
+) -> None:
+    """Out of reach, of two minds, from the wrong book, or no number: said, with the right exit code."""
+    order = await house.start(approve=True)
+    await house.desk.wait(order.order_id)
+    told = await trellis(settings, "recommend", *words)
+    assert told.returncode == code, told.stderr
+    assert sentence in " ".join(told.stderr.split())
+    assert "Traceback" not in told.stderr
 
 
 async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
