@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pandas as pd
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio import activity, workflow
@@ -25,7 +26,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from trellis import insight
 from trellis.desk import Desk
 from trellis.errors import BadInput, TrellisError
+from trellis.insight.fit import learn
 from trellis.insight.history import rows
+from trellis.insight.retries import predict
+from trellis.policies import preset
 
 SOON = timedelta(seconds=30)
 QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
@@ -189,6 +193,19 @@ async def test_a_strangers_orders_draw_too(client: Client) -> None:
     assert list(marks["outcome"]) == ["unknown", "failed"]
     assert set(marks["times"]) == {"not known"}
     assert marks["at"].between(0, orders["seconds"].iloc[0]).all()
+
+
+async def test_faults_are_learned_from_a_strangers_histories(client: Client) -> None:
+    """An activity that works at its third attempt fails two of three calls, though its history keeps one failure."""
+    frames = [insight.history_attempts(await insight.download(client, await run(client))) for _ in range(6)]
+    learned = learn(pd.concat(frames, ignore_index=True))
+    assert list(learned.steps) == ["tiny", "third_time"]
+    assert not learned.alike
+    assert learned.steps["tiny"].shares["ok"] == 1.0
+    third = learned.steps["third_time"]
+    assert third.tries == 18
+    assert third.shares == pytest.approx({"ok": 1 / 3, "error": 2 / 3, "hang": 0.0}, abs=1e-9)
+    assert predict(preset("swift"), learned.calls).calls_per_step == pytest.approx((1 + 3) / 2)
 
 
 async def test_a_history_that_vanished_is_a_gap(client: Client) -> None:

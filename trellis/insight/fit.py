@@ -7,7 +7,7 @@ different timeouts, and the losers of a hedge, are put together without bias. Wh
 that anybody had is a "hang": a call that hangs, or one that is slower than any timeout tried.
 
 That a step stops at its first success biases nothing: each try was a draw of its own, whenever one stops drawing.
-Tries that a killed worker lost, and those still under way, say nothing. A history keeps only the last two attempts of
+Tries that left no trace, and those still under way, say nothing. A history keeps only the last two attempts of
 an activity; those before them are known to have failed, and are shared out as the known failures are.
 """
 
@@ -29,7 +29,7 @@ _OK, _ERROR, _CUT = 1, 2, 0
 _KINDS = {"succeeded": _OK, "failed": _ERROR, "timed out": _CUT, "abandoned": _CUT}
 _VALUES = 40
 _FEWEST = 5.0
-"""Where fewer calls than this are left, one more that ends says nothing about the rest."""
+"""Where fewer calls than this are left of those that were not cut off, nothing is learned."""
 _ALIKE = 0.01
 _CLUSTER = 1.25
 
@@ -200,8 +200,9 @@ class _Risks:
         at, index = np.unique(seconds, return_inverse=True)
         ends = [np.bincount(index, weight * (kind == one), len(at)) for one in (_CUT, _OK, _ERROR)]
         risk = np.cumsum((ends[0] + ends[1] + ends[2])[::-1])[::-1]
-        # Beyond the last cut-off try there is nothing to learn either way; where hardly any are left, too little.
-        keep = (risk >= min(_FEWEST, len(kind))) & (ends[1] + ends[2] > 0)
+        # After some were cut off and hardly any are left, one that ends would stand for all that were cut off.
+        cut_before = np.cumsum(ends[0]) - ends[0]
+        keep = ((risk >= _FEWEST) | (cut_before == 0)) & (ends[1] + ends[2] > 0)
         self.at, self.risk = at[keep], risk[keep]
         self.ends = {_OK: ends[1][keep], _ERROR: ends[2][keep]}
         every = self.ends[_OK] + self.ends[_ERROR]
