@@ -682,13 +682,20 @@ def chaos(
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("orders", total=orders)
         driven, kills, report = _run(unleash(settings, orders, at_once, chosen, kill_every, lambda: bar.advance(task)))
-    result = {"kills": kills, "states": dict(driven.states), **_spread(driven.seconds), "audit": _report(report)}
+    told = _report(report)
+    if not kills and report.clean:
+        told["verdict"] = "VOID"
+    result = {"kills": kills, "states": dict(driven.states), **_spread(driven.seconds), "audit": told}
 
     def human() -> None:
         _show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
         _print_report(report)
 
     _show(result, as_json, human)
+    if not kills:
+        raise TrellisError(
+            "VOID: all orders had ended before the first kill. Give more --orders, or a shorter --kill-every."
+        )
     if not report.clean:
         raise typer.Exit(1)
 
