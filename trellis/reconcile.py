@@ -21,7 +21,7 @@ from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger, Row, stored_order
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
-from trellis.desk import Desk
+from trellis.desk import ANSWER, Desk
 from trellis.errors import StackError, TemporalUnavailable
 from trellis.histories import Request, Told
 from trellis.messages import ORDER_WORKFLOW, OrderInput, Unwound
@@ -160,7 +160,7 @@ async def _same_order(described: WorkflowExecutionDescription, row: Row) -> bool
 
 async def _describe(desk: Desk, order_id: str) -> WorkflowExecutionDescription | None:
     try:
-        return await desk.client.get_workflow_handle(workflow_id(order_id)).describe()
+        return await desk.client.get_workflow_handle(workflow_id(order_id)).describe(rpc_timeout=ANSWER)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return None
@@ -204,12 +204,13 @@ async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Strande
     unheard = _unheard(case.told, row, events)
     state = State(row["state"])
     if state.terminal:
-        action, why = "marked as reconciled: there was nothing left to undo", ""
+        action, why, refusal = "marked as reconciled: there was nothing left to undo", "", f"the order is {state}"
     else:
         action, state, why = await _undo(ledger, provider, row, f"its workflow {case.workflow}", _deciding(unheard))
+        refusal = f"the order was ended by reconcile as {state}"
     for request in unheard:
         if not _moot(request, state, events):
-            await ledger.refuse(order_id, request.id, request.kind, f"the order was ended by reconcile as {state}")
+            await ledger.refuse(order_id, request.id, request.kind, refusal)
     # Last: the mark says that nothing is left to do.
     await ledger.reconcile(order_id, state, why)
     return action, state

@@ -221,6 +221,20 @@ async def test_a_terminated_workflow_is_found(house: House) -> None:
     assert await looked(house, order, histories=True) == set()
 
 
+@pytest.mark.parametrize(("made", "invariants"), [(completed, {5}), (withdrawn, set())])
+async def test_an_order_validated_after_its_end_needs_no_event(
+    house: House, made: Callable[[House], Awaitable[Order]], invariants: set[int]
+) -> None:
+    """A lost task may have cancelled the order before `validate` wrote: legal there, and wrong in a completed one."""
+    order = await made(house)
+    await planted(
+        house,
+        "DELETE FROM events WHERE order_id = %(order)s AND type IN ('ORDER_VALIDATED', 'AWAITING_APPROVAL')",
+        order=order.order_id,
+    )
+    assert await looked(house, order, histories=True) == invariants
+
+
 async def test_an_order_that_died_before_it_was_received_is_found(house: House) -> None:
     """Acknowledged, never received, terminated: its ending (6) and its request (9) are missing from the books."""
     desk, order = house.unattended(), house.order()

@@ -204,6 +204,19 @@ async def test_a_living_order_survives_the_wrong_temporal(house: House, running:
     await house.ends(order, State.COMPLETED)
 
 
+async def test_a_temporal_that_is_away_stops_it(house: House) -> None:
+    """A server that does not answer is one sentence for all orders, not a failure of each; nothing is changed."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    before = await house.desk.ledger.order(order.order_id)
+    client = await Client.connect("127.0.0.1:1", lazy=True)
+    nowhere = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
+    with pytest.raises(TemporalUnavailable, match="does not answer"):
+        await anext(reconcile(nowhere, house.pool, apply=True))
+    assert await house.desk.ledger.order(order.order_id) == before
+    await house.desk.cancel(order.order_id)
+
+
 async def test_another_order_under_the_same_id_proves_nothing(house: House) -> None:
     """A Temporal that closed another order under this id says nothing of the one in our books."""
     order = await house.start()
