@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import LiteralString
 
 import pytest
@@ -204,17 +205,44 @@ async def test_a_living_order_survives_the_wrong_temporal(house: House, running:
     await house.ends(order, State.COMPLETED)
 
 
-async def test_a_temporal_that_is_away_stops_it(house: House) -> None:
-    """A server that does not answer is one sentence for all orders, not a failure of each; nothing is changed."""
+async def test_a_temporal_that_is_away_stops_it(house: House, running: stack.Stack) -> None:
+    """A server that went away is one sentence for all orders, not a failure of each; nothing is changed."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     before = await house.desk.ledger.order(order.order_id)
-    client = await Client.connect("127.0.0.1:1", lazy=True)
+    async with wire(running.temporal.address) as address:
+        client = await Client.connect(address)
     nowhere = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
     with pytest.raises(TemporalUnavailable, match="does not answer"):
         await anext(reconcile(nowhere, house.pool, apply=True))
     assert await house.desk.ledger.order(order.order_id) == before
     await house.desk.cancel(order.order_id)
+
+
+@asynccontextmanager
+async def wire(address: str) -> AsyncIterator[str]:
+    """Another address of a server, which is dead after the block."""
+    host, port = address.rsplit(":", 1)
+    ends: list[asyncio.StreamWriter] = []
+
+    async def join(here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        there, out = await asyncio.open_connection(host, int(port))
+        ends.extend((back, out))
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65536):
+                writer.write(data)
+            writer.close()
+
+        await asyncio.gather(pump(here, out), pump(there, back), return_exceptions=True)
+
+    server = await asyncio.start_server(join, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for end in ends:
+            end.close()
 
 
 async def test_another_order_under_the_same_id_proves_nothing(house: House) -> None:
