@@ -83,6 +83,11 @@ class House:
             await self.desk.approve(order.order_id)
         return order
 
+    def unattended(self) -> Desk:
+        """The same door, to a queue that no worker serves."""
+        settings = self.desk.settings.model_copy(update={"orders_queue": "nobody-works-here"})
+        return Desk(self.desk.client, self.desk.ledger, settings, search_attributes=False)
+
     async def until(self, order: Order, *types: str, timeout: float = 30) -> None:
         """Wait until the order's log holds an event of one of these types (`STEP:type` narrows it to a step)."""
         async with asyncio.timeout(timeout):

@@ -2,7 +2,7 @@
 
  1 at most one charge per order at the provider
  2 what the provider kept is the total of what shipped, and nothing for what did not
- 3 nothing ships unpaid or twice
+ 3 nothing ships unpaid, twice, or elsewhere than to the order's address
  4 the provider's charges and our payments agree, both ways
  5 events follow legal edges, are unique, and none is missing for a completed activity
  6 the ledger's terminal state is the workflow's close status
@@ -20,19 +20,18 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from temporalio.api.common.v1 import Payload
-from temporalio.api.enums.v1 import EventType as HistoryEventType
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHistory
-from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer
 
 from trellis.db.audit import AuditBooks, Finding
 from trellis.db.pool import Pool
 from trellis.errors import TemporalUnavailable
-from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput, ShippingInput, Verdict
+from trellis.histories import Request, Told
+from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
 from trellis.model import EventType, State, Step, workflow_id
 from trellis.workers import RUNNER
 from trellis.workflows.order import OrderWorkflow
@@ -57,12 +56,17 @@ _LEAVES = {
 _AFTER_REFUND = {EventType.PAYMENT_REFUNDED, EventType.PAYMENT_FAILED, EventType.CARRIER_DISPATCHED}
 _IN_REVIEW = {State.ORDER_RECEIVED, State.ORDER_VALIDATED, State.AWAITING_APPROVAL}
 
-_REQUESTS = {
-    "approve": ("approve", EventType.ORDER_APPROVED),
-    "approve_order": ("approve", EventType.ORDER_APPROVED),
-    "cancel": ("cancel", EventType.ORDER_CANCELLED),
-    "cancel_order": ("cancel", EventType.ORDER_CANCELLED),
-    "update_address": ("update_address", EventType.ADDRESS_UPDATED),
+_ANSWERS = {
+    "approve": EventType.ORDER_APPROVED,
+    "cancel": EventType.ORDER_CANCELLED,
+    "update_address": EventType.ADDRESS_UPDATED,
+}
+"""The event that a request leaves behind when it is granted."""
+
+_KILLED = {
+    WorkflowExecutionStatus.TERMINATED,
+    WorkflowExecutionStatus.TIMED_OUT,
+    WorkflowExecutionStatus.CANCELED,
 }
 
 _CLOSES = {
@@ -85,21 +89,28 @@ class Violation:
 
 @dataclass
 class Report:
-    """What an audit saw. `void`: it saw no order, and so says nothing.
+    """What an audit saw. `void`: it saw no order, or no history where it was to look at some, and so says nothing.
 
-    At most 1,000 violations are kept; `found` counts them all.
+    `looked_at` counts the orders among the histories. At most 1,000 violations are kept; `found` counts them all.
     """
 
+    asked_for_histories: bool = True
     orders: int = 0
     charges: int = 0
     faults: int = 0
     histories: int = 0
+    looked_at: int = 0
     violations: list[Violation] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
 
     @property
     def void(self) -> bool:
-        return self.orders == 0
+        return self.orders == 0 or (self.asked_for_histories and self.histories == 0)
+
+    @property
+    def without_history(self) -> int:
+        """How many orders had no history looked at: Temporal has forgotten them, or the query left them out."""
+        return max(0, self.orders - self.looked_at) if self.asked_for_histories else self.orders
 
     @property
     def clean(self) -> bool:
@@ -129,14 +140,14 @@ async def audit(
     looked at again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
     """
     books = AuditBooks(pool, grace=grace)
-    report = Report()
+    report = Report(asked_for_histories=histories)
     report.orders, report.charges, report.faults = await books.counts()
     async for number, findings in books.batches():
         report.add(_violations(findings))
         tick(number)
     report.add(_violations(await books.strays()))
     if histories:
-        await _Histories(client, books, report, tick, query).run()
+        await _Histories(client, books, report, tick, query, grace).run()
     return report
 
 
@@ -145,12 +156,19 @@ def _violations(findings: list[Finding]) -> list[Violation]:
 
 
 class _Histories:
-    """Invariants 5, 6, 7, 9 and 10: each execution of ours that Temporal knows, against its order's row."""
+    """Invariants 5 to 10: each execution of ours that Temporal knows, against its order's row."""
 
     def __init__(
-        self, client: Client, books: AuditBooks, report: Report, tick: Callable[[int], None], query: str
+        self,
+        client: Client,
+        books: AuditBooks,
+        report: Report,
+        tick: Callable[[int], None],
+        query: str,
+        grace: float,
     ) -> None:
         self._query = query
+        self._grace = grace
         self._client = client
         self._books = books
         self._report = report
@@ -207,13 +225,14 @@ class _Histories:
                 return None
             raise
         self._report.add(found)
+        self._report.looked_at += execution.id.startswith(workflow_id(""))
         return history
 
     async def _look(self, execution: WorkflowExecution) -> tuple[WorkflowHistory, list[Violation]]:
         handle = self._client.get_workflow_handle(execution.id, run_id=execution.run_id)
-        status = (await handle.describe()).status
+        status = (await handle.describe()).status or WorkflowExecutionStatus.RUNNING
         history = await handle.fetch_history()
-        told = await _Told.read(history, self._converter)
+        told = await Told.read(history, self._converter)
         row = await self._books.order(told.order_id)
         found: list[Violation] = []
 
@@ -223,115 +242,85 @@ class _Histories:
         if row is None:
             if told.completed:
                 wrong(5, "its workflow did work that our books do not know", activities=[n for n, _ in told.completed])
-            return history, found
-        events = {(event["type"], event["round"]) for event in row["events"]}
-        types = {type_ for type_, _ in events}
-        for name, round_ in told.completed:
-            if name == Step.REFUND:
-                there = bool(types & _AFTER_REFUND)
-            elif name == Step.PREPARE:
-                there = (EventType.PACKAGE_PREPARED, round_) in events
-            else:
-                there = name not in _LEAVES or _LEAVES[Step(name)] in types
-            if not there:
-                wrong(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
-        if told.child:
+        else:
+            events = {(event["type"], event["round"]) for event in row["events"]}
+            for name, round_ in told.completed:
+                # A task that was lost had ended the order already: validated after that, it stays as it is.
+                late = name == Step.VALIDATE and row["ending"] is not None
+                if not late and not _left(name, round_, events):
+                    wrong(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
+        if not isinstance(told.given, OrderInput):
             return history, found
         if execution.id != workflow_id(told.order_id):
             wrong(7, "a second workflow runs under another id", expected=workflow_id(told.order_id))
-        elif await self._runs(execution.id) > 1:
-            wrong(7, "its workflow ran more than once", run=execution.run_id)
-        found += self._close(told.order_id, execution.id, State(row["state"]), bool(row["reconciled"]), status)
-        for name, request_id, accepted in told.requests:
-            kind, leaves = _REQUESTS[name]
-            seen = {event["type"] for event in row["events"] if event["request_id"] == request_id}
-            state = State(row["state"])
-            if accepted is False:
-                seen_to = EventType.REQUEST_REFUSED in seen
-            elif accepted is None and not state.terminal:
-                seen_to = True
-            elif kind == "approve":
-                # An early one is written when its turn comes; a second one finds the first one's event; one that an
-                # ending overtook changes nothing any more.
-                seen_to = bool(seen) or leaves in types or row["ending"] is not None or state in _IN_REVIEW
-            elif kind == "cancel":
-                # Written when everything is undone.
-                seen_to = bool(seen) or leaves in types or (row["ending"] is not None and not state.terminal)
-            else:
-                seen_to = bool(seen)
-            if not seen_to:
-                said = {True: "accepted", False: "refused", None: "received as a signal"}[accepted]
-                wrong(9, f"{kind} was {said}, and nothing shows it", request=request_id)
+        else:
+            if await self._runs(execution.id) > 1:
+                wrong(7, "its workflow ran more than once", run=execution.run_id)
+            age = (datetime.now(UTC) - execution.start_time).total_seconds()
+            closed = self._close(row, status, age > told.given.policy.whole_run + self._grace)
+            if closed is not None:
+                invariant, sentence = closed
+                wrong(invariant, sentence, state=row and row["state"], status=status.name)
+        running = status is WorkflowExecutionStatus.RUNNING
+        for request in told.requests:
+            if request.acknowledged and not (running if row is None else _seen_to(request, row)):
+                said = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
+                wrong(9, f"{request.kind} was {said}, and nothing shows it", request=request.id)
         return history, found
 
     def _close(
-        self, order_id: str, id_: str, state: State, reconciled: bool, status: WorkflowExecutionStatus | None
-    ) -> list[Violation]:
-        if status is None or status is WorkflowExecutionStatus.RUNNING or reconciled:
-            return []
-        if state.terminal and _CLOSES[state] is status:
-            return []
-        sentence = f"the workflow closed {status.name}, the order is {state}"
-        if not state.terminal:
-            sentence += "; `trellis reconcile` can end it"
-        return [Violation(order_id, 6, sentence, {"workflow": id_, "state": state, "closed": status.name})]
+        self, row: dict[str, Any] | None, status: WorkflowExecutionStatus, overdue: bool
+    ) -> tuple[int, str] | None:
+        """What is wrong between the order's row and its workflow's status: (invariant, sentence)."""
+        if status is WorkflowExecutionStatus.RUNNING:
+            if row is None:
+                return (8, "runs after its run timeout, and our books do not know it") if overdue else None
+            if row["reconciled"]:
+                return 6, "reconcile ended it, and its workflow still runs"
+            if State(row["state"]).terminal and row["unchanged"] > self._grace:
+                return 8, f"the order is {row['state']}, and its workflow still runs"
+            return None
+        if row is None:
+            what, mendable = "and our books do not know the order", status in _KILLED
+        else:
+            state = State(row["state"])
+            if row["reconciled"] or (state.terminal and _CLOSES[state] is status):
+                return None
+            what, mendable = f"the order is {state}", not state.terminal or status in _KILLED
+        mend = "; `trellis reconcile` can mend it" if mendable else ""
+        return 6, f"the workflow closed {status.name}, {what}{mend}"
 
     async def _runs(self, id_: str) -> int:
         return (await self._client.count_workflows(f"WorkflowId = '{id_}'")).count
 
 
-@dataclass
-class _Told:
-    """What a history tells: whose it is, which activities completed, and how requests were answered.
+def _left(activity: str, round_: int | None, events: set[tuple[str, int | None]]) -> bool:
+    """Does the log tell of a completed activity?"""
+    types = {type_ for type_, _ in events}
+    if activity == Step.REFUND:
+        return bool(types & _AFTER_REFUND)
+    if activity == Step.PREPARE:
+        return (EventType.PACKAGE_PREPARED, round_) in events
+    return activity not in _LEAVES or _LEAVES[Step(activity)] in types
 
-    `requests` holds (name, request id, accepted); accepted is None for a signal, which nobody answered.
-    """
 
-    order_id: str
-    child: bool
-    completed: list[tuple[str, int | None]] = field(default_factory=list)
-    requests: list[tuple[str, str, bool | None]] = field(default_factory=list)
-
-    @staticmethod
-    async def read(history: WorkflowHistory, converter: DataConverter) -> _Told:
-        async def decode(payloads: Any, type_: type) -> Any:
-            found: list[Payload] = list(payloads)
-            return (await converter.decode(found, [type_]))[0] if found else None
-
-        events = history.events
-        started = events[0].workflow_execution_started_event_attributes
-        child = started.workflow_type.name == SHIPPING_WORKFLOW
-        given = await decode(started.input.payloads, ShippingInput if child else OrderInput)
-        told = _Told(given.order.order_id, child)
-        # Only a child's events carry a round of their own; the parent's steps are told apart by their type.
-        round_: int | None = given.round if child else None
-        names: dict[int, str] = {}
-        asked: dict[int, tuple[str, str]] = {}
-        for event in events:
-            if event.event_type == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-                names[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
-            elif event.event_type == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-                name = names[event.activity_task_completed_event_attributes.scheduled_event_id]
-                told.completed.append((name, round_))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-                request = event.workflow_execution_update_accepted_event_attributes.accepted_request
-                if request.input.name in _REQUESTS:
-                    body = await decode(request.input.args.payloads, dict)
-                    asked[event.event_id] = (request.input.name, str((body or {}).get("request_id") or ""))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
-                done = event.workflow_execution_update_completed_event_attributes
-                if done.accepted_event_id in asked and done.outcome.HasField("success"):
-                    name, id_ = asked[done.accepted_event_id]
-                    verdict = await decode(done.outcome.success.payloads, Verdict)
-                    told.requests.append((name, id_, bool(verdict.accepted)))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-                signal = event.workflow_execution_signaled_event_attributes
-                if signal.signal_name in _REQUESTS:
-                    body = await decode(signal.input.payloads, dict)
-                    id_ = str((body or {}).get("request_id") or "")
-                    if id_:
-                        told.requests.append((signal.signal_name, id_, None))
-        return told
+def _seen_to(request: Request, row: dict[str, Any]) -> bool:
+    """Does the log, or the row, show what became of a request?"""
+    seen = {event["type"] for event in row["events"] if event["request_id"] == request.id}
+    granted = any(event["type"] == _ANSWERS[request.kind] for event in row["events"])
+    state = State(row["state"])
+    if request.accepted is False:
+        return EventType.REQUEST_REFUSED in seen
+    if request.accepted is None and not state.terminal:
+        return True
+    if request.kind == "approve":
+        # An early one is written when its turn comes; a second one finds the first one's event; one that an
+        # ending overtook changes nothing any more.
+        return bool(seen) or granted or row["ending"] is not None or state in _IN_REVIEW
+    if request.kind == "cancel":
+        # Written when everything is undone.
+        return bool(seen) or granted or (row["ending"] is not None and not state.terminal)
+    return bool(seen)
 
 
 def _order_of(id_: str) -> str:

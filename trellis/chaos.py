@@ -53,10 +53,11 @@ async def chaos(
 ) -> tuple[Driven, int, Report]:
     """(what became of the orders, how often the worker was killed, the audit), in a stack of its own.
 
-    The worker is a process of its own that gets SIGKILL every `kill_every` seconds and is started anew.
+    The worker is a process of its own that gets SIGKILL every `kill_every` seconds and is started anew. Servers that
+    the settings name are left in peace. Raises StackError, also when the worker ends by itself.
     """
     home = Path(tempfile.mkdtemp(prefix="trellis-chaos-"))
-    own = settings.model_copy(update={"home": home})
+    own = settings.apart(home)
     try:
         up = await stack.up(own)
         await migrate(up.database_url)
@@ -64,13 +65,18 @@ async def chaos(
         try:
             async with opened(up, own, pool=pool) as desk:
                 await desk.ledger.set_fault_plan(FaultPlan.canonical())
-                killer = asyncio.create_task(_kill_again_and_again(home, kill_every))
+                killer = asyncio.create_task(_kill_again_and_again(own, kill_every))
+                driver = asyncio.create_task(drive(desk, orders, at_once, policy, tick))
                 try:
-                    driven = await drive(desk, orders, at_once, policy, tick)
+                    # Without a worker no order ends: whichever is over first ends the other.
+                    await asyncio.wait({killer, driver}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    killer.cancel()
-                    kills = await killer
-                return driven, kills, await audit(desk.client, pool)
+                    both = (killer, driver)
+                    for task in both:
+                        task.cancel()
+                    await asyncio.wait(both)
+                kills = killer.result()
+                return driver.result(), kills, await audit(desk.client, pool)
         finally:
             await pool.close()
     finally:
@@ -78,19 +84,21 @@ async def chaos(
         shutil.rmtree(home, ignore_errors=True)
 
 
-async def _kill_again_and_again(home: Path, every: float) -> int:
+async def _kill_again_and_again(settings: Settings, every: float) -> int:
     """Keep one worker process running, kill it every so often; returns how often once it is cancelled."""
     kills = 0
-    worker = await _worker(home)
+    log = settings.home / "worker.log"
+    worker = await worker_process(settings, log)
     try:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(worker.wait(), every)
-                raise StackError(f"The worker ended by itself; {home / 'worker.log'} says why.")
+                said = log.read_text("utf-8", "replace").strip().splitlines()
+                raise StackError(f"The worker ended by itself; its last words: {said[-1] if said else 'none'}")
             worker.kill()
             await worker.wait()
             kills += 1
-            worker = await _worker(home)
+            worker = await worker_process(settings, log)
     except asyncio.CancelledError:
         return kills
     finally:
@@ -99,10 +107,10 @@ async def _kill_again_and_again(home: Path, every: float) -> int:
         await worker.wait()
 
 
-async def _worker(home: Path) -> Process:
-    environ = {key: value for key, value in os.environ.items() if key not in ("TRELLIS_HOME", "LOG_LEVEL")}
-    with (home / "worker.log").open("ab") as log:
+async def worker_process(settings: Settings, log: Path) -> Process:
+    """A `trellis worker` with these settings; what it says is added to `log`."""
+    with log.open("ab") as said:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "trellis", "worker",
-            stderr=log, env={**environ, "TRELLIS_HOME": str(home), "LOG_LEVEL": "ERROR"},
+            stderr=said, env=os.environ | settings.environment() | {"LOG_LEVEL": "ERROR"},
         )  # fmt: skip

@@ -33,6 +33,7 @@ from trellis.policies import preset, tuned
 if TYPE_CHECKING:
     from trellis.audit import Report
     from trellis.desk import Desk
+    from trellis.reconcile import Repair
 
 T = TypeVar("T")
 
@@ -681,13 +682,20 @@ def chaos(
     with Progress(console=err, disable=as_json) as bar:
         task = bar.add_task("orders", total=orders)
         driven, kills, report = _run(unleash(settings, orders, at_once, chosen, kill_every, lambda: bar.advance(task)))
-    result = {"kills": kills, "states": dict(driven.states), **_spread(driven.seconds), "audit": _report(report)}
+    told = _report(report)
+    if not kills and report.clean:
+        told["verdict"] = "VOID"
+    result = {"kills": kills, "states": dict(driven.states), **_spread(driven.seconds), "audit": told}
 
     def human() -> None:
         _show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
         _print_report(report)
 
     _show(result, as_json, human)
+    if not kills:
+        raise TrellisError(
+            "VOID: all orders had ended before the first kill. Give more --orders, or a shorter --kill-every."
+        )
     if not report.clean:
         raise typer.Exit(1)
 
@@ -713,38 +721,51 @@ def reconcile(
 
     settings = _settings()
 
-    async def work() -> list[dict[str, Any]]:
+    done: list[Repair] = []
+
+    async def work() -> None:
         found = stack.require(settings)
         pool = await open_pool(found.database_url)
         try:
             async with opened(found, settings, pool=pool) as desk:
-                return [asdict(repair) async for repair in repairs(desk, pool, apply=apply)]
+                try:
+                    async for repair in repairs(desk, pool, apply=apply):
+                        done.append(repair)
+                        if not as_json:
+                            _print_repair(repair)
+                finally:
+                    # What was done is told even when a server goes away in the middle.
+                    if as_json:
+                        print(json.dumps([asdict(repair) for repair in done]), flush=True)
         finally:
             await pool.close()
 
-    done = _run(work())
+    _run(work())
+    planned = sum(repair.outcome == "planned" for repair in done)
+    if not as_json and not done:
+        out.print("No order is stranded.")
+    elif not as_json and planned:
+        out.print(f"Nothing was changed. `trellis reconcile --apply` ends {planned} of them.")
+    if any(repair.outcome == "failed" for repair in done):
+        raise typer.Exit(1)
 
-    def human() -> None:
-        if not done:
-            out.print("No order is stranded.")
-            return
-        table = Table("order", "state", "its workflow", "done" if apply else "would be done", "ended")
-        for repair in done:
-            table.add_row(*(str(value or "") for value in repair.values()))
-        out.print(table)
-        if not apply:
-            out.print(f"Nothing was changed. `trellis reconcile --apply` ends {len(done)} of them.")
 
-    _show(done, as_json, human)
+def _print_repair(repair: Repair) -> None:
+    ended = f"; {repair.ended}" if repair.ended else ""
+    out.print(
+        f"{repair.order_id}  {repair.state}: its workflow {repair.workflow}; {repair.action}{ended}.",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _report(report: Report) -> dict[str, Any]:
     return {
-        "verdict": "VOID" if report.void else "CLEAN" if report.clean else "VIOLATED",
+        "verdict": "VIOLATED" if report.found else "VOID" if report.void else "CLEAN",
         "orders": report.orders,
         "charges": report.charges,
         "faults": report.faults,
         "histories": report.histories,
+        "orders_without_history": report.without_history,
         "violations": [asdict(violation) for violation in report.violations],
         "violations_by_invariant": {str(number): count for number, count in sorted(report.found.items())},
     }
@@ -755,8 +776,13 @@ def _print_report(report: Report) -> None:
         f"{report.orders} orders, {report.charges} charges, {report.faults} tries that failed, "
         f"{report.histories} histories"
     )
-    if report.void:
-        out.print(f"VOID: there was no order to look at, so this says nothing. Run some with `trellis load`. ({seen})")
+    if report.asked_for_histories and report.without_history:
+        seen += f"; no history of {report.without_history} orders was looked at"
+    if report.void and not report.found:
+        missing, what_to_do = ("order", "Run some with `trellis load`.")
+        if report.orders:
+            missing, what_to_do = ("history", "Correct --query or the Temporal it asked, or give --no-histories.")
+        out.print(f"VOID: there was no {missing} to look at, so this says nothing. {what_to_do} ({seen})")
         return
     if report.violations:
         table = Table("order", "invariant", "what is wrong", "evidence")

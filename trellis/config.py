@@ -52,8 +52,24 @@ class Settings(BaseModel):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    def apart(self, home: Path) -> Settings:
+        """The same settings for another folder and for servers of its own, whichever were named."""
+        servers = ("temporal_address", "temporal_namespace", "temporal_profile", "database_url")
+        return self.model_copy(update={"home": home} | dict.fromkeys(servers))
 
-_KNOWN: dict[str, tuple[str, ...]] = {
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these very settings.
+
+        Every name that Trellis reads is among them, empty where it is not set: neither what the child inherits
+        nor a `.env` has a say.
+        """
+        given = {names[0]: getattr(self, field) for field, names in _NAMES.items()}
+        return dict.fromkeys(variable_names(), "") | {
+            name: str(value) for name, value in given.items() if value is not None
+        }
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
     name: tuple(str(choice) for choice in field.validation_alias.choices)
     for name, field in Settings.model_fields.items()
     if isinstance(field.validation_alias, AliasChoices)
@@ -62,7 +78,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 
 def variable_names() -> frozenset[str]:
     """Every environment variable that Trellis reads."""
-    return frozenset(name for names in _KNOWN.values() for name in names)
+    return frozenset(name for names in _NAMES.values() for name in names)
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:

@@ -2,23 +2,49 @@
 
 They are ended by the same fence as the workflow's: what is claimed goes forward if its parcel exists, everything
 else is undone. Every part may be done twice, so two reconciles at once do no harm, nor does one that was killed.
+
+That Temporal does not know a workflow proves nothing: this may be the wrong Temporal. Such an order is left alone
+until its run timeout is over, for no run outlives that, wherever it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
 
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger, Row, stored_order
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
-from trellis.desk import Desk
-from trellis.errors import TemporalUnavailable
-from trellis.model import State, workflow_id
+from trellis.desk import ANSWER, Desk
+from trellis.errors import StackError, TemporalUnavailable
+from trellis.histories import Request, Told
+from trellis.messages import ORDER_WORKFLOW, OrderInput, Unwound
+from trellis.model import EventType, State, workflow_id
+
+MARGIN = timedelta(seconds=10)
+"""How far the clocks of Temporal and Postgres may differ, and a timer be late."""
+
+_KILLED = {
+    WorkflowExecutionStatus.TERMINATED: "was terminated",
+    WorkflowExecutionStatus.TIMED_OUT: "timed out",
+    WorkflowExecutionStatus.CANCELED: "was cancelled",
+}
+_KILLED_QUERY = f"WorkflowType = '{ORDER_WORKFLOW}' AND ExecutionStatus IN ('Terminated', 'TimedOut', 'Canceled')"
+
+
+class Outcome(StrEnum):
+    """What came of a stranded order. PLANNED: nothing was to be changed yet."""
+
+    PLANNED = "planned"
+    ENDED = "ended"
+    LEFT_ALONE = "left alone"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -30,62 +56,207 @@ class Repair:
     workflow: str
     action: str
     ended: str | None = None
+    outcome: Outcome = Outcome.PLANNED
+
+
+@dataclass(frozen=True)
+class _Stranded:
+    """`row` is None when the order died before it was received; `told`, when Temporal has no history of it."""
+
+    workflow: str
+    row: Row | None
+    told: Told | None
+    until: datetime | None = None
+    """Set where it may run elsewhere: until then."""
 
 
 async def reconcile(desk: Desk, pool: Pool, *, apply: bool = False) -> AsyncIterator[Repair]:
     """Each stranded order in turn; with `apply` it is ended first. An order that Temporal still runs is left alone.
 
+    An order that cannot be ended is reported as FAILED and holds up no other.
     Raises TemporalUnavailable, DatabaseUnavailable.
     """
     provider = Provider(pool)
-    async for order_id in desk.ledger.open_orders():
-        gone = await _what_became(desk, order_id)
-        # Read after Temporal was asked: a workflow that closed by itself wrote its ending first.
-        row = await desk.ledger.order(order_id)
-        if gone is None or row is None or State(row["state"]).terminal:
+    shown: set[str] = set()
+    async for order_id in _suspects(desk):
+        if order_id in shown:
             continue
-        if apply:
-            action, ended = await _end(desk.ledger, provider, row, f"its workflow {gone}")
-            yield Repair(order_id, row["state"], gone, action, ended)
-        else:
-            yield Repair(order_id, row["state"], gone, _plan(row))
+        repair = await _repair(desk, provider, order_id, apply=apply)
+        if repair is not None:
+            shown.add(order_id)
+            yield repair
 
 
-async def _what_became(desk: Desk, order_id: str) -> str | None:
-    """What became of the workflow, in words; None while it runs."""
+async def _suspects(desk: Desk) -> AsyncIterator[str]:
+    """Ids of orders that are open in the ledger, then of those whose workflow Temporal knows to have been killed."""
+    async for order_id in desk.ledger.open_orders():
+        yield order_id
     try:
-        status = (await desk.client.get_workflow_handle(workflow_id(order_id)).describe()).status
+        async for execution in desk.client.list_workflows(_KILLED_QUERY):
+            order_id = execution.id.removeprefix(workflow_id(""))
+            row = await desk.ledger.order(order_id)
+            if execution.id == workflow_id(order_id) and not (row is not None and row["reconciled"]):
+                yield order_id
+    except RPCError as error:
+        raise _away(error) from None
+
+
+async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool) -> Repair | None:
+    state, workflow = "", ""
+    try:
+        case = await _look(desk, order_id)
+        if case is None:
+            return None
+        state, workflow = case.row["state"] if case.row else "not received", case.workflow
+        if case.until is not None:
+            action = f"left alone: it may run elsewhere until {case.until:%Y-%m-%d %H:%M:%S%z}"
+            return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
+        if not apply:
+            return Repair(order_id, state, workflow, _plan(case))
+        action, ended = await _end(desk.ledger, provider, order_id, case)
+        return Repair(order_id, state, workflow, action, ended, Outcome.ENDED)
+    except StackError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with this one order must not keep the money of all others where it is.
+        action = f"could not be ended: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        return Repair(order_id, state, workflow, action, outcome=Outcome.FAILED)
+
+
+async def _look(desk: Desk, order_id: str) -> _Stranded | None:
+    """What is known of an order whose workflow is dead; None where there is nothing to do."""
+    described = await _describe(desk, order_id)
+    status = described.status if described else None
+    if described and status in (None, WorkflowExecutionStatus.RUNNING):
+        return None
+    # Read after Temporal was asked: a workflow that closed by itself wrote its ending first.
+    row = await desk.ledger.order(order_id)
+    ended = row is not None and State(row["state"]).terminal
+    # Ended in the ledger, and killed before Temporal heard of it: only the mark is missing.
+    if (row is None or ended) and (status not in _KILLED or (row is not None and row["reconciled"])):
+        return None
+    if row is not None and not (described and await _same_order(described, row)):
+        until, over = await desk.ledger.longest_run(order_id, MARGIN)
+        if not over:
+            where = f"in namespace {desk.client.namespace}"
+            why = f"is not known {where}" if described is None else f"is not the one that closed {where}"
+            return None if ended else _Stranded(why, row, None, until)
+        return _Stranded("is gone from Temporal", row, None)
+    assert described is not None
+    assert status is not None
+    told = await _told(desk, described)
+    if row is None and (told is None or told.order_id != order_id):
+        return None
+    return _Stranded(_KILLED.get(status, f"closed as {status.name}"), row, told)
+
+
+async def _same_order(described: WorkflowExecutionDescription, row: Row) -> bool:
+    """Is this the run our books tell of? Another Temporal may know another order under the same id."""
+    if (await described.memo()).get("fingerprint") != row["fingerprint"]:
+        return False
+    closed = described.close_time or row["created_at"]
+    return bool(described.start_time - MARGIN <= row["created_at"] <= closed + MARGIN)
+
+
+async def _describe(desk: Desk, order_id: str) -> WorkflowExecutionDescription | None:
+    try:
+        return await desk.client.get_workflow_handle(workflow_id(order_id)).describe(rpc_timeout=ANSWER)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return "is gone from Temporal"
-        raise TemporalUnavailable(f"Temporal does not answer ({' '.join(error.message.split())[:200]}).") from None
-    if status is None or status is WorkflowExecutionStatus.RUNNING:
-        return None
-    words = {WorkflowExecutionStatus.TERMINATED: "was terminated", WorkflowExecutionStatus.TIMED_OUT: "timed out"}
-    return words.get(status, f"closed as {status.name}")
+            return None
+        raise _away(error) from None
 
 
-def _plan(row: Row) -> str:
-    ending = row["ending"] or State.FAILED
+async def _told(desk: Desk, described: WorkflowExecutionDescription) -> Told | None:
+    handle = desk.client.get_workflow_handle(described.id, run_id=described.run_id)
+    try:
+        return await Told.read(await handle.fetch_history(), desk.client.data_converter)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise _away(error) from None
+
+
+def _away(error: RPCError) -> TemporalUnavailable:
+    return TemporalUnavailable(f"Temporal does not answer ({' '.join(error.message.split())[:200]}).")
+
+
+def _plan(case: _Stranded) -> str:
+    row, told = case.row, case.told
+    if row is not None and State(row["state"]).terminal:
+        return "mark it as reconciled: there is nothing left to undo"
+    cancel = _deciding(_unheard(told, row, []))
+    ending = (row["ending"] if row else None) or (State.CANCELLED if cancel else State.FAILED)
+    if row is None:
+        return f"write it down and end it {ending}: nothing had been charged"
     if row["claimed_at"]:
         return f"ask the carrier: complete the order if its parcel exists, else refund and end it {ending}"
     return f"void the charge and end it {ending}"
 
 
-async def _end(ledger: Ledger, provider: Provider, row: Row, reason: str) -> tuple[str, str]:
+async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Stranded) -> tuple[str, State]:
+    if case.row is None and case.told is not None and isinstance(case.told.given, OrderInput):
+        # As the workflow's own fence would: an order that ends must be in the books.
+        await ledger.receive(case.told.given.order, case.told.given.policy, None)
+    row = await ledger.order(order_id)
+    assert row is not None
+    events = await ledger.events(order_id)
+    unheard = _unheard(case.told, row, events)
+    state = State(row["state"])
+    if state.terminal:
+        action, why, refusal = "marked as reconciled: there was nothing left to undo", "", f"the order is {state}"
+    else:
+        action, state, why = await _undo(ledger, provider, row, f"its workflow {case.workflow}", _deciding(unheard))
+        refusal = f"the order was ended by reconcile as {state}"
+    for request in unheard:
+        if not _moot(request, state, events):
+            await ledger.refuse(order_id, request.id, request.kind, refusal)
+    # Last: the mark says that nothing is left to do.
+    await ledger.reconcile(order_id, state, why)
+    return action, state
+
+
+async def _undo(
+    ledger: Ledger, provider: Provider, row: Row, reason: str, cancel: Request | None
+) -> tuple[str, State, str]:
+    """(what was done, how the order ends, why)"""
     order = stored_order(row)
-    answer = await ledger.close(order.order_id, State.FAILED, reason)
-    if row["payment"] is None:
-        # Its payment id is another order's, and so is whatever was charged under it.
-        await ledger.reconcile(order.order_id, State(answer.ending or State.FAILED), answer.reason or reason)
-        return "nothing had been charged", answer.ending or State.FAILED
-    undone = await undo(ledger, provider, order, State.FAILED, reason, claimed=not answer.closed)
-    rounds = [int(shipment["round"]) for shipment in row["shipments"]]
-    await record(ledger, order, max(rounds, default=1), reason, undone)
+    ending, id_ = (State.CANCELLED, cancel.id) if cancel else (State.FAILED, "")
+    if cancel:
+        reason = cancel.reason or "cancelled on request"
+    answer = await ledger.close(order.order_id, ending, reason, id_)
+    undone = Unwound(False)
+    # Without a payment of its own, its payment id is another order's, and so is whatever was charged under it.
+    if row["payment"] is not None:
+        undone = await undo(ledger, provider, order, ending, reason, claimed=not answer.closed, request_id=id_)
+        rounds = [int(shipment["round"]) for shipment in row["shipments"]]
+        await record(ledger, order, max(rounds, default=1), reason, undone)
     if undone.tracking is not None:
         await ledger.ship(order.order_id, None)
-        await ledger.reconcile(order.order_id, State.COMPLETED, reason)
-        return f"went forward: parcel {undone.tracking}", State.COMPLETED
-    ending = State(answer.ending or State.FAILED)
-    await ledger.reconcile(order.order_id, ending, answer.reason or reason)
-    return "refunded" if undone.refunded else "nothing had been charged", ending
+        return f"went forward: parcel {undone.tracking}", State.COMPLETED, reason
+    # Whoever closed the row first decided how the order ends, be it the workflow or another reconcile.
+    answer = await ledger.close(order.order_id, ending, reason, id_)
+    action = "refunded" if undone.refunded else "nothing had been charged"
+    return action, State(answer.ending or ending), answer.reason or reason
+
+
+def _unheard(told: Told | None, row: Row | None, events: list[Row]) -> list[Request]:
+    """Requests in the history that no worker came to judge."""
+    known = {event["payload_json"].get("request_id") for event in events}
+    if row is not None and row["closing_at"]:
+        known.add(row["ending_request"])
+    requests = told.requests if told else []
+    return [request for request in requests if request.accepted is None and request.id not in known]
+
+
+def _deciding(unheard: list[Request]) -> Request | None:
+    """The cancel that decides how the order ends, unless the row says so already."""
+    return next((request for request in unheard if request.kind == "cancel"), None)
+
+
+def _moot(request: Request, state: State, events: list[Row]) -> bool:
+    """Needs no refusal: it decided the ending, or asked for what had happened anyway; or nobody could know it by id."""
+    if request.kind == "cancel" and state is State.CANCELLED:
+        return True
+    approved = any(event["type"] == EventType.ORDER_APPROVED for event in events)
+    return (request.kind == "approve" and approved) or not request.id

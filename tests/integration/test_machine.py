@@ -1,10 +1,13 @@
-"""Random commands against a pure model of an order, on the real servers, audited at the end."""
+"""Random commands against a pure model of an order, on the real servers, audited at the end.
+
+The workers are a process of their own, which is killed and started anew among the commands.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,41 +20,90 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_m
 from tests.conftest import House
 from trellis import stack, workers
 from trellis.audit import audit
+from trellis.chaos import worker_process
 from trellis.config import Settings
+from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.desk import Receipt, opened
 from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
-from trellis.model import Order, State
+from trellis.model import Order, State, shipping_workflow_id, workflow_id
 from trellis.policies import preset, tuned
 
 FAULTS = ["calm", "canonical", "charge: reply-lost, hang, ok; dispatch: error | ok", "prepare: hang*"]
 
 
 @dataclass
+class Asked:
+    """A request and its answer: accepted, refused or pending."""
+
+    kind: str
+    id: str
+    answer: str
+    line: str = ""
+
+
+@dataclass
 class Model:
-    """What must be true of one order, from the answers it gave and nothing else."""
+    """What must be true of one order, from what was asked of it and the answers it gave."""
 
     order: Order
-    approved: bool = False
-    cancelled: bool = False
-    addresses: list[str] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    address: str = "1 Main St"
 
-    def may_end(self) -> set[State]:
-        if self.cancelled:
-            return {State.CANCELLED}
-        if not self.approved:
-            return {State.APPROVAL_TIMEOUT, State.FAILED}
-        return {State.COMPLETED, State.FAILED}
+    def answered(self, kind: str, *answers: str) -> bool:
+        return any(one.kind == kind and one.answer in answers for one in self.asked)
+
+    def may_end(self, state: State, reason: str) -> bool:
+        """The policy tries without limit, so only a used budget fails an order; nobody but a request approves it."""
+        if self.answered("cancel", "accepted"):
+            return state is State.CANCELLED
+        return {
+            State.CANCELLED: self.answered("cancel", "pending"),
+            State.COMPLETED: self.answered("approve", "accepted", "pending"),
+            State.APPROVAL_TIMEOUT: not self.answered("approve", "accepted"),
+            State.FAILED: "the budget of" in reason,
+        }[state]
+
+    def check(self, state: State, events: list[dict[str, Any]]) -> None:
+        """Each answer can be seen in the log, under its own id, and nothing was written that nobody asked for."""
+        types = {event["type"] for event in events}
+        seen: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if id_ := event["payload_json"].get("request_id"):
+                assert id_ not in seen, ("answered twice", event)
+                seen[id_] = event
+        assert set(seen) <= {one.id for one in self.asked}
+        for one in self.asked:
+            event = seen.get(one.id, {"type": None})
+            granted = {"approve": "ORDER_APPROVED", "cancel": "ORDER_CANCELLED", "update_address": "ADDRESS_UPDATED"}
+            assert event["type"] in (None, granted[one.kind], "REQUEST_REFUSED"), (one, event)
+            if one.answer == "refused":
+                assert event["type"] == "REQUEST_REFUSED", one
+            elif one.kind == "update_address":
+                # A pending one may go either way, but not without a word.
+                assert event["type"] == "ADDRESS_UPDATED" or (one.answer == "pending" and event["type"]), one
+                if event["type"] == "ADDRESS_UPDATED":
+                    assert event["payload_json"]["new"]["line1"] == one.line
+            elif one.answer == "accepted":
+                assert event["type"] != "REQUEST_REFUSED", one
+                # One that finds the order cancelled, or approved, leaves no event of its own; nor does an approval
+                # that an ending overtook.
+                assert event["type"] or granted[one.kind] in types or (one.kind, state) != ("approve", "COMPLETED"), one
+            else:
+                overtaken = one.kind == "approve" and state is not State.COMPLETED
+                assert event["type"] or granted[one.kind] in types or overtaken, one
+        lines = [event["payload_json"]["new"]["line1"] for event in events if event["type"] == "ADDRESS_UPDATED"]
+        self.address = (lines or [self.address])[-1]
 
 
 class Orders(RuleBasedStateMachine):
-    """Several orders at once; commands come as they like, workers restart under them."""
+    """Several orders at once; commands come as they like, workers die and are restarted under them."""
 
     # Set once for the run, below.
     do: Callable[[Coroutine[Any, Any, Any]], Any]
     house: House
-    restart: Callable[[], Coroutine[Any, Any, None]]
+    restart: Callable[[bool], Coroutine[Any, Any, None]]
     orders = Bundle("orders")
 
     def __init__(self) -> None:
@@ -62,8 +114,7 @@ class Orders(RuleBasedStateMachine):
     @rule(target=orders, approve=st.booleans(), patient=st.booleans())
     def start(self, approve: bool, patient: bool) -> Model:
         policy = tuned(preset("swift"), review_window=2.5 if patient else 0.7, budget=5.0)
-        order = self.do(self.house.start(policy))
-        model = Model(order)
+        model = Model(self.do(self.house.start(policy)))
         self.models.append(model)
         if approve:
             self.approve(model)
@@ -77,57 +128,59 @@ class Orders(RuleBasedStateMachine):
 
     @rule(model=orders)
     def approve(self, model: Model) -> None:
-        model.approved |= self.accepted(self.house.desk.approve(model.order.order_id))
+        self.ask(model, "approve")
 
     @rule(model=orders)
     def cancel(self, model: Model) -> None:
-        model.cancelled |= self.accepted(self.house.desk.cancel(model.order.order_id, "the machine"))
+        self.ask(model, "cancel", "the machine")
 
     @rule(model=orders, number=st.integers(1, 99))
     def change_address(self, model: Model, number: int) -> None:
-        line = f"{number} Random Road"
-        if self.accepted(self.house.desk.update_address(model.order.order_id, {"line1": line})):
-            model.addresses.append(line)
+        self.ask(model, "update_address", {"line1": f"{number} Random Road"}, line=f"{number} Random Road")
 
     @rule(plan=st.sampled_from(FAULTS), seed=st.integers(0, 99))
     def change_faults(self, plan: str, seed: int) -> None:
         self.do(self.house.faults(FaultPlan.canonical(seed) if plan == "canonical" else plan))
 
-    @rule()
-    def restart_workers(self) -> None:
-        self.do(self.restart())
+    @rule(kill=st.booleans())
+    def restart_workers(self, kill: bool) -> None:
+        """Gracefully, or with whatever they were doing abandoned."""
+        self.do(self.restart(kill))
 
     @rule(seconds=st.floats(0.05, 0.8))
     def wait(self, seconds: float) -> None:
         self.do(asyncio.sleep(seconds))
 
-    def accepted(self, request: Coroutine[Any, Any, Receipt]) -> bool:
-        """True for a yes; a `pending` shows later, in the log."""
+    def ask(self, model: Model, kind: str, *words: object, line: str = "") -> None:
+        id_ = f"{kind}-{len(model.asked)}"
         try:
-            receipt = self.do(request)
+            receipt: Receipt = self.do(getattr(self.house.desk, kind)(model.order.order_id, *words, request_id=id_))
+            answer = receipt.verdict
         except RequestRefused:
-            return False
-        assert receipt.verdict in ("accepted", "pending")
-        return bool(receipt.verdict == "accepted")
+            answer = "refused"
+        assert answer in ("accepted", "pending", "refused")
+        model.asked.append(Asked(kind, id_, answer, line))
 
     def teardown(self) -> None:
-        """Let everything end, then hold it against the model and have the books audited."""
+        """Let everything end, then hold it against the model and have the books and the histories audited."""
         self.do(self.house.faults("calm"))
         for model in self.models:
             status = self.do(self.house.desk.wait(model.order.order_id, 60))
             events = self.do(self.house.desk.events(model.order.order_id))
-            asked = {event["type"] for event in events}
-            if "ORDER_CANCELLED" in asked:
-                model.cancelled = True
-            if "ORDER_APPROVED" in asked:
-                model.approved = True
-            assert status["state"] in model.may_end(), (model, status)
-            changed = [e["payload_json"]["new"]["line1"] for e in events if e["type"] == "ADDRESS_UPDATED"]
-            assert [line for line in model.addresses if line not in changed] == []
-            self.do(self.house.ends(model.order, status["state"]))
-        report = self.do(audit(self.house.desk.client, self.house.pool, histories=False))
-        mine = {model.order.order_id for model in self.models}
-        assert [violation for violation in report.violations if violation.order_id in mine] == []
+            state = State(status["state"])
+            assert model.may_end(state, status["last_error"] or ""), (model, status)
+            model.check(state, events)
+            assert status["address"]["line1"] == model.address
+            self.do(self.house.ends(model.order, state))
+        if self.models:
+            ids = [model.order.order_id for model in self.models]
+            known = [
+                id_ for one in ids for id_ in (workflow_id(one), *(shipping_workflow_id(one, n) for n in (1, 2, 3)))
+            ]
+            query = f"WorkflowId IN ({', '.join(repr(id_) for id_ in known)})"
+            report = self.do(audit(self.house.desk.client, self.house.pool, query=query))
+            assert report.looked_at == len(ids)
+            assert [violation for violation in report.violations if violation.order_id in ids] == []
 
 
 @pytest.mark.timeout(300)
@@ -135,13 +188,18 @@ async def test_random_commands_never_break_the_books(running: stack.Stack, setti
     """Whatever commands come in whatever order, each order ends as its answers said, and the books balance."""
     own = settings.model_copy(update={"orders_queue": "machine-orders", "shipping_queue": "machine-shipping"})
     loop = asyncio.get_running_loop()
-    async with opened(running, own, pool=pool) as desk, AsyncExitStack() as outer:
-        current = await outer.enter_async_context(AsyncExitStack())
-        house = House(desk, pool, await current.enter_async_context(workers.running(desk.client, pool, own)))
+    async with opened(running, own, pool=pool) as desk, workers.FaultWatch(Ledger(pool), own) as watch:
+        house = House(desk, pool, watch)
+        workers_now: list[Process] = [await worker_process(own, own.home / "machine.log")]
 
-        async def restart() -> None:
-            await current.aclose()
-            house.watch = await current.enter_async_context(workers.running(desk.client, pool, own))
+        async def end(kill: bool) -> None:
+            worker = workers_now.pop()
+            worker.kill() if kill else worker.terminate()
+            await worker.wait()
+
+        async def restart(kill: bool) -> None:
+            await end(kill)
+            workers_now.append(await worker_process(own, own.home / "machine.log"))
 
         class OnRealServers(Orders):
             pass
@@ -149,17 +207,20 @@ async def test_random_commands_never_break_the_books(running: stack.Stack, setti
         OnRealServers.do = staticmethod(lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(90))
         OnRealServers.house = house
         OnRealServers.restart = staticmethod(restart)
-        # The machine is synchronous and the servers' clients live on this loop: it plays from a thread of its own.
-        await asyncio.to_thread(
-            run_state_machine_as_test,
-            OnRealServers,
-            settings=hypothesis.settings(
-                max_examples=6,
-                stateful_step_count=15,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-        await house.faults("calm")
+        try:
+            # The machine is synchronous and the servers' clients live on this loop: it plays from a thread of its own.
+            await asyncio.to_thread(
+                run_state_machine_as_test,
+                OnRealServers,
+                settings=hypothesis.settings(
+                    max_examples=6,
+                    stateful_step_count=15,
+                    deadline=None,
+                    derandomize=True,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        finally:
+            await end(kill=False)
+            await house.faults("calm")

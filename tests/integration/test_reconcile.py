@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import LiteralString
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.client import Client
 
 from tests.conftest import House
+from tests.integration.test_cli import trellis
+from trellis import stack, workers
 from trellis.audit import audit
+from trellis.config import Settings
 from trellis.db.provider import Provider, ProviderRefused
+from trellis.desk import Desk, opened
+from trellis.errors import TemporalUnavailable
 from trellis.model import Order, State, charge_key, dispatch_key, workflow_id
 from trellis.policies import preset, tuned
-from trellis.reconcile import Repair, reconcile
+from trellis.reconcile import Outcome, Repair, reconcile
 
 
 async def repairs(house: House, order: Order, *, apply: bool = True) -> list[Repair]:
@@ -37,9 +48,35 @@ async def ended(house: House, order: Order, state: State, *, charges: int, refun
     assert [e["payload_json"].get("reconciled") for e in events if e["step"] in ("fail", "cancel", "complete")] == [
         True
     ]
+    assert await violations(house, order) == set()
+
+
+async def violations(house: House, order: Order) -> set[int]:
     query = f"WorkflowId IN ('order-{order.order_id}', 'shipping-{order.order_id}-1')"
-    report = await audit(house.desk.client, house.pool, query=query)
-    assert [violation for violation in report.violations if violation.order_id == order.order_id] == []
+    report = await audit(house.desk.client, house.pool, histories=await known(house, order), query=query)
+    assert not report.void
+    return {violation.invariant for violation in report.violations if violation.order_id == order.order_id}
+
+
+async def known(house: House, order: Order) -> bool:
+    """Has Temporal a history of it?"""
+    return (await house.desk.status(order.order_id))["workflow"]["close_status"] is not None
+
+
+async def answers(house: House, order: Order) -> dict[str, str]:
+    """The type of the event that each request left behind, by request id."""
+    events = await house.desk.ledger.events(order.order_id)
+    return {e["payload_json"]["request_id"]: e["type"] for e in events if e["payload_json"].get("request_id")}
+
+
+async def changed(house: House, statement: LiteralString, order: Order) -> None:
+    async with house.pool.connection() as connection:
+        await connection.execute(statement, (order.order_id,))
+
+
+async def outlived(house: House, order: Order) -> None:
+    """As if the order were older than its run timeout."""
+    await changed(house, "UPDATE orders SET created_at = created_at - interval '1 hour' WHERE id = %s", order)
 
 
 async def test_a_dry_run_changes_nothing(house: House) -> None:
@@ -132,10 +169,198 @@ async def test_an_order_whose_history_is_gone_is_ended(house: House) -> None:
         )
     )
     async with asyncio.timeout(30):
-        while not (found := await repairs(house, order, apply=False)) or "gone" not in found[0].workflow:
+        while not (found := await repairs(house, order, apply=False)) or "not known" not in found[0].workflow:
             await asyncio.sleep(0.2)
-    await repairs(house, order)
+    # For all we know it runs elsewhere, until its run timeout is over.
+    [repair] = await repairs(house, order)
+    assert (repair.outcome, repair.ended) == (Outcome.LEFT_ALONE, None)
+    await outlived(house, order)
+    [repair] = await repairs(house, order)
+    assert "gone" in repair.workflow
     await ended(house, order, State.FAILED, charges=1, refunds=1, parcels=0)
+
+
+async def test_a_living_order_survives_the_wrong_temporal(house: House, running: stack.Stack) -> None:
+    """Asked in a namespace that does not know the order, reconcile leaves it alone and says until when."""
+    await house.faults("prepare: hang*")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    before = await house.desk.ledger.order(order.order_id)
+    client = await Client.connect(running.temporal.address, namespace="elsewhere", lazy=True)
+    wrong = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
+    found: list[Repair] = []
+
+    async def mend() -> None:
+        async for repair in reconcile(wrong, house.pool, apply=True):
+            found.append(repair)
+
+    with pytest.raises(TemporalUnavailable, match="elsewhere"):
+        await mend()
+    [mine] = [repair for repair in found if repair.order_id == order.order_id]
+    assert (mine.outcome, mine.ended) == (Outcome.LEFT_ALONE, None)
+    assert "not known in namespace elsewhere" in mine.workflow
+    assert "until 20" in mine.action
+    assert await house.desk.ledger.order(order.order_id) == before
+    await house.faults("calm")
+    await house.ends(order, State.COMPLETED)
+
+
+async def test_a_temporal_that_is_away_stops_it(house: House, running: stack.Stack) -> None:
+    """A server that went away is one sentence for all orders, not a failure of each; nothing is changed."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    before = await house.desk.ledger.order(order.order_id)
+    async with wire(running.temporal.address) as address:
+        client = await Client.connect(address)
+    nowhere = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
+    with pytest.raises(TemporalUnavailable, match="does not answer"):
+        await anext(reconcile(nowhere, house.pool, apply=True))
+    assert await house.desk.ledger.order(order.order_id) == before
+    await house.desk.cancel(order.order_id)
+
+
+@asynccontextmanager
+async def wire(address: str) -> AsyncIterator[str]:
+    """Another address of a server, which is dead after the block."""
+    host, port = address.rsplit(":", 1)
+    ends: list[asyncio.StreamWriter] = []
+
+    async def join(here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        there, out = await asyncio.open_connection(host, int(port))
+        ends.extend((back, out))
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65536):
+                writer.write(data)
+            writer.close()
+
+        await asyncio.gather(pump(here, out), pump(there, back), return_exceptions=True)
+
+    server = await asyncio.start_server(join, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for end in ends:
+            end.close()
+
+
+async def test_another_order_under_the_same_id_proves_nothing(house: House) -> None:
+    """A Temporal that closed another order under this id says nothing of the one in our books."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await terminate(house, order)
+    await changed(house, "UPDATE orders SET fingerprint = 'another' || fingerprint WHERE id = %s", order)
+    [repair] = await repairs(house, order)
+    assert repair.outcome is Outcome.LEFT_ALONE
+    assert "not the one that closed" in repair.workflow
+    await outlived(house, order)
+    await repairs(house, order)
+    await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+async def test_an_order_that_died_before_it_was_received_is_ended(house: House, *, cancels: bool) -> None:
+    """Acknowledged with no worker there, then terminated: it gets its row, and its requests their answers."""
+    desk, order = house.unattended(), house.order()
+    await desk.start(order)
+    await desk.approve(order.order_id, request_id="r-approve")
+    if cancels:
+        assert (await desk.cancel(order.order_id, "no longer", request_id="r-cancel")).verdict == "pending"
+    await terminate(house, order)
+    state = State.CANCELLED if cancels else State.FAILED
+    async with asyncio.timeout(30):
+        while not (found := await repairs(house, order, apply=False)):
+            await asyncio.sleep(0.1)
+    assert [(repair.state, repair.outcome) for repair in found] == [("not received", Outcome.PLANNED)]
+    assert state in found[0].action
+    assert await house.desk.ledger.order(order.order_id) is None
+    [repair] = await repairs(house, order)
+    assert (repair.outcome, repair.ended) == (Outcome.ENDED, state)
+    await ended(house, order, state, charges=0, refunds=0, parcels=0)
+    assert await answers(house, order) == {"r-approve": "REQUEST_REFUSED"} | (
+        {"r-cancel": "ORDER_CANCELLED"} if cancels else {}
+    )
+    assert await repairs(house, order) == []
+
+
+@pytest.mark.parametrize("how", ["desk", "by hand", "temporal", "not at all"])
+async def test_requests_that_nobody_judged_are_answered(
+    house: House, settings: Settings, running: stack.Stack, how: str
+) -> None:
+    """Pending when the workflow was terminated: a cancel decides the ending, whatever else was asked is refused."""
+    queues = {"orders_queue": f"orders-{uuid.uuid4().hex}", "shipping_queue": f"shipping-{uuid.uuid4().hex}"}
+    own = settings.model_copy(update=queues)
+    order = house.order()
+    async with opened(running, own, pool=house.pool) as desk:
+        async with workers.running(desk.client, house.pool, own):
+            await desk.start(order)
+            await house.until(order, "AWAITING_APPROVAL")
+        moved = await desk.update_address(order.order_id, {"line1": "2 New Road"}, request_id="r-address")
+        assert moved.verdict == (await desk.approve(order.order_id, request_id="r-approve")).verdict == "pending"
+        handle = desk.client.get_workflow_handle(workflow_id(order.order_id))
+        if how == "desk":
+            await desk.cancel(order.order_id, "changed my mind", request_id="r-cancel")
+        elif how == "by hand":
+            await handle.signal("cancel_order")
+        elif how == "temporal":
+            await handle.cancel()
+    await terminate(house, order)
+    await repairs(house, order)
+    state = State.FAILED if how == "not at all" else State.CANCELLED
+    await ended(house, order, state, charges=0, refunds=0, parcels=0)
+    row = await house.desk.ledger.order(order.order_id)
+    assert row is not None
+    assert row["address_json"]["line1"] == "1 Main St"
+    answered = await answers(house, order)
+    assert answered.pop("r-address") == answered.pop("r-approve") == "REQUEST_REFUSED"
+    assert list(answered.values()) == (["ORDER_CANCELLED"] if how in ("desk", "temporal") else [])
+    assert row["ending_reason"] == {
+        "desk": "changed my mind", "by hand": "cancelled on request", "temporal": "cancelled in Temporal",
+        "not at all": "its workflow was terminated",
+    }[how]  # fmt: skip
+
+
+async def test_an_ending_that_temporal_never_heard_of_is_marked(house: House) -> None:
+    """Terminated when the ledger had just ended the order: nothing is left to undo, and one mark mends the audit."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await terminate(house, order)
+    await house.desk.ledger.close(order.order_id, State.CANCELLED, "on request", "r-1")
+    await house.desk.ledger.finish(order.order_id, State.CANCELLED, "on request")
+    assert await violations(house, order) == {6}
+    [planned] = await repairs(house, order, apply=False)
+    assert planned.outcome is Outcome.PLANNED
+    before = await house.events(order)
+    [repair] = await repairs(house, order)
+    assert (repair.state, repair.ended) == (State.CANCELLED, State.CANCELLED)
+    assert await house.events(order) == before
+    assert await violations(house, order) == set()
+    assert await repairs(house, order) == []
+
+
+async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, settings: Settings) -> None:
+    """It is reported with a sentence and exit code 1; those after it are ended all the same, and shown as they are."""
+    orders = sorted([await house.start() for _ in range(2)], key=lambda order: order.order_id)
+    for order in orders:
+        await house.until(order, "AWAITING_APPROVAL")
+        await terminate(house, order)
+    broken, sound = orders
+    await changed(house, """UPDATE orders SET items_json = '[{"nonsense": 1}]' WHERE id = %s""", broken)
+    done = await trellis(settings, "reconcile", "--apply", "--json")
+    assert done.returncode == 1, done.stderr
+    outcomes = {repair["order_id"]: repair["outcome"] for repair in json.loads(done.stdout)}
+    assert (outcomes[broken.order_id], outcomes[sound.order_id]) == ("failed", "ended")
+    await ended(house, sound, State.FAILED, charges=0, refunds=0, parcels=0)
+    told = await trellis(settings, "reconcile", "--apply")
+    assert told.returncode == 1
+    assert f"{broken.order_id}  AWAITING_APPROVAL: its workflow was terminated; could not be ended" in told.stdout
+    assert "nonsense" in told.stdout
+    await changed(house, "UPDATE orders SET items_json = '[]' WHERE id = %s", broken)
+    await changed(house, "UPDATE orders SET total = 0 WHERE id = %s", broken)
+    await changed(house, "UPDATE payments SET amount = 0 WHERE order_id = %s", broken)
+    assert (await trellis(settings, "reconcile", "--apply")).returncode == 0
+    await ended(house, broken, State.FAILED, charges=0, refunds=0, parcels=0)
 
 
 async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> None:
@@ -151,12 +376,53 @@ async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> No
 
 
 async def test_two_at_once_repair_once(house: House) -> None:
-    """Two reconciles beside one another leave one refund and one terminal event each."""
+    """Two reconciles that stand at the fence of the same order together leave one refund and one end, each time."""
+    await house.faults("dispatch: reply-lost, hang*")
+    parcel = await house.start(approve=True)
+    await house.until(parcel, "dispatch:ATTEMPT_FAILED")
+    await terminate(house, parcel)
     await house.faults("prepare: hang*")
-    orders = [await house.start(approve=True) for _ in range(5)]
-    for order in orders:
+    orders = [parcel, *[await house.start(approve=True) for _ in range(4)]]
+    for order in orders[1:]:
         await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
         await terminate(house, order)
-    await asyncio.gather(*(repairs(house, orders[0]) for _ in range(2)))
+    orders.sort(key=lambda order: order.order_id)
+    async with AsyncExitStack() as stacked:
+        fences = []
+        for order in orders:
+            connection = await stacked.enter_async_context(house.pool.connection())
+            fence = await stacked.enter_async_context(AsyncExitStack())
+            await fence.enter_async_context(connection.transaction())
+            await connection.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order.order_id,))
+            fences.append(fence)
+        both = [asyncio.create_task(everything(house)) for _ in range(2)]
+        for fence in fences:
+            # Each has read the order as open, and now waits for its row.
+            await waiting(house, 2)
+            await fence.aclose()
+        found = await asyncio.gather(*both)
     for order in orders:
-        await ended(house, order, State.FAILED, charges=1, refunds=1, parcels=0)
+        assert [found[n][order.order_id].outcome for n in range(2)] == [Outcome.ENDED, Outcome.ENDED]
+        shipped = order is parcel
+        state = State.COMPLETED if shipped else State.FAILED
+        await ended(house, order, state, charges=1, refunds=int(not shipped), parcels=int(shipped))
+        events = await house.events(order)
+        assert [events.count(type_) for type_ in ("PAYMENT_REFUNDED", "ORDER_FAILED", "ORDER_COMPLETED")] == (
+            [0, 0, 1] if shipped else [1, 1, 0]
+        )
+
+
+async def everything(house: House) -> dict[str, Repair]:
+    return {repair.order_id: repair async for repair in reconcile(house.desk, house.pool, apply=True)}
+
+
+async def waiting(house: House, number: int) -> None:
+    """Wait until so many statements stand at the fence."""
+    async with asyncio.timeout(30):
+        while (
+            await house.one(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%close_order%%'"
+            )
+            != number
+        ):
+            await asyncio.sleep(0.02)

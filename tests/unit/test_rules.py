@@ -263,8 +263,9 @@ ALLOWED = {
     "stack": {"stack", "config", "errors"},
     "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
     "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
-    "audit": {"db", "errors", "messages", "model", "workers", "workflows"},
-    "reconcile": {"activities", "db", "desk", "errors", "model"},
+    "histories": {"messages"},
+    "audit": {"db", "errors", "histories", "messages", "model", "workers", "workflows"},
+    "reconcile": {"activities", "db", "desk", "errors", "histories", "messages", "model"},
     "api": {"api", "config", "desk", "errors", "faults", "model", "stack"},
     "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {

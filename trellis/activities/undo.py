@@ -9,7 +9,14 @@ from trellis.model import Order, State, charge_key, dispatch_key
 
 
 async def undo(
-    ledger: Ledger, provider: Provider, order: Order, ending: State, reason: str, *, claimed: bool
+    ledger: Ledger,
+    provider: Provider,
+    order: Order,
+    ending: State,
+    reason: str,
+    *,
+    claimed: bool,
+    request_id: str = "",
 ) -> Unwound:
     """Void the parcel if there was a claim, close the order, void the charge.
 
@@ -20,7 +27,7 @@ async def undo(
         tracking = await provider.void_parcel(dispatch_key(order.order_id), order.order_id)
         if tracking is not None:
             return Unwound(False, tracking)
-    await ledger.close(order.order_id, ending, reason, released=True)
+    await ledger.close(order.order_id, ending, reason, request_id, released=True)
     return Unwound(await provider.void_charge(charge_key(order.payment_id), order.order_id))
 
 

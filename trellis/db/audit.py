@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, borrowed
 from trellis.policies import preset
 
 Finding = dict[str, Any]
@@ -18,13 +18,24 @@ Finding = dict[str, Any]
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
 
-# A charge nobody in our books knows: its order's batch cannot show it.
+# What nobody in our books knows: its order's batch cannot show it. A second old, for our own record comes after.
 _STRAYS: LiteralString = """
 SELECT c.order_id, 4 AS invariant, 'the provider holds a charge that our books do not know' AS sentence,
        jsonb_build_object('key', c.idempotency_key, 'amount', c.amount) AS evidence
 FROM provider.charges c
 LEFT JOIN payments p ON p.order_id = c.order_id AND 'charge:' || p.payment_id = c.idempotency_key
 WHERE p.payment_id IS NULL AND c.ts < clock_timestamp() - interval '1 second'
+UNION ALL
+SELECT r.order_id, 4, 'the provider holds a refund that our books do not know',
+       jsonb_build_object('key', r.idempotency_key, 'amount', r.amount)
+FROM provider.refunds r
+LEFT JOIN payments p ON p.order_id = r.order_id AND 'charge:' || p.payment_id = r.idempotency_key
+WHERE p.payment_id IS NULL AND r.ts < clock_timestamp() - interval '1 second'
+UNION ALL
+SELECT d.order_id, 3, 'the carrier has a parcel of an order that our books do not know',
+       jsonb_build_object('key', d.idempotency_key, 'tracking', d.tracking)
+FROM provider.parcels d LEFT JOIN orders o ON o.id = d.order_id
+WHERE o.id IS NULL AND d.ts < clock_timestamp() - interval '1 second'
 """
 
 _COUNTS: LiteralString = """
@@ -33,7 +44,7 @@ SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM provider.charges),
 """
 
 _ORDER: LiteralString = """
-SELECT o.state, o.reconciled, o.ending,
+SELECT o.state, o.reconciled, o.ending, extract(epoch FROM clock_timestamp() - o.updated_at)::float8 AS unchanged,
        (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'type', e.type, 'round', e.round, 'request_id', e.payload_json ->> 'request_id') ORDER BY e.id), '[]')
         FROM events e WHERE e.order_id = o.id AND e.type NOT LIKE 'ATTEMPT%%') AS events
@@ -49,7 +60,7 @@ class AuditBooks:
 
     async def counts(self) -> tuple[int, int, int]:
         """(orders, charges at the provider, tries without success)."""
-        async with self._pool.connection() as connection:
+        async with borrowed(self._pool) as connection:
             row = await (await connection.execute(_COUNTS)).fetchone()
         assert row is not None
         return int(row[0]), int(row[1]), int(row[2])
@@ -58,7 +69,7 @@ class AuditBooks:
         """(orders looked at, findings) of each batch in turn, in the order of their ids."""
         after = ""
         while True:
-            async with self._pool.connection() as connection:
+            async with borrowed(self._pool) as connection:
                 row = await (
                     await connection.execute(
                         "SELECT max(id), count(*) FROM "
@@ -72,24 +83,24 @@ class AuditBooks:
             after = row[0]
 
     async def strays(self) -> list[Finding]:
-        """Charges at the provider that no payment of ours stands behind."""
+        """Charges and refunds at the provider that no payment of ours stands behind, and parcels of no order."""
         return await self._find(_STRAYS)
 
     async def order(self, order_id: str) -> dict[str, Any] | None:
-        """state, reconciled, ending and the events (type, round, request_id) of an order; None where there is none."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        """state, reconciled, ending, unchanged [s] and the events (type, round, request_id) of an order, or None."""
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(_ORDER, {"order": order_id})
             return await cursor.fetchone()
 
     async def _find(self, sql: LiteralString | bytes, **args: object) -> list[Finding]:
-        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(sql, args)
             return await cursor.fetchall()
 
 
 async def fill(pool: Pool, upto: int) -> None:
     """Make completed orders, with their events and both books, until there are `upto` of them: for measurements."""
-    async with pool.connection() as connection, connection.transaction():
+    async with borrowed(pool) as connection, connection.transaction():
         # An order begins as ORDER_RECEIVED, says the database; these never ran.
         await connection.execute("SET LOCAL session_replication_role = replica")
         await connection.execute(

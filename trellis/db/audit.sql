@@ -17,7 +17,7 @@ WITH o AS MATERIALIZED (
     SELECT order_id, count(*) AS n, sum(amount) AS amount
     FROM provider.refunds WHERE order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
 ), p AS (
-    SELECT order_id, count(*) AS n, array_agg(tracking) AS tracking
+    SELECT order_id, count(*) AS n, array_agg(tracking) AS tracking, jsonb_agg(coalesce(address_json, 'null')) AS addresses
     FROM provider.parcels WHERE order_id > %(after)s AND order_id <= %(upto)s GROUP BY order_id
 ), s AS (
     SELECT order_id, count(*) AS n, array_agg(tracking) AS tracking
@@ -26,7 +26,7 @@ WITH o AS MATERIALIZED (
     SELECT o.id AS order_id, o.state, o.ended, o.total, o.claimed_at, o.closing_at, o.age, o.budget, o.window_s, o.whole_run,
            coalesce(c.n, 0) AS charges, coalesce(c.amount, 0) AS charged, c.keys,
            coalesce(r.amount, 0) AS refunded, coalesce(r.n, 0) AS refunds,
-           coalesce(p.n, 0) AS parcels, p.tracking AS parcel_tracking,
+           coalesce(p.n, 0) AS parcels, p.tracking AS parcel_tracking, p.addresses, coalesce(o.address_json, 'null') AS address,
            coalesce(s.n, 0) AS dispatched, s.tracking AS shipment_tracking,
            pay.payment_id, pay.status AS payment, pay.amount AS payment_amount
     FROM o LEFT JOIN c ON c.order_id = o.id LEFT JOIN r ON r.order_id = o.id LEFT JOIN p ON p.order_id = o.id
@@ -62,10 +62,19 @@ SELECT order_id, 3, CASE WHEN parcels > 1 OR dispatched > 1 THEN 'shipped more t
 FROM books WHERE parcels > 1 OR dispatched > 1 OR (parcels > 0 AND (charges = 0 OR refunds > 0)) OR dispatched > parcels
     OR (ended AND ((state = 'COMPLETED') <> (parcels = 1) OR dispatched <> parcels))
 UNION ALL
-SELECT order_id, 4, 'our books say ' || coalesce(payment, 'no payment') || ', the provider ' ||
-                    CASE WHEN refunds > 0 THEN 'refunded' WHEN charges > 0 THEN 'charged' ELSE 'never charged' END,
-       jsonb_build_object('payment', payment, 'amount', payment_amount, 'charged', charged, 'refunded', refunded, 'keys', keys)
-FROM books WHERE payment IS NULL
+SELECT order_id, 3, 'the parcel went elsewhere than to the address of the order',
+       jsonb_build_object('parcel', addresses -> 0, 'order', address)
+FROM books WHERE parcels = 1 AND addresses -> 0 <> address
+UNION ALL
+SELECT order_id, 4,
+       CASE WHEN payment_amount <> total THEN 'our payment is of ' || payment_amount || ', the order of ' || total
+            WHEN ended AND payment = 'PENDING' THEN 'the order has ended, and its payment is still PENDING'
+            ELSE 'our books say ' || coalesce(payment, 'no payment') || ', the provider ' ||
+                 CASE WHEN refunds > 0 THEN 'refunded' WHEN charges > 0 THEN 'charged' ELSE 'never charged' END END,
+       jsonb_build_object('payment', payment, 'amount', payment_amount, 'total', total, 'charged', charged, 'refunded', refunded, 'keys', keys)
+-- Without a payment of its own is the order that lost the race for its payment id; it can only fail.
+FROM books WHERE (payment IS NULL AND (charges > 0 OR claimed_at IS NOT NULL OR state = 'COMPLETED'))
+    OR (ended AND payment = 'PENDING') OR payment_amount <> total
     OR (payment IN ('CHARGED', 'REFUNDED') AND (charges = 0 OR charged <> payment_amount * charges
                                                 OR NOT 'charge:' || payment_id = ANY (keys)))
     OR (payment = 'REFUNDED' AND refunds = 0)
@@ -91,7 +100,8 @@ UNION ALL
 SELECT b.order_id, 5, 'no event tells of the ' || need.what, jsonb_build_object('missing', need.type)
 FROM books b CROSS JOIN LATERAL (VALUES
     ('refund', 'PAYMENT_REFUNDED', b.payment = 'REFUNDED'), ('dispatch', 'CARRIER_DISPATCHED', b.dispatched > 0),
-    ('charge', 'PAYMENT_CHARGED', b.payment = 'CHARGED')) AS need (what, type, wanted)
+    ('charge', 'PAYMENT_CHARGED', b.payment = 'CHARGED'),
+    ('failed payment', 'PAYMENT_FAILED', b.payment = 'FAILED')) AS need (what, type, wanted)
 WHERE need.wanted AND NOT EXISTS (SELECT FROM log WHERE log.order_id = b.order_id AND log.type = need.type)
 UNION ALL
 SELECT order_id, 8, CASE WHEN age > whole_run THEN 'still ' || state || ' after its run timeout'

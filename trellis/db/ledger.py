@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, LiteralString
 
@@ -222,6 +222,17 @@ class Ledger:
             order_id,
         )
         return rows[0] if rows else None
+
+    async def longest_run(self, order_id: str, margin: timedelta) -> tuple[datetime, bool]:
+        """When the run timeout of a known order is over at the latest, and whether that time has passed."""
+        until, over = await self._row(
+            "SELECT until, until < clock_timestamp() FROM (SELECT created_at + %s + make_interval(secs => coalesce("
+            "(policy_json ->> 'run_timeout')::float8, (policy_json ->> 'review_window')::float8 + "
+            "(policy_json ->> 'budget')::float8 + 60)) AS until FROM orders WHERE id = %s) AS run",
+            margin,
+            order_id,
+        )
+        return until, bool(over)
 
     async def payment_owner(self, payment_id: str) -> str | None:
         row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)

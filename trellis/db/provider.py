@@ -7,7 +7,7 @@ from typing import LiteralString
 
 from psycopg.types.json import Jsonb
 
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, borrowed
 
 
 class ProviderRefused(Exception):
@@ -19,7 +19,7 @@ class Provider:
         self._pool = pool
 
     async def _call(self, sql: LiteralString, *args: object) -> object:
-        async with self._pool.connection() as connection:
+        async with borrowed(self._pool) as connection:
             row = await (await connection.execute(sql, args)).fetchone()
         return row[0] if row else None
 
