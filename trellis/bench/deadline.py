@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from scipy import stats
 
 from trellis.bench.floor import complete_one, many, standing
@@ -21,10 +21,12 @@ DEADLINE = 15.0
 async def run(
     settings: Settings, policy: Policy, orders: int, concurrency: int, seed: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """{policy, orders, missed, p50, p99, max [s], attempts_per_step, states, cpu_s_per_order, interval, predicted}.
+    """{policy, hedge, orders, missed, p50, p99, max [s], attempts_per_step, states, cpu_s_per_order, cores, interval,
+    predicted}.
 
     `interval`: of the share that missed, at 95 % (Clopper and Pearson). `predicted`: {p50, p99, p_miss}, with the wait
-    for this machine's cores from the CPU seconds measured in this run; the policy's budget is not in it.
+    for `cores`, those that other programs left, at the CPU seconds measured in this run; the policy's budget is not in
+    it.
     """
     async with standing(settings) as floor:
         await floor.faults(FaultPlan.canonical(seed))
@@ -40,14 +42,17 @@ async def run(
             missed += state != "COMPLETED" or took > DEADLINE
             tick()
 
-        before = floor.cpu()
-        await many(orders, concurrency, job)
-        cpu = (sum(floor.cpu()) - sum(before)) / orders
+        before, unused = floor.cpu(), psutil.cpu_times().idle
+        elapsed = await many(orders, concurrency, job)
+        spent, unused = sum(floor.cpu()) - sum(before), psutil.cpu_times().idle - unused
+        cpu = spent / orders
         attempts = await floor.desk.ledger.attempts_per_step()
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
     exact = stats.binomtest(missed, orders).proportion_ci(0.95)
     alone = predict(policy)
-    overhead = queued(alone, at_once=min(concurrency, orders), cpu=cpu, cores=os.cpu_count() or 1)
+    # What other programs of this machine took was not there for us.
+    cores = min(psutil.cpu_count() or 1, max(0.5, (spent + unused) / elapsed))
+    overhead = queued(alone, at_once=min(concurrency, orders), cpu=cpu, cores=cores)
     found = predict(policy, overhead=overhead)
     return {
         "policy": policy.name,
@@ -60,6 +65,7 @@ async def run(
         "attempts_per_step": {step: round(mean, 3) for step, mean in attempts.items()},
         "states": states,
         "cpu_s_per_order": round(cpu, 3),
+        "cores": round(cores, 2),
         "interval": [round(float(exact.low), 4), round(float(exact.high), 4)],
         "predicted": {
             "p50": round(found.percentile(0.5), 3),

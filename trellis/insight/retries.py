@@ -207,15 +207,17 @@ def predict(
         size *= 2
 
 
-def queued(found: Prediction, *, at_once: int, cpu: float, cores: int) -> Overhead:
+def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Overhead:
     """The overhead of `found` when `at_once` orders share `cores`, each needing `cpu` seconds of them.
+
+    `cores` need not be whole: what other programs take is not there.
 
     The machine repairman's model (Kleinrock, "Queueing Systems" I, section 3.8): an order waits out its timeouts and
     backoffs, then for a core. Exact in the mean for any distribution of either when the cores are shared in turns.
     Raises BadInput where no order completes, and for numbers that are none.
     """
     mass = float(found.pmf.sum())
-    if at_once < 1 or cores < 1 or not 0 < cpu < math.inf or mass <= _UNSEEN:
+    if at_once < 1 or not 0 < cores < math.inf or not 0 < cpu < math.inf or mass <= _UNSEEN:
         raise BadInput("A queue needs an order that completes, a core, and some CPU seconds per order.")
     away = max(float(found.times @ found.pmf) / mass - found.overhead.order, 1e-6)
     # log P(n orders want a core), up to a constant.
