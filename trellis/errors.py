@@ -25,6 +25,10 @@ class TrellisError(Exception):
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a cell: the sentence says what to do, a traceback would bury it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(TrellisError):
     """A setting cannot be used as it stands."""

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,18 +16,21 @@ from typing import Any, LiteralString
 
 import pandas as pd
 import pytest
+import structlog
 
-from trellis import stack
+from trellis import lab, stack
 from trellis.bench.board import fill
 from trellis.bench.floor import standing
 from trellis.config import Settings
-from trellis.db.board import CHANNEL, BoardReader, View, listening
+from trellis.db.board import CHANNEL, COLUMNS, BoardReader, Key, View, listening
 from trellis.db.ledger import Row
 from trellis.db.pool import Pool
-from trellis.errors import DatabaseUnavailable, TrellisError
+from trellis.errors import BadInput, DatabaseUnavailable, OrderNotFound, TrellisError
 from trellis.faults import FaultPlan, Mix
 from trellis.lab import reloading, rows
-from trellis.lab.room import ControlRoom
+from trellis.lab.feed import Feed
+from trellis.lab.keeper import KEPT, LogKeeper
+from trellis.lab.room import BEAT, ControlRoom
 from trellis.lab.session import Session
 
 
@@ -84,6 +88,15 @@ def say(room: ControlRoom, kind: str, **more: object) -> None:
     room._handle_custom_msg({"kind": kind, **more}, [])
 
 
+def asked(room: ControlRoom, kind: str, **more: object) -> dict[str, Any]:
+    """The answer to one message."""
+    found: dict[object, dict[str, Any]] = {}
+    room.send = lambda content, buffers=None: found.setdefault(content["answer"], content)
+    say(room, kind, n="mine", **more)
+    assert eventually(lambda: "mine" in found)
+    return found["mine"]
+
+
 FORM = {
     "items": [{"sku": "book", "quantity": "2", "price": "12.50"}],
     "address": {"line1": "1 Main Street", "city": "Springfield"},
@@ -131,13 +144,95 @@ def test_a_lost_database_is_one_sentence_for_every_call(session: Session) -> Non
 
 
 def test_workers_that_failed_are_replaced(session: Session) -> None:
-    """A worker that was cut off from its server for too long ends; the lab starts both anew, and orders go on."""
-    before = session.watch
-    session.call_soon(before.worker_failed.set)
-    assert eventually(lambda: session.watch is not before)
+    """A worker that was cut off from its server for too long ends; both are started anew, after a reload as well."""
+    for _ in range(2):
+        before = session.watch
+        session.call_soon(before.worker_failed.set)
+        assert eventually(lambda before=before: session.watch is not before)
+        completes(session)
+        session.reload()
+
+
+def completes(session: Session) -> None:
     order = session.start_order()
     session.approve(order)
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.3])
+def test_a_reload_that_is_interrupted_still_comes_to_its_end(session: Session, moment: float) -> None:
+    """The cell stops waiting, the engine does not stop halfway: workers are there, and the next reload works."""
+    before = session.watch
+    waiting = session.submit(session._reload())
+    time.sleep(moment)
+    waiting.cancel()
+    assert session.reload().startswith("Reloaded")
+    assert session.watch is not before
+    completes(session)
+
+
+def test_workers_that_cannot_be_hired_after_a_reload_are_tried_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away in just that moment is a sentence; the lab gets its workers back by itself."""
+    before, hire, failures = session.watch, session._hire_crew, [RuntimeError("away")]
+
+    async def failing() -> None:
+        if failures:
+            raise failures.pop()
+        await hire()
+
+    monkeypatch.setattr(session, "_hire_crew", failing)
+    with pytest.raises(TrellisError, match=r"could not be started again \(away\)"):
+        session.reload()
+    assert eventually(lambda: session.watch is not before)
+    completes(session)
+
+
+async def test_an_interrupted_wait_ends_at_once_and_leaves_nothing_behind(session: Session) -> None:
+    """Every awaitable of the lab hears a cell's interrupt; the engine gives up what was awaited."""
+    ended = threading.Event()
+
+    async def for_ever() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(session.awaiting(for_ever()))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.to_thread(ended.wait, 20)
+
+
+def test_mistakes_in_a_cell_are_one_sentence(session: Session) -> None:
+    """An order nobody knows, a request nobody knows: IPython shows the sentence, without a traceback."""
+    with pytest.raises(OrderNotFound, match="no order nosuch") as failed:
+        lab.side_by_side(session, "nosuch")
+    assert failed.value._render_traceback_() == [f"OrderNotFound: {failed.value}"]
+    with pytest.raises(BadInput, match="no request 'frobnicate'") as wrong:
+        asyncio.run(lab.race(session, "frobnicate", [1]))
+    assert len(wrong.value._render_traceback_()) == 1
+
+
+def test_the_log_keeper_counts_and_puts_the_latest_first() -> None:
+    """A line that comes again moves to the front and keeps its number; readers never meet a writer halfway."""
+    keeper = LogKeeper()
+    for text in ("a", "b", "a"):
+        keeper.add("WARNING", text, 0)
+    assert [(line["text"], line["times"], line["id"]) for line in keeper] == [("a", 2, 1), ("b", 1, 2)]
+    done = threading.Event()
+
+    def write() -> None:
+        for n in range(20_000):
+            keeper.add("ERROR", str(n % 150), n)
+        done.set()
+
+    threading.Thread(target=write).start()
+    while not done.is_set():
+        assert len(list(keeper)) <= KEPT
 
 
 # --- reload --------------------------------------------------------------------------------------------------
@@ -238,9 +333,7 @@ def test_code_that_cannot_be_imported_leaves_the_old_code_at_work(
 def test_an_order_from_the_form_appears_is_approved_and_completes_on_the_board(room: ControlRoom) -> None:
     """Started, seen with its review running out, approved by message, followed to its end: nothing is refreshed."""
     seen = Seen(room)
-    say(room, "start", **FORM)
-    assert eventually(lambda: room.form.get("started"))
-    (order,) = room.form["started"]
+    (order,) = asked(room, "start", **FORM)["started"]
     assert eventually(lambda: seen.state(order) == "AWAITING_APPROVAL")
     line = seen.lines[order]
     assert line["step"] == "review"
@@ -309,10 +402,11 @@ def test_nonsense_in_the_form_is_a_sentence_beside_its_field_and_starts_nothing(
 ) -> None:
     """The field that is wrong is named, and no order comes into being."""
     before = len(session.events())
-    say(room, "start", **{**FORM, **change})
-    assert eventually(lambda: room.form.get("errors"))
-    assert sentence in room.form["errors"][field]
-    assert list(room.form["errors"]) == [field]
+    # The same mistake a second time is answered a second time.
+    for _ in range(2):
+        errors = asked(room, "start", **{**FORM, **change})["errors"]
+        assert sentence in errors[field]
+        assert list(errors) == [field]
     assert len(session.events()) == before
 
 
@@ -336,6 +430,154 @@ def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: 
     session.faults("calm")
 
 
+def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session: Session, room: ControlRoom) -> None:
+    """Fifty messages without a pause: no slider's place is lost to another's, and none to its own earlier one."""
+    say(room, "weather", name="calm")
+    for n in range(1, 26):
+        say(room, "fault", step=None, name="error", value=n / 100)
+        say(room, "fault", step="charge", name="latency", value=n / 10)
+    asked(room, "fault", step=None, name="hang", value=0.3)
+    plan = session.do(session.desk.ledger.fault_plan()).plan
+    assert plan.mix == Mix(error=0.25, hang=0.3)
+    assert plan.steps["charge"].latency == 2.5
+    asked(room, "weather", name="calm")
+    assert session.do(session.desk.ledger.fault_plan()).plan == FaultPlan.calm()
+
+
+def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session, room: ControlRoom) -> None:
+    """The page's buttons wait for an answer; the same mistake, or an order that is being asked already, has one too."""
+    order = session.start_order(policy="patient")
+    for _ in range(2):
+        answer = asked(room, "ask", name="update_address", ids=[order], address={"line1": ""})
+        assert "must have a line1" in answer["error"]
+    assert not room.verdicts
+    room._busy.add((order, "cancel"))
+    assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
+    room._busy.clear()
+    assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
+    assert room.verdicts[0]["ok"]
+
+
+def test_the_room_gives_signs_of_life_while_the_kernel_is_busy(room: ControlRoom) -> None:
+    """Without them a page could not tell a kernel that is gone from one at work."""
+    before = room.beat
+    time.sleep(3 * BEAT)
+    assert room.beat >= before + 2
+
+
+class Slow:
+    """A reader whose page is a snapshot that takes its time to arrive."""
+
+    def __init__(self) -> None:
+        self.state, self.event, self.asked = "SHIPPED", 10, asyncio.Event()
+
+    def row(self) -> Row:
+        now = datetime.now(UTC)
+        known = {
+            "id": "o1",
+            "state": self.state,
+            "created_at": now,
+            "event": self.event,
+            "last_ts": now,
+            "event_ts": now,
+        }
+        return {**dict.fromkeys(COLUMNS), **known, "last_type": f"ORDER_{self.state}"}
+
+    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+        snapshot = self.row()
+        self.asked.set()
+        await asyncio.sleep(0.1)
+        return [snapshot]
+
+    async def orders(self, ids: set[str]) -> list[Row]:
+        return [self.row()]
+
+
+def feed_of(reader: Any, desk: Any = None) -> tuple[Feed, dict[str, Any]]:
+    shown: dict[str, Any] = {}
+    return Feed(desk, reader, "", lambda: None, shown.__setitem__, 3), shown  # type: ignore[arg-type, return-value]
+
+
+async def test_a_page_read_never_overwrites_a_newer_line() -> None:
+    """A commit that is told while the page is being read is on the page in the end."""
+    reader = Slow()
+    feed, shown = feed_of(reader)
+    drawing = asyncio.create_task(feed._draw())
+    reading = asyncio.create_task(feed.reload())
+    await reader.asked.wait()
+    reader.state, reader.event = "COMPLETED", 11
+    feed._heard.add("o1")
+    feed._wake.set()
+    await reading
+    async with asyncio.timeout(20):
+        while feed._lines["o1"]["state"] != "COMPLETED":
+            await asyncio.sleep(0.01)
+    drawing.cancel()
+    assert shown["changes"]["rows"][0]["event"] == 11
+
+
+class Nothing:
+    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+        return []
+
+    async def orders(self, ids: set[str]) -> list[Row]:
+        return [{**dict.fromkeys(COLUMNS), "id": id_} for id_ in ids]
+
+
+class Ended:
+    async def status(self, order_id: str) -> dict[str, Any]:
+        return {"workflow": {"close_status": "TERMINATED" if order_id == "o9" else "RUNNING"}}
+
+
+async def test_more_orders_starting_than_a_page_holds_leave_it_in_peace() -> None:
+    """The newest of them are shown, the page is not read again for their sake; who was terminated goes."""
+    feed, shown = feed_of(Nothing(), Ended())
+    await feed.reload()
+    drawing = asyncio.create_task(feed._draw())
+    for n in range(10):
+        feed.expect(f"o{n}")
+        feed._starting[f"o{n}"]["created"] = n
+    async with asyncio.timeout(20):
+        while feed._heard or set(feed._lines) != {"o7", "o8", "o9"}:
+            await asyncio.sleep(0.01)
+    drawing.cancel()
+    assert not feed._stale_page
+    await feed.reload()
+    assert [line["id"] for line in shown["page"]["rows"]] == ["o9", "o8", "o7"]
+    await feed._forget_ended()
+    assert shown["changes"]["gone"] == ["o9"]
+    assert set(feed._starting) == {f"o{n}" for n in range(9)}
+    await feed.look(View(("ORDER_RECEIVED", "AWAITING_APPROVAL"), size=3))
+    assert len(shown["page"]["rows"]) == 3, "an order that starts is an open one"
+
+
+async def test_a_programming_error_is_not_called_a_lost_connection(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the background log; the board goes on."""
+    room = ControlRoom(session)
+    try:
+        assert await asyncio.to_thread(eventually, lambda: room.link["live"])
+        told: list[bool] = []
+        room.observe(lambda change: told.append(change.new["live"]), "link")
+
+        async def wrong() -> dict[str, int]:
+            raise KeyError("a mistake of ours")
+
+        monkeypatch.setattr(room._feed._reader, "counts", wrong)
+        with structlog.testing.capture_logs() as logged:
+            room._feed._stale_counts = True
+            assert await asyncio.to_thread(eventually, lambda: logged)
+        assert "a mistake of ours" in logged[0]["error"]
+        monkeypatch.undo()
+        order = session.start_order(policy="patient")
+        seen = Seen(room)
+        assert await asyncio.to_thread(eventually, lambda: seen.state(order) == "AWAITING_APPROVAL")
+        assert False not in told
+    finally:
+        room.close()
+
+
 def test_what_does_not_fit_under_one_is_taken_from_the_other_sliders() -> None:
     """Probabilities never add up to more than 1, whatever is moved; a script ends, other steps are left alone."""
     plan = rows.turned(FaultPlan.canonical(), None, "error", 0.8)
@@ -357,6 +599,7 @@ def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:
         assert eventually(lambda: all(session.status(id_)["state"] == "AWAITING_APPROVAL" for id_ in ids))
         for id_ in ids[:2]:
             session.cancel(id_)
+            assert asyncio.run(session.wait(id_))["state"] == "CANCELLED"
         say(room, "view", states=[], prefix=tag)
         pages = []
         for number in (1, 2, 3):
@@ -367,13 +610,22 @@ def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:
         say(room, "view", states=["CANCELLED"], prefix="")
         assert eventually(lambda: room.page["states"] == ["CANCELLED"])
         assert {line["state"] for line in room.page["rows"]} == {"CANCELLED"}
-        assert [line["id"] for line in room.page["rows"]][:1] <= [ids[1], ids[0]]
-        assert room.counts["CANCELLED"] >= 2
+        assert [line["id"] for line in room.page["rows"]][:2] == [ids[1], ids[0]], "newest first"
+        assert eventually(lambda: room.counts["CANCELLED"] >= 2)
+        seen = Seen(room)
         for id_ in ids[2:]:
             session.cancel(id_)
         # The filter is live: those cancelled just now come in by themselves, the page keeps its size.
-        assert eventually(lambda: {line["id"] for line in room.page["rows"]} <= set(ids[2:]))
-        assert len(room.page["rows"]) == 3
+        assert eventually(lambda: set(seen.lines) == set(ids[4:])), "the three newest of five"
+        # Two clicks, faster than a page is read, turn two pages.
+        say(room, "view", states=[], prefix=tag)
+        assert eventually(lambda: room.page["prefix"] == tag)
+        say(room, "turn", forward=True)
+        say(room, "turn", forward=True)
+        assert eventually(lambda: room.page["number"] == 3)
+        assert [line["id"] for line in room.page["rows"]] == sorted(ids)[6:]
+        asked(room, "turn", forward=True)
+        assert room.page["number"] == 3, "there is no page after the last"
     finally:
         room.close()
 

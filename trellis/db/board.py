@@ -78,7 +78,7 @@ class BoardReader:
             async with self._pool.connection(timeout=3) as connection:
                 cursor = connection.cursor(row_factory=dict_row)
                 return await (await cursor.execute(sql, args)).fetchall()
-        except (psycopg.OperationalError, PoolTimeout) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise _away(error) from None
 
     async def page(self, view: View, after: Key | None = None) -> list[Row]:

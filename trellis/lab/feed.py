@@ -4,6 +4,8 @@ Postgres tells (NOTIFY) the id of each order that changed, when the change has c
 in order, so nothing here asks for "rows after the last one seen". What is told within one frame is read together,
 for the orders on the page alone, and only the lines that changed are pushed. When the connection ends the page says
 so, tries again, and reads itself anew: what was missed meanwhile needs no catching up.
+
+Reads take turns (`_reading`): an older snapshot can never overwrite what a later one has shown.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from temporalio.service import RPCError
 
 from trellis.db.board import COLUMNS, TRIES, BoardReader, Key, View, listening
 from trellis.db.ledger import Row
 from trellis.desk import Desk
+from trellis.errors import DatabaseUnavailable, OrderNotFound, TrellisError
 from trellis.lab import rows
 from trellis.workers import FaultWatch
 
@@ -27,10 +31,17 @@ FRAME = 0.04
 TIMELINE = 0.15
 SLOW = 0.5
 PULSE = 2.0
+AT_ONCE = 20
 STARTING = 200
 """Orders remembered whose `receive` has not succeeded yet; the ledger has no row for them to page through."""
 
+LONG_STARTING = 5000
+"""Milliseconds after which a starting order's workflow is asked whether it still runs."""
+
 DOWN = "Disconnected, trying again"
+BACK = "The board fills again by itself when the servers are back."
+
+log = structlog.get_logger("trellis.lab")
 
 
 class Feed:
@@ -51,13 +62,13 @@ class Feed:
         self._next: Key | None = None
         self._lines: dict[str, dict[str, Any]] = {}
         self._starting: dict[str, dict[str, Any]] = {}
+        self._reading = asyncio.Lock()
         self._focus: str | None = None
         self._heard: set[str] = set()
         self._wake = asyncio.Event()
         self._frame = 0
         self._stale_counts = self._stale_page = self._stale_timeline = True
         self._trouble: dict[str, str] = {"database": "connecting"}
-        self._version: int | None = None
 
     async def run(self) -> None:
         """Until cancelled. No error leaves it: a board that ends with a traceback helps nobody."""
@@ -70,25 +81,31 @@ class Feed:
                     async with asyncio.TaskGroup() as group:
                         for work in (self._hear(ids), self._draw(), self._slowly(), self._pulse(), self._drawn()):
                             group.create_task(work)
-            except* Exception as failures:
+            except* (DatabaseUnavailable, ConnectionError) as failures:
                 self._ill("database", str(failures.exceptions[0]))
+            except* Exception as failures:
+                # A fault of ours is no lost connection: it belongs in the log, and the board goes on.
+                error = failures.exceptions[0]
+                log.error("the board stumbled and starts again", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(0.5)
 
     # --- what the page asks for ----------------------------------------------------------------------------
 
     async def look(self, view: View) -> None:
         """Another filter, from its first page on."""
-        self._view = view
-        self._keys = []
-        await self.reload()
+        async with self._reading:
+            self._view = view
+            self._keys = []
+            await self._read_page()
 
     async def turn(self, forward: bool) -> None:
         """The next page, or the one before."""
-        if forward and self._next is not None:
-            self._keys.append(self._next)
-        elif not forward and self._keys:
-            self._keys.pop()
-        await self.reload()
+        async with self._reading:
+            if forward and self._next is not None:
+                self._keys.append(self._next)
+            elif not forward and self._keys:
+                self._keys.pop()
+            await self._read_page()
 
     async def focus(self, order_id: str | None) -> None:
         """Whose tries the timeline shows."""
@@ -103,18 +120,23 @@ class Feed:
 
     async def reload(self) -> None:
         """Read the page anew."""
+        async with self._reading:
+            await self._read_page()
+
+    async def _read_page(self) -> None:
         self._stale_page = False
-        view, keys = self._view, list(self._keys)
-        found = await self._reader.page(view, keys[-1] if keys else None)
-        if (view, keys) != (self._view, self._keys):
-            return
+        view = self._view
+        found = await self._reader.page(view, self._keys[-1] if self._keys else None)
         more, found = len(found) > view.size, found[: view.size]
         self._next = _key(found[-1]) if more else None
         self._lines = {row["id"]: rows.seen(row) for row in found}
         for id_ in self._lines.keys() & self._starting.keys():
             del self._starting[id_]
-        if not keys:
-            self._lines |= {id_: line for id_, line in self._starting.items() if rows.belongs(view, line)}
+        if not self._keys:
+            # Beside the page and not within it: the ledger does not page through them.
+            fitting = [line for line in self._starting.values() if rows.belongs(view, line)]
+            fitting.sort(key=lambda line: rows.place(view, line))
+            self._lines |= {line["id"]: line for line in fitting[: view.size]}
         self.tell_page()
 
     def tell_page(self) -> None:
@@ -141,21 +163,21 @@ class Feed:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            heard, self._heard = self._heard, set()
-            self._stale_counts = True
-            self._stale_timeline |= self._focus in heard
-            # A later page can gain no order; on the first one any may appear.
-            wanted = heard & self._lines.keys() if self._keys else heard
-            if wanted:
-                self._merge(self._view, await self._reader.orders(wanted))
+            async with self._reading:
+                heard, self._heard = self._heard, set()
+                self._stale_counts = True
+                self._stale_timeline |= self._focus in heard
+                # A later page can gain no order; on the first one any may appear.
+                wanted = heard & self._lines.keys() if self._keys else heard
+                if wanted:
+                    self._merge(await self._reader.orders(wanted))
             await asyncio.sleep(FRAME)
 
-    def _merge(self, view: View, found: list[Row]) -> None:
-        if view != self._view:
-            return
+    def _merge(self, found: list[Row]) -> None:
+        view = self._view
         changed, gone = [], []
         # What is below the page's last line belongs to the next page.
-        floor = max((rows.place(view, line) for line in self._lines.values()), default=None)
+        floor = max((rows.place(view, line) for line in self._lines.values() if line["state"]), default=None)
         for row in found:
             line = rows.seen(row)
             id_ = line["id"]
@@ -172,16 +194,18 @@ class Feed:
             ):
                 self._lines[id_] = line
                 changed.append(line)
-        extra = sorted(self._lines.values(), key=lambda line: rows.place(view, line))[view.size :]
-        if extra:
-            for line in extra:
-                del self._lines[line["id"]]
-            gone += [line["id"] for line in extra]
-            self._stale_page = True
-        kept = [line for line in changed if line["id"] in self._lines]
-        if kept or gone:
+        lines = sorted(self._lines.values(), key=lambda line: rows.place(view, line))
+        over = [line for line in lines if line["state"]][view.size :]
+        self._stale_page |= bool(over)
+        for line in over + [line for line in lines if not line["state"]][view.size :]:
+            del self._lines[line["id"]]
+            gone.append(line["id"])
+        self._tell_changes([line for line in changed if line["id"] in self._lines], gone)
+
+    def _tell_changes(self, changed: list[dict[str, Any]], gone: list[str]) -> None:
+        if changed or gone:
             self._frame += 1
-            self._show("changes", {"n": self._frame, "now": _now(), "rows": kept, "gone": gone})
+            self._show("changes", {"n": self._frame, "now": _now(), "rows": changed, "gone": gone})
 
     def _keep_starting(self, line: dict[str, Any]) -> None:
         known = self._starting.get(line["id"])
@@ -189,6 +213,25 @@ class Feed:
         self._starting[line["id"]] = line
         while len(self._starting) > STARTING:
             del self._starting[next(iter(self._starting))]
+
+    async def _forget_ended(self) -> None:
+        """An order that was terminated before it was received never gets a row: nothing would take it off the page."""
+        old = [id_ for id_, line in self._starting.items() if _now() - line["created"] > LONG_STARTING]
+        gone = []
+        for id_ in old[:AT_ONCE]:
+            try:
+                close = (await self._desk.status(id_))["workflow"]["close_status"]
+            except OrderNotFound:
+                close = "unknown"
+            except TrellisError:
+                return
+            # A row may have come meanwhile; then it is no longer among the starting ones.
+            if close not in (None, "RUNNING") and id_ in self._starting:
+                del self._starting[id_]
+                if id_ in self._lines:
+                    del self._lines[id_]
+                    gone.append(id_)
+        self._tell_changes([], gone)
 
     # --- what may come later than a frame ------------------------------------------------------------------
 
@@ -214,7 +257,10 @@ class Feed:
                 await self.reload()
             if self._stale_counts:
                 self._stale_counts = False
-                self._show("counts", await self._reader.counts())
+                counts = await self._reader.counts()
+                # As the filter has it (`rows.belongs`): what starts is on its way to being received.
+                counts["ORDER_RECEIVED"] = counts.get("ORDER_RECEIVED", 0) + len(self._starting)
+                self._show("counts", counts)
             self.tell_faults()
             await asyncio.sleep(SLOW)
 
@@ -229,7 +275,9 @@ class Feed:
                 await self._desk.client.service_client.check_health(timeout=timedelta(seconds=1.5))
                 self._well("temporal")
             except (RPCError, RuntimeError) as error:
-                self._ill("temporal", f"Temporal does not answer ({error})"[:200])
+                self._ill("temporal", f"Temporal does not answer ({error})."[:200])
+            else:
+                await self._forget_ended()
             await asyncio.sleep(PULSE)
 
     def _well(self, server: str) -> None:
@@ -242,7 +290,7 @@ class Feed:
 
     def _tell_link(self) -> None:
         why = " ".join(self._trouble.values())
-        self._show("link", {"live": not self._trouble, "text": f"{DOWN}. {why}" if why else ""})
+        self._show("link", {"live": not self._trouble, "text": f"{DOWN}. {why} {BACK}" if why else ""})
 
 
 def _key(row: Row) -> Key:

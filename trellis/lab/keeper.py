@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,14 +13,17 @@ LONGEST = 400
 
 
 class LogKeeper(logging.Handler):
-    """The last warnings and errors, newest first, as {at [ms], level, text}. Listeners are told of each.
+    """The last warnings and errors, newest first, as {id, at [ms], level, text, times}. Listeners are told of each.
 
-    The same line again only counts up, so that a server that is away for an hour does not push the rest out.
+    The same line again counts up and comes to the front, so that a server that is away for an hour does not push the
+    rest out. Any thread may log, and any may read.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._number = 0
+        self._keeping = threading.Lock()
         self.listeners: set[Callable[[], None]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -30,24 +34,27 @@ class LogKeeper(logging.Handler):
         self.add(record.levelname, _sentence(record), int(record.created * 1000))
 
     def add(self, level: str, text: str, at: int) -> None:
-        for line in self._kept:
-            if line["text"] == text:
-                line["times"] += 1
-                line["at"] = at
-                break
-        else:
-            self._kept.appendleft({"at": at, "level": level.lower(), "text": text, "times": 1})
+        with self._keeping:
+            known = next((line for line in self._kept if line["text"] == text), None)
+            if known is None:
+                self._number += 1
+                known = {"id": self._number, "level": level.lower(), "text": text, "times": 0}
+            else:
+                self._kept.remove(known)
+            self._kept.appendleft({**known, "at": at, "times": known["times"] + 1})
         for listener in list(self.listeners):
             listener()
 
     def clear(self) -> None:
-        self._kept.clear()
+        with self._keeping:
+            self._kept.clear()
 
     def __repr__(self) -> str:
         return "\n".join(f"{line['level']}: {line['text']}" for line in self) or "Nothing went wrong in the background."
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter([{**line} for line in self._kept])
+        with self._keeping:
+            return iter(list(self._kept))
 
 
 def _sentence(record: logging.LogRecord) -> str:

@@ -3,8 +3,9 @@
 One widget of our own (`static/board.js`, `static/board.css`; nothing is fetched at run time). Data flows one way:
 traits carry what is shown, from Python to the page, and are set on the engine's thread alone, so that they reach the
 page while a cell keeps the kernel busy. Messages carry what a person asks for, from the page to Python; their handler
-only hands work to the engine. Forms are HTML and not ipywidgets, which cannot tie an error's sentence to its field
-for a screen reader.
+only hands work to the engine. Each message has a number `n` of the page's own, and gets exactly one answer with it: a
+trait that is set to an equal value is not sent, so it could not answer the same mistake twice. Forms are HTML and not
+ipywidgets, which cannot tie an error's sentence to its field for a screen reader.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ AT_ONCE = 10
 MOST_ORDERS = 200
 PAGE = 25
 VERDICTS = 8
+BEAT = 2.0
+"""Seconds between two signs of life. None for three times as long, and the page says that the kernel is gone."""
+
+Answer = dict[str, Any]
 
 
 class ControlRoom(anywidget.AnyWidget):
@@ -54,7 +59,7 @@ class ControlRoom(anywidget.AnyWidget):
     timeline = t.Dict().tag(sync=True)
     faults = t.Dict().tag(sync=True)
     verdicts: t.List[Any] = t.List().tag(sync=True)
-    form = t.Dict().tag(sync=True)
+    beat = t.Int().tag(sync=True)
     troubles: t.List[Any] = t.List().tag(sync=True)
 
     def __init__(self, session: Session, *, size: int = PAGE) -> None:
@@ -71,6 +76,8 @@ class ControlRoom(anywidget.AnyWidget):
         # A second click can be under way before the page hears that the first one counted.
         self._busy: set[tuple[str, str]] = set()
         self._number = 0
+        self._moved: dict[tuple[str | None, str], float] = {}
+        self._forcing = asyncio.Lock()
         self.on_msg(self._heard)
         session.log.listeners.add(self._logged)
         self._following = session.submit(self._follow())
@@ -86,11 +93,18 @@ class ControlRoom(anywidget.AnyWidget):
         super().close()
 
     async def _follow(self) -> None:
+        beating = asyncio.create_task(self._beat())
         try:
             await self._feed.run()
         finally:
+            beating.cancel()
             self._session.log.listeners.discard(self._logged)
-            self.link = {"live": False, "text": "The lab has stopped. Run lab.start() and open the control room again."}
+            self.link = {"live": False, "text": ENDED, "ended": True}
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            self.beat += 1
 
     def _show(self, name: str, value: Any) -> None:
         setattr(self, name, value)
@@ -107,7 +121,7 @@ class ControlRoom(anywidget.AnyWidget):
 
     def _heard(self, _: object, message: dict[str, Any], __: object) -> None:
         kind = message.get("kind")
-        kinds: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
+        kinds: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, Answer | None]]] = {
             "hello": self._hello, "view": self._look, "turn": self._turn, "focus": self._focus,
             "ask": self._ask, "start": self._start, "fault": self._turn_fault, "weather": self._weather,
             "clear log": self._clear_log,
@@ -116,18 +130,21 @@ class ControlRoom(anywidget.AnyWidget):
         if work is None:
             return
         try:
-            self._session.submit(self._guarded(work(message)))
+            self._session.submit(self._answered(message.get("n"), work(message)))
         except TrellisError as stopped:
-            self.link = {"live": False, "text": str(stopped)}
+            self.link = {"live": False, "text": str(stopped), "ended": True}
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _answered(self, n: object, work: Coroutine[Any, Any, Answer | None]) -> None:
         """What goes wrong in answering the page is shown there; there is no cell that could show it."""
+        answer: Answer | None = None
         try:
-            await work
+            answer = await work
         except TrellisError as error:
             self._say("", False, str(error))
         except Exception as error:
             self._say("", False, f"That did not work: {error}")
+        finally:
+            self.send({"answer": n, **(answer or {})})
 
     async def _hello(self, _: dict[str, Any]) -> None:
         # A page that was loaded again has the last frame only.
@@ -149,8 +166,11 @@ class ControlRoom(anywidget.AnyWidget):
 
     # --- requests ------------------------------------------------------------------------------------------
 
-    async def _ask(self, message: dict[str, Any]) -> None:
-        """Approve, cancel or change the address of the selected orders; each answer is shown with its reason."""
+    async def _ask(self, message: dict[str, Any]) -> Answer:
+        """Approve, cancel or change the address of the selected orders; each verdict is shown with its reason.
+
+        Answers {error}: what is wrong with the new address, or None.
+        """
         name = str(message.get("name"))
         desk = self._session.desk
         ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._busy]
@@ -159,20 +179,18 @@ class ControlRoom(anywidget.AnyWidget):
             try:
                 address = parse_address(message.get("address"))
             except BadInput as error:
-                self.form = {**self.form, "errors": {"change": str(error)}}
-                return
-            self.form = {**self.form, "errors": {}}
+                return {"error": str(error)}
         requests: dict[str, Callable[[str], Coroutine[Any, Any, Any]]] = {
             "approve": desk.approve,
             "cancel": lambda id_: desk.cancel(id_, "from the control room"),
             "update_address": lambda id_: desk.update_address(id_, address),
         }
         if name not in requests or not ids:
-            return
+            return {"error": None}
         words = {"approve": "Approve", "cancel": "Cancel", "update_address": "Change address"}[name]
         # Before anything is awaited: the second click of two is handled right after this.
         self._busy |= {(id_, name) for id_ in ids}
-        number = self._say(words, None, f"asking {_many(len(ids))} …", message.get("n"))
+        number = self._say(words, None, f"asking {_many(len(ids))} …")
         lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0
 
         async def one(id_: str) -> None:
@@ -194,29 +212,29 @@ class ControlRoom(anywidget.AnyWidget):
         if pending:
             said.append(f"pending: no worker has judged {_many(pending)} yet")
         said += refused[:3] + [f"… and {len(refused) - 3} more refusals"] * (len(refused) > 3)
-        self._say(words, not refused, " · ".join(said), message.get("n"), number)
+        self._say(words, not refused, " · ".join(said), number)
+        return {"error": None}
 
-    def _say(self, words: str, ok: bool | None, text: str, n: object = None, number: int | None = None) -> int:
-        """A line of verdicts, or a new text for one (`ok` None: not known yet). `n` is the page's own number."""
+    def _say(self, words: str, ok: bool | None, text: str, number: int | None = None) -> int:
+        """A line of verdicts, or a new text for one (`ok` None: not known yet)."""
         if number is None:
             self._number += 1
             number = self._number
-        line = {"id": number, "n": n, "at": int(time.time() * 1000), "name": words, "ok": ok, "text": text}
+        line = {"id": number, "at": int(time.time() * 1000), "name": words, "ok": ok, "text": text}
         self.verdicts = [line, *(one for one in self.verdicts if one["id"] != number)][:VERDICTS]
         return number
 
     # --- new orders ----------------------------------------------------------------------------------------
 
-    async def _start(self, message: dict[str, Any]) -> None:
-        """Start what the form describes; nonsense is a sentence beside its field, and starts nothing."""
-        if self.form.get("busy"):
-            return
+    async def _start(self, message: dict[str, Any]) -> Answer:
+        """Start what the form describes; nonsense is a sentence beside its field, and starts nothing.
+
+        Answers {errors: {field: sentence}, done: sentence, started: [an id]}.
+        """
         parts, errors = _read_form(message)
         if errors:
-            self.form = {"busy": False, "errors": errors, "done": ""}
-            return
+            return {"errors": errors, "done": "", "started": []}
         items, address, policy, count = parts
-        self.form = {"busy": True, "errors": {}, "done": ""}
         lanes, started, failed = asyncio.Semaphore(AT_ONCE), [], []
 
         async def one() -> None:
@@ -229,12 +247,10 @@ class ControlRoom(anywidget.AnyWidget):
                 except TrellisError as error:
                     failed.append(str(error))
 
-        try:
-            await asyncio.gather(*(one() for _ in range(count)))
-        finally:
-            errors = {"form": f"{_many(len(failed))} could not be started. {failed[0]}"} if failed else {}
-            done = f"Started {started[0] if len(started) == 1 else _many(len(started))}." if started else ""
-            self.form = {"busy": False, "errors": errors, "done": done, "started": started[:1]}
+        await asyncio.gather(*(one() for _ in range(count)))
+        errors = {"form": f"{_many(len(failed))} could not be started. {failed[0]}"} if failed else {}
+        done = f"Started {started[0] if len(started) == 1 else _many(len(started))}." if started else ""
+        return {"errors": errors, "done": done, "started": started[:1]}
 
     # --- faults --------------------------------------------------------------------------------------------
 
@@ -242,16 +258,29 @@ class ControlRoom(anywidget.AnyWidget):
         name, value = str(message.get("name")), message.get("value")
         if name not in ("error", "hang", "reply_lost", "latency") or not isinstance(value, int | float):
             return
-        await self._force(rows.turned(self._session.watch.current.plan, message.get("step"), name, float(value)))
+        self._moved[message.get("step"), name] = float(value)
+        async with self._forcing:
+            # Only the latest place of each slider counts, on the plan that the ledger has by now.
+            moved, self._moved = self._moved, {}
+            plan = (await self._session.watch.refresh()).plan
+            for (step, slider), place in moved.items():
+                plan = rows.turned(plan, step, slider, place)
+            if moved:
+                await self._force(plan)
 
     async def _weather(self, message: dict[str, Any]) -> None:
-        await self._force(FaultPlan.parse(str(message.get("name"))))
+        plan = FaultPlan.parse(str(message.get("name")))
+        self._moved.clear()
+        async with self._forcing:
+            await self._force(plan)
 
     async def _force(self, plan: FaultPlan) -> None:
         await self._session.desk.ledger.set_fault_plan(plan)
         await self._session.watch.refresh()
         self._feed.tell_faults()
 
+
+ENDED = "The lab has stopped. Run lab.start() and open the control room again."
 
 _Parts = tuple[list[dict[str, Any]], object, Policy, int]
 

@@ -91,8 +91,9 @@ def address_line(address: dict[str, str] | None) -> str:
 
 
 def belongs(view: View, row: dict[str, Any]) -> bool:
-    """Whether a line is one that the page's filter lets through."""
-    return (not view.states or row["state"] in view.states) and row["id"].startswith(view.prefix)
+    """Whether a line is one that the page's filter lets through; an order that starts is on its way to received."""
+    state = row["state"] or State.ORDER_RECEIVED
+    return (not view.states or state in view.states) and row["id"].startswith(view.prefix)
 
 
 def place(view: View, row: dict[str, Any]) -> tuple[Any, ...]:

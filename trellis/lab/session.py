@@ -64,13 +64,15 @@ class Session:
         self._exit = AsyncExitStack()
         self._crew = AsyncExitStack()
         self._changing = asyncio.Lock()
+        self._lost = asyncio.Event()
+        self._renewing: set[asyncio.Task[None]] = set()
         self._submitted: set[Future[Any]] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
         self._thread.start()
         logging.getLogger().addHandler(self.log)
         try:
-            self._do(self._open())
+            self.do(self._open())
         except BaseException:
             self.stop()
             raise
@@ -81,7 +83,7 @@ class Session:
         self.pool = await open_pool(up.database_url)
         self._exit.push_async_callback(self.pool.close)
         self.desk = await self._exit.enter_async_context(opened(up, self.settings, pool=self.pool))
-        self._exit.push_async_callback(self._dismiss)
+        self._exit.push_async_callback(self._leave)
         await self._hire()
         minding = asyncio.create_task(self._mind())
         self._exit.callback(minding.cancel)
@@ -89,21 +91,53 @@ class Session:
     async def _mind(self) -> None:
         """A worker that its server was away from for too long ends; a lab goes on when the server is back."""
         while True:
-            await self.watch.worker_failed.wait()
+            await self._lost.wait()
             try:
-                async with self._changing:
-                    await self._dismiss()
-                    await self._hire()
+                await self._renew(lambda: None)
             except Exception as error:
                 log.warning("the workers cannot be started again yet", error=str(error))
             await asyncio.sleep(1)
 
+    async def _renew(self, change: Callable[[], None]) -> None:
+        """Dismiss the workers, make a change, and hire new ones: to its end, whoever stops waiting for it."""
+
+        async def work() -> None:
+            async with self._changing:
+                try:
+                    # Both workers are gone before new ones come: the client refuses two of one kind at a time.
+                    await self._crew.aclose()
+                    change()
+                finally:
+                    await self._hire()
+
+        task = asyncio.create_task(work())
+        self._renewing.add(task)
+        task.add_done_callback(self._renewing.discard)
+        # Cancelled between the two, it would leave a lab without workers and without anybody who minds.
+        await asyncio.shield(task)
+
     async def _hire(self) -> None:
+        try:
+            await self._hire_crew()
+        except BaseException:
+            # There are none now: `_mind` tries again.
+            self._lost.set()
+            raise
+        self._lost.clear()
+        listening = asyncio.create_task(self._hear_of_failure(self.watch))
+        self._crew.callback(listening.cancel)
+
+    async def _hire_crew(self) -> None:
         running = workers.running(self.desk.client, self.pool, self.settings)
         self.watch = await self._crew.enter_async_context(running)
 
-    async def _dismiss(self) -> None:
-        # Both workers are gone before new ones come: the client refuses two of one kind at a time.
+    async def _hear_of_failure(self, watch: workers.FaultWatch) -> None:
+        await watch.worker_failed.wait()
+        self._lost.set()
+
+    async def _leave(self) -> None:
+        if self._renewing:
+            await asyncio.wait(self._renewing, timeout=10)
         await self._crew.aclose()
 
     @property
@@ -129,19 +163,32 @@ class Session:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(work)
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the engine's loop and wait for it, for what is short."""
+        future = self.submit(work)
         try:
-            future = self.submit(work)
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                # An interrupted cell must not leave its work behind on the engine.
-                future.cancel()
-                raise
-        except TrellisError as error:
-            raise _in_one_sentence(error) from None
+            return future.result()
+        except KeyboardInterrupt:
+            # An interrupted cell must not leave its work behind on the engine.
+            future.cancel()
+            raise
         except CancelledError:
-            raise _in_one_sentence(TrellisError(STOPPED)) from None
+            raise TrellisError(STOPPED) from None
+
+    async def awaiting(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await engine work in a cell, for what may take long: the kernel stays free to hear buttons and interrupts."""
+        waiting = asyncio.wrap_future(self.submit(work))
+        try:
+            while not waiting.done():
+                # A kernel's interrupt cancels the cell but does not wake its loop; this does.
+                await asyncio.wait({waiting}, timeout=0.25)
+            return waiting.result()
+        except asyncio.CancelledError:
+            if self.running:
+                raise
+            raise TrellisError(STOPPED) from None
+        finally:
+            waiting.cancel()
 
     def faults(self, plan: str | FaultPlan) -> None:
         """Put a plan in force: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
@@ -151,7 +198,7 @@ class Session:
             await self.desk.ledger.set_fault_plan(chosen)
             await self.watch.refresh()
 
-        self._do(change())
+        self.do(change())
 
     def start_order(
         self,
@@ -163,57 +210,40 @@ class Session:
         """Start an order and return its id. Raises BadInput, OrderConflict."""
         id_ = order_id or f"order-{uuid.uuid4().hex[:8]}"
         order = parse_order(id_, f"pay-{id_}", BOOK if items is None else items, address or HOME)
-        self._do(self.desk.start(order, preset(policy) if isinstance(policy, str) else policy))
+        self.do(self.desk.start(order, preset(policy) if isinstance(policy, str) else policy))
         return id_
 
     def approve(self, order_id: str) -> Receipt:
         """Raises RequestRefused with the reason."""
-        return self._do(self.desk.approve(order_id))
+        return self.do(self.desk.approve(order_id))
 
     def cancel(self, order_id: str, reason: str = "") -> Receipt:
         """Raises RequestRefused with the reason."""
-        return self._do(self.desk.cancel(order_id, reason))
+        return self.do(self.desk.cancel(order_id, reason))
 
     def update_address(self, order_id: str, address: dict[str, str]) -> Receipt:
         """Raises RequestRefused with the reason."""
-        return self._do(self.desk.update_address(order_id, address))
+        return self.do(self.desk.update_address(order_id, address))
 
     def status(self, order_id: str) -> dict[str, Any]:
         """As `Desk.status`."""
-        return self._do(self.desk.status(order_id))
+        return self.do(self.desk.status(order_id))
 
     async def wait(self, order_id: str, timeout: float = 60) -> dict[str, Any]:
         """The status once the order has ended: `await session.wait(id)`. Raises TimeoutError after `timeout` seconds.
 
         Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
         """
-        try:
-            waiting = asyncio.wrap_future(self.submit(self.desk.wait(order_id, timeout)))
-            try:
-                while not waiting.done():
-                    # A kernel's interrupt cancels the cell but does not wake its loop; this does.
-                    await asyncio.wait({waiting}, timeout=0.25)
-                return waiting.result()
-            finally:
-                waiting.cancel()
-        except TrellisError as error:
-            raise _in_one_sentence(error) from None
-        except asyncio.CancelledError:
-            if self.running:
-                raise
-            raise _in_one_sentence(TrellisError(STOPPED)) from None
+        return await self.awaiting(self.desk.wait(order_id, timeout))
 
     def events(self, order_id: str | None = None) -> pd.DataFrame:
         """The log as `trellis.insight.events` gives it."""
         assert self.desk.stack is not None
-        try:
-            return read_events(self.desk.stack.database_url, order_id)
-        except TrellisError as error:
-            raise _in_one_sentence(error) from None
+        return read_events(self.desk.stack.database_url, order_id)
 
     def charges(self, order_id: str) -> int:
         """How often the payment provider's own book says that the order was charged."""
-        return self._do(self.desk.ledger.charges(order_id))
+        return self.do(self.desk.ledger.charges(order_id))
 
     def control_room(self) -> ControlRoom:
         """Everything at hand in one widget: new orders, the live board, requests, faults, tries and errors.
@@ -223,32 +253,32 @@ class Session:
         # Imported here: the first cell needs no widgets, and is measured.
         from trellis.lab.room import ControlRoom
 
-        try:
-            if self._room is None or self._room.closed:
-                self._room = ControlRoom(self)
-            return self._room
-        except TrellisError as error:
-            raise _in_one_sentence(error) from None
+        if self._room is None or self._room.closed:
+            self._room = ControlRoom(self)
+        return self._room
 
     def reload(self) -> str:
         """Take edited workflow and activity code into use, in kernel and sandbox; running orders go on.
 
         Returns what became of them, in words: an order whose history does not fit the new code stands still until
         the code fits again. Raises TrellisError when the new code cannot be imported; the old code then goes on.
+        Interrupted, it still comes to its end in the background.
         """
-        said = self._do(self._reload())
+        said = self.do(self._reload())
         if not said.startswith("Reloaded"):
             self.log.add("error", said, int(time.time() * 1000))
         return said
 
     async def _reload(self) -> str:
         reloading.check()
-        async with self._changing:
-            await self._dismiss()
-            try:
-                reloading.reload()
-            finally:
-                await self._hire()
+        try:
+            await self._renew(reloading.reload)
+        except TrellisError:
+            raise
+        except Exception as error:
+            raise TrellisError(
+                f"The workers could not be started again ({error}). The lab goes on trying; see `session.log`."
+            ) from error
         return await self._fit()
 
     async def _fit(self) -> str:
@@ -315,12 +345,6 @@ class Session:
         return "Trellis is running." if self.running else STOPPED
 
 
-def _in_one_sentence(error: TrellisError) -> TrellisError:
-    """The same error, which IPython shows without a traceback: its sentence says what to do."""
-    error._render_traceback_ = lambda: [f"{type(error).__name__}: {error}"]  # type: ignore[attr-defined]
-    return error
-
-
 _session: Session | None = None
 _starting = threading.Lock()
 
@@ -333,20 +357,16 @@ def start() -> Session:
     global _session
     with _starting:
         if _session is None or not _session.running:
-            try:
-                settings = config.load()
-                _log_quietly(settings)
-                _session = Session(settings)
-            except TrellisError as error:
-                raise _in_one_sentence(error) from None
-            atexit.register(_stop_quietly, _session)
+            settings = config.load()
+            _log_quietly(settings)
+            _session = Session(settings)
         return _session
 
 
 def reload() -> str:
     """As `Session.reload`, of this kernel's lab. Raises TrellisError when none is running."""
     if _session is None:
-        raise _in_one_sentence(TrellisError(STOPPED))
+        raise TrellisError(STOPPED)
     return _session.reload()
 
 
@@ -369,8 +389,8 @@ def _runtime() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
 
 
-def _stop_quietly(session: Session) -> None:
-    try:
-        session.stop()
-    except (TrellisError, TimeoutError):
-        return
+@atexit.register
+def _stop_at_exit() -> None:
+    if _session is not None:
+        with suppress(TrellisError, TimeoutError):
+            _session.stop()

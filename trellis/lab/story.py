@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,11 +30,11 @@ def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
     Raises OrderNotFound.
     """
     rows: list[tuple[Any, str, str]] = []
-    for event in session.submit(session.desk.events(order_id)).result():
+    for event in session.do(session.desk.events(order_id)):
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
         rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
-    found = session.submit(download(session.desk.client, query)).result()
+    found = session.do(download(session.desk.client, query))
     # The runs themselves span all the rest; they have no moment of their own.
     for entry in found[found["kind"] != "workflow"].to_dict("records"):
         attempt = f", attempt {entry['attempt']}" if entry["kind"] == "activity" else ""
@@ -77,13 +78,12 @@ async def race(
     if request not in ("approve", "cancel", "update_address"):
         raise BadInput(f"There is no request {request!r}. Known are approve, cancel and update_address.")
     chosen = preset(policy) if isinstance(policy, str) else policy
-    work = _race(session.desk, request, delays, approved, chosen)
-    return await asyncio.wrap_future(session.submit(work))
+    return await session.awaiting(_race(session.desk, request, delays, approved, chosen))
 
 
 async def _race(desk: Desk, request: str, delays: Sequence[float], approved: bool, policy: Policy) -> pd.DataFrame:
     async def one(delay: float) -> dict[str, Any]:
-        id_ = f"race-{request.replace('_', '-')}-{asyncio.get_running_loop().time():.6f}-{delay:.2f}"
+        id_ = f"race-{request.replace('_', '-')}-{uuid.uuid4().hex[:8]}-{delay:.2f}"
         await desk.start(parse_order(id_, f"pay-{id_}", ITEMS, {"line1": "1 Main Street"}), policy)
         if approved:
             await desk.approve(id_)

@@ -24,6 +24,41 @@ function set(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+// Nodes are kept by their keys: a new one would be announced again, close its tooltip and lose the focus.
+function keep(parent, kept, entries, make, show) {
+  const wanted = new Map(entries);
+  for (const [key, node] of kept) {
+    if (!wanted.has(key)) {
+      node.remove();
+      kept.delete(key);
+    }
+  }
+  let place = 0;
+  for (const [key, value] of wanted) {
+    if (!kept.has(key)) kept.set(key, make(value));
+    const node = kept.get(key);
+    if (parent.children[place] !== node) parent.insertBefore(node, parent.children[place] ?? null);
+    show(node, value);
+    place += 1;
+  }
+}
+
+// A button that is truly disabled drops the focus to the page's end; this one only does nothing, and says why.
+function button(label, attributes, work) {
+  const node = h("button", { type: "button", ...attributes, onclick: () => isOn(node) && work() }, label);
+  return node;
+}
+const isOn = (node) => node.getAttribute("aria-disabled") !== "true";
+function enable(node, on, why = null) {
+  set(node, "aria-disabled", on ? null : "true");
+  set(node, "title", on ? null : why);
+}
+
+// A page that was loaded again must not take the answers to its earlier self for its own.
+function unique() {
+  return globalThis.crypto?.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
+}
+
 const words = (state) => (state ? state.toLowerCase().replaceAll("_", " ") : "starting");
 const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
@@ -36,9 +71,17 @@ function duration(ms) {
   return `${Math.floor(s / 86400)} d`;
 }
 
+function countdown(ms) {
+  const s = Math.ceil(ms / 1000);
+  return s > 0 ? `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")} left` : "time is up";
+}
+
 const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 
 // --- one state for all views of the widget ----------------------------------------------------------------
+
+const LOST = 6000; // ms without a sign of life, of which the kernel gives one every two seconds
+const GONE = "The kernel is gone. Run the first cell again.";
 
 class Store extends EventTarget {
   constructor(model) {
@@ -46,28 +89,71 @@ class Store extends EventTarget {
     this.model = model;
     this.rows = new Map();
     this.order = [];
+    this.frame = 0;
+    this.view = "";
     this.selected = new Set();
+    this.judged = new Set(); // of the selected ones, those that had their verdict
     this.focused = null;
+    this.focusing = 0;
     this.offset = 0;
-    this.asked = 0;
-    this.delays = [];
     this.waits = new Map();
+    this.alive = performance.now();
+    this.gone = false;
+    this.delays = [];
     this.verdictDelays = [];
+    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.lives());
     model.on("change:page", () => this.turn());
     model.on("change:changes", () => this.merge());
-    model.on("change:verdicts", () => this.heard());
-    model.on("change:form", () => this.started());
+    model.on("change:timeline", () => this.follow());
+    model.on("change:link", () => this.tell("link"));
+    model.on("msg:custom", (message) => this.settle(message.answer, message));
     this.turn();
+    this.follow();
+    // A page that was loaded again goes on with the order that it showed.
+    if (this.rows.has(this.focused)) this.selected.add(this.focused);
   }
   get setup() {
     return this.model.get("setup");
   }
-  send(kind, more = {}) {
-    this.model.send({ kind, ...more });
+  get link() {
+    return this.gone ? { live: false, text: GONE } : this.model.get("link");
   }
   tell(what) {
     this.dispatchEvent(new Event(what));
   }
+
+  // --- asking the kernel, and whether it is there ---
+  // Every request has an answer: the kernel's, or { lost: true } when the kernel is gone.
+  request(kind, more = {}) {
+    const n = unique();
+    return new Promise((answered) => {
+      this.waits.set(n, answered);
+      try {
+        this.model.send({ kind, n, ...more });
+      } catch {
+        this.alive = -Infinity;
+        this.watch();
+      }
+    });
+  }
+  settle(n, answer) {
+    this.waits.get(n)?.(answer);
+    this.waits.delete(n);
+  }
+  lives() {
+    this.alive = performance.now();
+    this.watch();
+  }
+  watch() {
+    const gone = !this.model.get("link").ended && performance.now() - this.alive > LOST;
+    if (gone) for (const n of [...this.waits.keys()]) this.settle(n, { lost: true });
+    if (gone === this.gone) return;
+    this.gone = gone;
+    if (!gone) this.request("hello");
+    this.tell("link");
+  }
+
+  // --- what the kernel tells ---
   now() {
     return Date.now() + this.offset;
   }
@@ -75,17 +161,25 @@ class Store extends EventTarget {
   hear(message) {
     const offset = message.now - Date.now();
     if (Math.abs(offset - this.offset) > 2000) this.offset = offset;
+    this.frame = message.n;
   }
   turn() {
     const page = this.model.get("page");
     if (!page.rows) return;
     this.hear(page);
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
+    const view = JSON.stringify([page.states, page.prefix]);
+    if (view !== this.view) {
+      // Under another filter nobody sees, or remembers, what is selected and not shown.
+      this.view = view;
+      this.keepSelected((id) => this.rows.has(id));
+    }
     this.sort();
   }
   merge() {
     const changes = this.model.get("changes");
     if (!changes.rows) return;
+    const missed = changes.n !== this.frame + 1;
     this.hear(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
@@ -95,6 +189,7 @@ class Store extends EventTarget {
     }
     this.delays = this.delays.slice(-1000);
     this.sort();
+    if (missed) this.request("hello");
   }
   sort() {
     const byId = Boolean(this.model.get("page").prefix);
@@ -102,43 +197,76 @@ class Store extends EventTarget {
     this.order = [...this.rows.values()]
       .sort((a, b) => (byId ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)))
       .map((row) => row.id);
+    this.forget();
     this.tell("rows");
   }
-  heard() {
-    for (const verdict of this.model.get("verdicts")) {
-      if (verdict.ok !== null && this.waits.has(verdict.n)) {
-        this.verdictDelays.push(performance.now() - this.waits.get(verdict.n));
-        this.waits.delete(verdict.n);
-      }
-    }
-    this.tell("verdicts");
+
+  // --- which orders are meant ---
+  hidden() {
+    return [...this.selected].filter((id) => !this.rows.has(id));
   }
-  started() {
-    const [first] = this.model.get("form").started ?? [];
-    if (first && !this.selected.size) this.choose(first);
+  keepSelected(fits) {
+    const before = this.selected.size;
+    for (const id of this.selected) if (!fits(id)) this.selected.delete(id);
+    for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
+    if (this.selected.size !== before) this.tell("selection");
+  }
+  // Who has had a verdict and has left the page is not meant by the next click.
+  forget() {
+    this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
   }
   choose(id) {
     this.selected = new Set(id ? [id] : []);
+    this.judged.clear();
     this.focus(id);
     this.tell("selection");
   }
-  toggle(id, on = !this.selected.has(id)) {
-    if (on) this.selected.add(id);
-    else this.selected.delete(id);
-    if (on && !this.focused) this.focus(id);
+  select(ids, on) {
+    for (const id of ids) {
+      if (on) this.selected.add(id);
+      else this.selected.delete(id);
+      this.judged.delete(id);
+    }
+    if (on && !this.focused && ids.length) this.focus(ids[0]);
     this.tell("selection");
+  }
+  toggle(id) {
+    this.select([id], !this.selected.has(id));
   }
   focus(id) {
     if (id === this.focused) return;
     this.focused = id;
-    this.send("focus", { id });
+    this.focusing += 1;
+    this.request("focus", { id }).then(() => {
+      this.focusing -= 1;
+      this.follow();
+    });
     this.tell("focus");
   }
-  ask(name, more = {}) {
-    this.asked += 1;
-    this.waits.set(this.asked, performance.now());
-    this.send("ask", { name, ids: [...this.selected], n: this.asked, ...more });
-    return this.asked;
+  // The same room may be open on another page, where another order was chosen.
+  follow() {
+    const id = this.model.get("timeline").id ?? null;
+    if (this.focusing || id === this.focused) return;
+    this.focused = id;
+    this.tell("focus");
+  }
+  // Whether any of the selected orders can still be asked this. Those not shown may be.
+  can(name) {
+    return [...this.selected].some((id) => {
+      const row = this.rows.get(id);
+      return !row || (name === "approve" ? row.can_approve : row.open);
+    });
+  }
+  async ask(name, more = {}) {
+    const ids = [...this.selected];
+    const began = performance.now();
+    const answer = await this.request("ask", { name, ids, ...more });
+    if (!answer.lost && !answer.error) {
+      this.verdictDelays.push(performance.now() - began);
+      for (const id of ids) if (this.selected.has(id)) this.judged.add(id);
+      this.forget();
+    }
+    return answer;
   }
 }
 
@@ -202,9 +330,8 @@ function board(store, on) {
   const { setup } = store;
   const lines = new Map();
   const body = h("div", { role: "rowgroup", class: "tr-body" });
-  const all = h("input", { type: "checkbox", "aria-label": "Select every order on this page", onchange: () => {
-    for (const id of store.order) store.toggle(id, all.checked);
-  } });
+  const all = h("input", { type: "checkbox", "aria-label": "Select every order on this page", title: "Select every order on this page",
+    onchange: () => store.select(store.order, all.checked) });
   const heads = ["Order", "Path", "Now", "Age", "Last error"].map((name) => h("div", { role: "columnheader" }, name));
   const grid = h(
     "div",
@@ -212,24 +339,27 @@ function board(store, on) {
     h("div", { role: "rowgroup" }, h("div", { role: "row", class: "tr-line tr-head" }, h("div", { role: "columnheader" }, all), heads)),
     body,
   );
-  const empty = h("div", { class: "tr-empty" });
+  const empty = h("div", { class: "tr-empty", tabindex: "-1" });
   let cursor = null;
+  let shown = [];
 
   function line(id) {
-    const tick = h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${id}`, onchange: () => store.toggle(id, tick.checked) });
+    const tick = h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${id}`, onchange: () => store.select([id], tick.checked) });
     const small = h("small");
     const picture = pathPicture(setup);
     const state = pill(setup, null);
-    const now = h("div", { class: "tr-now" });
+    const doing = h("span");
+    const since = h("small");
+    const now = h("div", { role: "gridcell", class: "tr-now" }, doing, since);
     const age = h("div", { class: "tr-age" });
     const error = h("div", { class: "tr-error" });
     const node = h(
       "div",
       { role: "row", class: "tr-line", tabindex: "-1", "data-id": id },
       h("div", { role: "gridcell" }, tick),
-      h("div", { role: "gridcell", class: "tr-id" }, h("b", {}, id), small),
+      h("div", { role: "gridcell", class: "tr-id" }, h("b", { title: id }, id), small),
       h("div", { role: "gridcell", class: "tr-way" }, picture.node, state),
-      h("div", { role: "gridcell" }, now),
+      now,
       h("div", { role: "gridcell" }, age),
       h("div", { role: "gridcell" }, error),
     );
@@ -244,7 +374,7 @@ function board(store, on) {
     made.show = (row) => {
       made.row = row;
       text(small, [row.total, row.policy, row.address].filter(Boolean).join(" · ") || "not received yet");
-      set(small, "title", row.address);
+      set(small, "title", small.textContent);
       picture.show(row);
       paint(setup, state, row.state);
       text(error, row.error ?? "");
@@ -254,8 +384,9 @@ function board(store, on) {
     made.beat = () => {
       const row = made.row;
       const left = row.deadline === null ? null : row.deadline - store.now();
-      text(now, row.step === null ? "" : left !== null ? `review, ${left > 0 ? `${duration(left)} left` : "time is up"}`
-        : row.attempt ? `${row.step}, attempt ${row.attempt}` : row.step);
+      text(doing, row.step ?? "");
+      text(since, row.step === null ? "" : left !== null ? countdown(left) : row.attempt ? `attempt ${row.attempt}` : "");
+      set(now, "title", [row.step, since.textContent].filter(Boolean).join(", "));
       set(now, "data-soon", left !== null && left < 5000);
       text(age, row.created ? duration((row.ended ?? store.now()) - row.created) : "");
     };
@@ -263,6 +394,8 @@ function board(store, on) {
   }
 
   function show() {
+    const active = body.getRootNode().activeElement;
+    const held = body.contains(active) ? active.closest(".tr-line").dataset.id : null;
     for (const [id, made] of lines) {
       if (!store.rows.has(id)) {
         made.node.remove();
@@ -277,7 +410,8 @@ function board(store, on) {
       // Moving a line that is in its place already would take the keyboard's focus from it.
       if (body.children[place] !== made.node) body.insertBefore(made.node, body.children[place] ?? null);
     });
-    if (!lines.has(cursor)) cursor = store.order[0] ?? null;
+    const nearest = store.order[Math.min(Math.max(shown.indexOf(cursor), 0), store.order.length - 1)] ?? null;
+    if (!lines.has(cursor)) cursor = nearest;
     for (const [id, made] of lines) set(made.node, "tabindex", id === cursor ? "0" : "-1");
     const page = store.model.get("page");
     empty.hidden = store.order.length > 0;
@@ -285,6 +419,9 @@ function board(store, on) {
     text(empty, !page.rows ? "Reading the ledger …"
       : page.prefix || page.states.length ? "No order fits this filter. Choose “All”, or empty the search field."
       : "No orders yet. Describe one under “New order” and press Start: it appears here by itself.");
+    // A line that left took the keyboard with it: it goes to the next one.
+    if (held && !lines.has(held)) (lines.get(cursor)?.node ?? empty).focus();
+    shown = store.order;
     mark();
   }
 
@@ -310,7 +447,7 @@ function board(store, on) {
   function stretch(id) {
     const from = Math.max(0, store.order.indexOf(store.focused ?? cursor));
     const to = store.order.indexOf(id);
-    store.order.slice(Math.min(from, to), Math.max(from, to) + 1).forEach((one) => store.toggle(one, true));
+    store.select(store.order.slice(Math.min(from, to), Math.max(from, to) + 1), true);
   }
 
   grid.addEventListener("keydown", (event) => {
@@ -320,12 +457,12 @@ function board(store, on) {
     if (event.key in moves) {
       const id = store.order[Math.min(store.order.length - 1, Math.max(0, moves[event.key]))];
       walk(id);
-      if (event.shiftKey) store.toggle(id, true);
+      if (event.shiftKey) store.select([id], true);
     } else if (event.key === " ") store.toggle(cursor);
     else if (event.key === "Enter") store.choose(cursor);
     else if (event.key === "Escape") store.choose(null);
-    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) store.order.forEach((id) => store.toggle(id, true));
-    else if (event.key === "PageDown" || event.key === "PageUp") store.send("turn", { forward: event.key === "PageDown" });
+    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) store.select(store.order, true);
+    else if (event.key === "PageDown" || event.key === "PageUp") store.request("turn", { forward: event.key === "PageDown" });
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -335,7 +472,7 @@ function board(store, on) {
   on(store, "selection", mark);
   on(store, "focus", mark);
   show();
-  return { node: [grid, empty], beat: () => lines.forEach((made) => made.beat()) };
+  return { node: [grid, empty], beat: () => lines.forEach((made) => made.beat()), walk: () => walk(cursor) };
 }
 
 // --- filter and paging ------------------------------------------------------------------------------------
@@ -344,41 +481,57 @@ function filter(store, on) {
   const { setup, model } = store;
   const open = setup.states.filter((state) => !setup.terminal.includes(state));
   const search = h("input", { type: "search", placeholder: "Order id begins with …", "aria-label": "Order id begins with", maxlength: 64 });
+  let states = [];
   let later = 0;
-  const look = (states) => store.send("view", { states, prefix: search.value });
+  let asking = 0;
+  const look = async (wanted) => {
+    // What was typed goes with this one; sent after it, it would undo the choice of states.
+    clearTimeout(later);
+    later = 0;
+    states = wanted;
+    asking += 1;
+    await store.request("view", { states, prefix: search.value });
+    asking -= 1;
+    show();
+  };
   search.addEventListener("input", () => {
     clearTimeout(later);
-    later = setTimeout(() => look(model.get("page").states ?? []), 150);
+    later = setTimeout(() => look(states), 150);
   });
-  const chip = (name, states, colour) => {
+  const chip = (name, fitting, colour) => {
     const count = h("span", { class: "tr-count" });
     const dot = colour ? h("i", { class: "tr-dot", style: `background:${colour}` }) : null;
-    const node = h("button", { type: "button", class: "tr-chip", onclick: () => look(states) }, dot, name, count);
-    const show = () => {
+    const node = h("button", { type: "button", class: "tr-chip", onclick: () => look(fitting) }, dot, name, count);
+    const tell = () => {
       const counts = model.get("counts");
-      const each = (states.length ? states : setup.states).map((state) => counts[state] ?? 0);
+      const each = (fitting.length ? fitting : setup.states).map((state) => counts[state] ?? 0);
       const sum = each.reduce((a, b) => a + b, 0);
       text(count, each.some((n) => n >= setup.counted) ? `${sum}+` : String(sum));
       const now = model.get("page").states ?? [];
-      set(node, "aria-pressed", now.length === states.length && states.every((state) => now.includes(state)));
+      set(node, "aria-pressed", now.length === fitting.length && fitting.every((state) => now.includes(state)));
       // A state that no order is in is not worth a place, unless it is being looked at.
-      node.hidden = states.length === 1 && sum === 0 && node.getAttribute("aria-pressed") !== "true";
+      node.hidden = fitting.length === 1 && sum === 0 && node.getAttribute("aria-pressed") !== "true";
     };
-    on(model, "change:counts", show);
-    on(model, "change:page", show);
-    show();
+    on(model, "change:counts", tell);
+    on(model, "change:page", tell);
+    tell();
     return node;
   };
   const chips = [chip("All", []), chip("Open", open), ...setup.states.map((state) => chip(words(state), [state], setup.colours[state][0]))];
-  const back = h("button", { type: "button", "aria-label": "Previous page", onclick: () => store.send("turn", { forward: false }) }, "‹");
-  const forth = h("button", { type: "button", "aria-label": "Next page", onclick: () => store.send("turn", { forward: true }) }, "›");
-  const where = h("span", { class: "tr-quiet" });
-  const show = () => {
+  const back = button("‹", { "aria-label": "Previous page" }, () => store.request("turn", { forward: false }));
+  const forth = button("›", { "aria-label": "Next page" }, () => store.request("turn", { forward: true }));
+  const where = h("span", { class: "tr-quiet", role: "status" });
+  function show() {
     const page = model.get("page");
     text(where, `page ${page.number ?? 1}`);
-    back.disabled = !page.rows || page.number === 1;
-    forth.disabled = !page.more;
-  };
+    enable(back, page.number > 1, "This is the first page");
+    enable(forth, page.more, "This is the last page");
+    // A page that was loaded again shows which filter is in force; under somebody's fingers it changes nothing.
+    if (!later && !asking) {
+      states = page.states ?? [];
+      search.value = page.prefix ?? "";
+    }
+  }
   on(model, "change:page", show);
   show();
   return h("div", { class: "tr-bar" }, h("div", { class: "tr-chips", role: "group", "aria-label": "Show orders" }, chips),
@@ -387,76 +540,81 @@ function filter(store, on) {
 
 // --- requests ---------------------------------------------------------------------------------------------
 
-function requests(store, on, unique) {
+function requests(store, on, prefix, table) {
   const { model } = store;
   const chosen = h("span", { class: "tr-chosen", "aria-live": "polite" });
-  const address = h("input", { type: "text", placeholder: "new street and number, city", "aria-label": "New address", "aria-describedby": `${unique}-change-wrong` });
-  const wrong = h("span", { class: "tr-wrong", id: `${unique}-change-wrong`, role: "alert" });
-  const waiting = new Set();
-  const button = (label, name, kind, more) => {
-    const node = h("button", { type: "button", class: kind, onclick: () => {
-      if (node.disabled) return;
-      // Off until the verdict is here: a double click is one request.
-      waiting.add(store.ask(name, more?.()));
-      enable();
-    } }, label);
-    return node;
+  const address = h("input", { type: "text", placeholder: "new street and number, city", "aria-label": "New address", "aria-describedby": `${prefix}-change-wrong` });
+  const wrong = h("span", { class: "tr-wrong", id: `${prefix}-change-wrong`, role: "alert" });
+  let waiting = false;
+  const ask = async (name, more) => {
+    // Off until the verdict is here: a double click is one request.
+    waiting = true;
+    show();
+    complain("");
+    const answer = await store.ask(name, more);
+    waiting = false;
+    complain(answer.error ?? "");
+    show();
   };
   const parts = () => {
     const [line1, ...rest] = address.value.split(",");
     return { address: { line1, city: rest.join(",").trim() } };
   };
-  const buttons = [
-    button("Approve", "approve", "tr-go"),
-    button("Cancel", "cancel", "tr-stop"),
-    button("Change address", "update_address", "", parts),
-  ];
-  address.addEventListener("keydown", (event) => event.key === "Enter" && buttons[2].click());
-  function enable() {
+  const buttons = {
+    approve: button("Approve", { class: "tr-go" }, () => ask("approve")),
+    cancel: button("Cancel", { class: "tr-stop" }, () => ask("cancel")),
+    update_address: button("Change address", {}, () => ask("update_address", parts())),
+  };
+  const past = { approve: "approved", cancel: "cancelled", update_address: "sent elsewhere" };
+  const clear = button("Clear", { class: "tr-link", "aria-label": "Clear the selection" }, () => {
+    store.choose(null);
+    table.walk();
+  });
+  address.addEventListener("keydown", (event) => event.key === "Enter" && buttons.update_address.click());
+  function complain(sentence) {
+    text(wrong, sentence);
+    set(address, "aria-invalid", Boolean(sentence));
+  }
+  function show() {
     const n = store.selected.size;
-    text(chosen, n ? n === 1 ? [...store.selected][0] : `${n} orders selected` : "Select an order to steer it");
-    const shut = !n || waiting.size > 0 || !model.get("link").live;
-    for (const one of buttons) one.disabled = shut;
-    address.disabled = !n;
+    const hidden = store.hidden().length;
+    const name = n === 1 && !hidden ? [...store.selected][0] : `${n} selected${hidden ? `, ${hidden} not shown` : ""}`;
+    text(chosen, n ? name : "Select an order to steer it");
+    clear.hidden = !n;
+    for (const [name, node] of Object.entries(buttons)) {
+      const can = store.can(name);
+      enable(node, can && !waiting && store.link.live, n && !can ? `What is selected can no longer be ${past[name]}` : null);
+    }
   }
   const said = h("ol", { class: "tr-verdicts", "aria-live": "polite", "aria-label": "Verdicts" });
+  const kept = new Map();
   function verdicts() {
-    const lines = model.get("verdicts");
-    for (const line of lines) if (line.ok !== null) waiting.delete(line.n);
-    said.replaceChildren(...lines.slice(0, 4).map((line) => h(
-      "li",
-      { class: line.ok === null ? "tr-asking" : line.ok ? "tr-yes" : "tr-no" },
-      h("span", { class: "tr-quiet" }, clock(line.at)), h("b", {}, line.name || "Error"), h("span", {}, line.text),
-    )));
-    enable();
+    keep(said, kept, model.get("verdicts").slice(0, 4).map((line) => [line.id, line]),
+      (line) => h("li", {}, h("span", { class: "tr-quiet" }), h("b", {}, line.name || "Error"), h("span")),
+      (node, line) => {
+        set(node, "class", line.ok === null ? "tr-asking" : line.ok ? "tr-yes" : "tr-no");
+        text(node.firstChild, clock(line.at));
+        text(node.lastChild, line.text);
+      });
   }
-  function errors() {
-    const error = model.get("form").errors?.change ?? "";
-    text(wrong, error);
-    set(address, "aria-invalid", Boolean(error));
-    if (error) waiting.clear();
-    enable();
-  }
-  on(store, "selection", enable);
-  on(store, "verdicts", verdicts);
-  on(model, "change:link", enable);
-  on(model, "change:form", errors);
+  for (const name of ["selection", "rows", "link"]) on(store, name, show);
+  on(model, "change:verdicts", verdicts);
   verdicts();
-  errors();
+  show();
   return h("div", { class: "tr-requests" },
     h("div", { class: "tr-bar", role: "group", "aria-label": "Requests to the selected orders" },
-      chosen, h("div", { class: "tr-buttons" }, buttons[0], buttons[1], address, buttons[2])),
+      chosen, clear, h("div", { class: "tr-buttons" }, buttons.approve, buttons.cancel, address, buttons.update_address)),
     wrong, said);
 }
 
 // --- new orders -------------------------------------------------------------------------------------------
 
-function newOrder(store, on, unique) {
-  const { setup, model } = store;
+function newOrder(store, on, prefix) {
+  const { setup } = store;
   const wrongs = new Map();
   const field = (name, label, input) => {
-    const wrong = h("span", { class: "tr-wrong", id: `${unique}-${name}-wrong`, role: "alert" });
-    input.id = `${unique}-${name}`;
+    const wrong = h("span", { class: "tr-wrong", id: `${prefix}-${name}-wrong`, role: "alert" });
+    input.id = `${prefix}-${name}`;
     input.setAttribute("aria-describedby", wrong.id);
     wrongs.set(name, { wrong, input });
     return h("div", { class: "tr-field" }, h("label", { for: input.id }, label), input, wrong);
@@ -469,14 +627,18 @@ function newOrder(store, on, unique) {
       input({ value: sku, "aria-label": "SKU", placeholder: "sku", name: "sku" }),
       input({ value: quantity, "aria-label": "Quantity", inputmode: "numeric", name: "quantity" }),
       input({ value: price, "aria-label": "Unit price", inputmode: "decimal", placeholder: "0.00", name: "price" }),
-      h("button", { type: "button", class: "tr-icon", "aria-label": "Remove this item", onclick: () => { row.remove(); } }, "×"));
+      h("button", { type: "button", class: "tr-icon", "aria-label": "Remove this item", onclick: () => {
+        row.remove();
+        more.focus();
+      } }, "×"));
     made += 1;
-    const wrong = h("span", { class: "tr-wrong", role: "alert", id: `${unique}-item-${made}-wrong` });
+    const wrong = h("span", { class: "tr-wrong", role: "alert", id: `${prefix}-item-${made}-wrong` });
     for (const one of row.querySelectorAll("input")) one.setAttribute("aria-describedby", wrong.id);
     row.append(wrong);
     items.append(row);
     return row;
   };
+  const more = button("+ add an item", { class: "tr-link" }, () => addItem().firstChild.focus());
   addItem("book", "2", "12.50");
   const line1 = input({ value: "1 Main Street" });
   const city = input({ value: "Springfield" });
@@ -489,26 +651,26 @@ function newOrder(store, on, unique) {
   const done = h("span", { class: "tr-done", role: "status" });
   const whole = h("span", { class: "tr-wrong", role: "alert" });
   const start = h("button", { type: "submit", class: "tr-go" }, "Start");
-  let sent = false;
-  const form = h("form", { class: "tr-card", novalidate: true, "aria-label": "New order" },
-    h("h3", {}, "New order"),
-    h("div", { class: "tr-field" }, h("span", { class: "tr-label" }, "Items: sku, quantity, unit price"), items,
-      h("button", { type: "button", class: "tr-link", onclick: () => addItem().firstChild.focus() }, "+ add an item")),
+  let waiting = false;
+  const form = h("form", { novalidate: true, "aria-label": "New order" },
+    h("div", { class: "tr-field" }, h("span", { class: "tr-label" }, "Items: sku, quantity, unit price"), items, more),
     field("address", "Street and number", line1), field("city", "City", city),
     h("div", { class: "tr-pair" }, field("policy", "Policy", policy), field("count", "How many", count)), explained,
     h("div", { class: "tr-bar" }, start, done), whole);
-  form.addEventListener("submit", (event) => {
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (sent || start.disabled) return;
-    sent = true;
-    show();
-    store.send("start", {
+    if (!isOn(start)) return;
+    waiting = true;
+    tell({});
+    const answer = await store.request("start", {
       items: [...items.children].map((row) => Object.fromEntries([...row.querySelectorAll("input")].map((one) => [one.name, one.value]))),
       address: { line1: line1.value, city: city.value }, policy: policy.value, count: count.value,
     });
+    waiting = false;
+    tell(answer);
+    if (answer.started?.length && !store.selected.size) store.choose(answer.started[0]);
   });
-  function show() {
-    const { errors = {}, busy = false, done: sentence = "" } = model.get("form");
+  function tell({ errors = {}, done: sentence = "" }) {
     for (const [name, { wrong, input: one }] of wrongs) {
       text(wrong, errors[name] ?? "");
       set(one, "aria-invalid", Boolean(errors[name]));
@@ -521,24 +683,20 @@ function newOrder(store, on, unique) {
     });
     text(whole, errors.form ?? "");
     text(done, sentence);
-    start.disabled = busy || sent || !model.get("link").live;
-    text(start, busy || sent ? "Starting …" : "Start");
+    show();
   }
-  on(model, "change:form", () => {
-    if (!model.get("form").busy) sent = false;
-    show();
-  });
-  on(model, "change:link", () => {
-    if (!model.get("link").live) sent = false;
-    show();
-  });
+  function show() {
+    enable(start, !waiting && store.link.live);
+    text(start, waiting ? "Starting …" : "Start");
+  }
+  on(store, "link", show);
   show();
-  return form;
+  return h("details", { class: "tr-card tr-fold" }, h("summary", {}, "New order"), form);
 }
 
 // --- faults -----------------------------------------------------------------------------------------------
 
-function faults(store, on, unique) {
+function faults(store, on, prefix) {
   const { setup, model } = store;
   const step = h("select", { "aria-label": "Which step's calls fail" },
     h("option", { value: "" }, "all steps"), setup.steps.map((name) => h("option", { value: name }, name)));
@@ -548,17 +706,29 @@ function faults(store, on, unique) {
     ["error", "Raise at once", 1, 0.01, percent], ["hang", "Hang", 1, 0.01, percent],
     ["reply_lost", "Done, but reply lost", 1, 0.01, percent], ["latency", "Latency of good calls", 3, 0.05, (value) => `${value.toFixed(2)} s`],
   ].map(([name, label, max, stride, say]) => {
-    const out = h("output", { for: `${unique}-${name}` });
-    const range = h("input", { type: "range", id: `${unique}-${name}`, min: 0, max, step: stride, value: 0 });
+    const out = h("output", { for: `${prefix}-${name}` });
+    const range = h("input", { type: "range", id: `${prefix}-${name}`, min: 0, max, step: stride, value: 0 });
     let held = false;
+    let waiting = 0;
+    // Dragged away and back to where it was, a slider tells of no change: letting go is what counts. A change is
+    // told after the pointer is up, and must find the slider where it was left.
+    const release = () => setTimeout(() => {
+      if (waiting || !held) return;
+      held = false;
+      show();
+    }, 0);
+    for (const end of ["keyup", "blur"]) range.addEventListener(end, release);
+    for (const end of ["pointerup", "pointercancel"]) on(document, end, release);
     range.addEventListener("input", () => {
       held = true;
       text(out, say(Number(range.value)));
       set(range, "aria-valuetext", out.textContent);
     });
-    range.addEventListener("change", () => {
-      held = false;
-      store.send("fault", { step: step.value || null, name, value: Number(range.value) });
+    range.addEventListener("change", async () => {
+      waiting += 1;
+      await store.request("fault", { step: step.value || null, name, value: Number(range.value) });
+      waiting -= 1;
+      release();
     });
     return { name, range, out, say, held: () => held, node: h("div", { class: "tr-slider" }, h("label", { for: range.id }, label), out, range) };
   });
@@ -582,10 +752,10 @@ function faults(store, on, unique) {
   step.addEventListener("change", show);
   on(model, "change:faults", show);
   show();
-  const weather = (name, label) => h("button", { type: "button", onclick: () => store.send("weather", { name }) }, label);
-  return h("section", { class: "tr-card", "aria-label": "Faults" }, h("h3", {}, "Faults"),
+  const weather = (name, label) => h("button", { type: "button", onclick: () => store.request("weather", { name }) }, label);
+  return h("details", { class: "tr-card tr-fold" }, h("summary", {}, "Faults"), h("section", { "aria-label": "Faults" },
     h("div", { class: "tr-bar" }, weather("calm", "Calm"), weather("canonical", "Canonical thirds")),
-    h("div", { class: "tr-field" }, h("label", {}, h("span", {}, "Calls of "), step)), sliders.map((slider) => slider.node), note);
+    h("div", { class: "tr-field" }, h("label", {}, h("span", {}, "Calls of "), step)), sliders.map((slider) => slider.node), note));
 }
 
 // --- the tries of one order -------------------------------------------------------------------------------
@@ -596,89 +766,121 @@ function niceStep(span, most) {
   return [1, 2, 5, 10].map((n) => n * scale).find((n) => n >= raw);
 }
 
+const MARKS = ["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"];
+
+// What is drawn has a title to point at. It is changed in place, or a tooltip could not stay open while an order runs.
+function drawn(kind) {
+  const node = h("g");
+  const kept = new Map();
+  const make = () => h(kind, {}, kind === "text" ? null : h("title"));
+  const show = (one, [attributes, words]) => {
+    for (const [name, value] of Object.entries(attributes)) set(one, name, value);
+    text(kind === "text" ? one : one.firstChild, words);
+  };
+  return { node, show: (entries) => keep(node, kept, entries, make, show) };
+}
+
 function timeline(store, on) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
   const legend = h("div", { class: "tr-legend" }, ["succeeded", "failed", "timed out", "abandoned"].map((name) =>
     h("span", {}, h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` }), name)));
-  const picture = h("div", { class: "tr-picture" });
+  const [ticks, axis, lanes, bars, running, marks] = ["line", "text", "text", "rect", "rect", "line"].map(drawn);
+  const svg = h("svg", { class: "tr-gantt", role: "img" }, [ticks, axis, lanes, marks, bars, running].map((part) => part.node));
+  const picture = h("div", { class: "tr-picture" }, svg);
   const empty = h("div", { class: "tr-empty" });
-  let end = 0;
+  const cells = ["Step", "Attempt", "Outcome", "After", "Took", "Error"];
+  const body = h("tbody");
+  const kept = new Map();
+  const table = h("details", { class: "tr-fold" }, h("summary", {}, "As a table"),
+    h("div", { class: "tr-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, cells.map((name) => h("th", { scope: "col" }, name)))), body)));
+  const seconds = (ms) => `${(ms / 1000).toFixed(3)} s`;
+  const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
 
   function draw() {
-    const { id, bars = [], marks = [], link: href, cut } = model.get("timeline");
+    const { id, bars: tries = [], marks: events = [], link: href, cut } = model.get("timeline");
     const row = store.rows.get(id);
-    text(title, id ? `Attempts of ${id}` : "Attempts");
     link.hidden = !href;
     if (href) set(link, "href", href);
-    legend.hidden = !bars.length;
-    empty.hidden = Boolean(bars.length);
-    picture.hidden = !bars.length;
+    legend.hidden = picture.hidden = table.hidden = !tries.length;
+    empty.hidden = !picture.hidden;
     text(empty, id ? "No attempt has ended yet." : "Select an order, and every attempt at its steps is drawn here as it happens.");
-    if (!bars.length) return;
-    const running = row?.step && row.attempt && !row.ended;
+    text(title, !id ? "Attempts" : tries.length ? `${plural(tries.length, "attempt")} of ${id}${cut ? " (the newest)" : ""}` : `Attempts of ${id}`);
+    if (!tries.length) return;
     const lane = (bar) => bar.step + (bar.round > 1 ? ` ${bar.round}` : "");
-    const lanes = [...new Set(bars.map(lane))];
-    const last = Math.max(...bars.map((bar) => bar.to), ...marks.map((mark) => mark.at));
-    if (running && !lanes.includes(row.step)) {
-      const again = lanes.filter((name) => name.split(" ")[0] === row.step);
-      if (!again.length) lanes.push(row.step);
-    }
-    const from = Math.min(...bars.map((bar) => bar.from));
-    const now = store.now();
-    end = running ? Math.max(last, now) : last;
+    const names = [...new Set(tries.map(lane))];
+    const under = row?.step && row.attempt && !row.ended;
+    if (under && !names.some((name) => name.split(" ")[0] === row.step)) names.push(row.step);
+    const noted = events.filter((mark) => MARKS.includes(mark.type));
+    // A refusal may come hours later; it would press all that happened into a sliver.
+    const told = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
+    const from = Math.min(...tries.map((bar) => bar.from));
+    const last = Math.max(...tries.map((bar) => bar.to), ...told.map((mark) => mark.at));
+    const end = under ? Math.max(last, store.now()) : last;
     const span = Math.max(end - from, 50);
     const width = Math.max(picture.clientWidth, 320);
     const left = 84;
     const right = 14;
     const tall = 22;
-    const x = (ms) => left + ((ms - from) / span) * (width - left - right);
-    const height = lanes.length * tall + 34;
-    const svg = h("svg", { class: "tr-gantt", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
+    const x = (ms) => left + ((Math.min(Math.max(ms, from), end) - from) / span) * (width - left - right);
+    const height = names.length * tall + 34;
     const counts = {};
-    for (const bar of bars) counts[bar.outcome] = (counts[bar.outcome] ?? 0) + 1;
-    set(svg, "aria-label", `${plural(bars.length, "attempt")} in ${(span / 1000).toFixed(2)} seconds: ${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}`);
+    for (const bar of tries) counts[bar.outcome] = (counts[bar.outcome] ?? 0) + 1;
+    set(svg, "width", width);
+    set(svg, "height", height);
+    set(svg, "viewBox", `0 0 ${width} ${height}`);
+    set(svg, "aria-label", `${plural(tries.length, "attempt")} in ${(span / 1000).toFixed(2)} seconds: ${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}`);
     const stride = niceStep(span / 1000, Math.max(3, Math.floor(width / 110)));
-    for (let s = 0; s <= span / 1000 + 1e-9; s += stride) {
-      const at = x(from + s * 1000);
-      svg.append(h("line", { class: "tr-tick", x1: at, x2: at, y1: 4, y2: height - 28 }),
-        h("text", { class: "tr-axis", x: at, y: height - 16, "text-anchor": "middle" }, Number(s.toFixed(6)).toString()));
-    }
-    svg.append(h("text", { class: "tr-axis", x: width - right, y: height - 3, "text-anchor": "end" }, "seconds since the first attempt"));
-    lanes.forEach((name, i) => svg.append(h("text", { class: "tr-lane", x: left - 10, y: i * tall + 19, "text-anchor": "end" }, name)));
-    for (const mark of marks) {
-      if (!["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"].includes(mark.type)) continue;
-      const at = x(mark.at);
-      svg.append(h("line", { class: "tr-mark", x1: at, x2: at, y1: 4, y2: height - 28 }, h("title", {}, [words(mark.type), mark.reason].filter(Boolean).join(": "))));
-    }
+    const at = [];
+    for (let s = 0; s <= span / 1000 + 1e-9; s += stride) at.push(Number(s.toFixed(6)));
+    const place = (s) => left + ((s * 1000) / span) * (width - left - right);
+    ticks.show(at.map((s, i) => [i, [{ class: "tr-tick", x1: place(s), x2: place(s), y1: 4, y2: height - 28 }, ""]]));
+    axis.show([...at.map((s, i) => [i, [{ class: "tr-axis", x: place(s), y: height - 16, "text-anchor": "middle" }, String(s)]]),
+      ["what", [{ class: "tr-axis", x: width - right, y: height - 3, "text-anchor": "end" }, "seconds since the first attempt"]]]);
+    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: i * tall + 19, "text-anchor": "end" }, name]]));
+    marks.show(noted.map((mark) => [`${mark.type} ${mark.at}`, [
+      { class: "tr-mark", x1: x(mark.at), x2: x(mark.at), y1: 4, y2: height - 28 },
+      `${words(mark.type)} after ${seconds(mark.at - from)}${mark.reason ? `: ${mark.reason}` : ""}`,
+    ]]));
     // Hedged lanes run side by side: each gets its share of the line.
-    const shares = Math.max(1, ...bars.map((bar) => Number(bar.lane ?? 0) + 1));
+    const shares = Math.max(1, ...tries.map((bar) => Number(bar.lane ?? 0) + 1));
     // A try that failed at once is a sliver: drawn last, or the next one would cover it.
-    for (const bar of [...bars].sort((a, b) => b.to - b.from - (a.to - a.from))) {
-      const y = lanes.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares;
-      const at = x(bar.from);
-      svg.append(h("rect", {
-        class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, x: at, y, width: Math.max(3, x(bar.to) - at), height: 17 / shares - (shares > 1 ? 1 : 0), rx: 1.5, fill: setup.colours[bar.outcome][0],
-      }, h("title", {}, `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${((bar.to - bar.from) / 1000).toFixed(3)} s${bar.error ? `, ${bar.error}` : ""}`)));
-    }
-    if (running) {
-      const name = lanes.filter((one) => one.split(" ")[0] === row.step).at(-1);
-      const since = Math.max(...bars.filter((bar) => bar.step === row.step).map((bar) => bar.to), row.event_at ?? from);
-      svg.append(h("rect", { class: "tr-running", x: x(since), y: lanes.indexOf(name) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
-        h("title", {}, `${row.step}, attempt ${row.attempt}: under way`)));
-    }
-    picture.replaceChildren(svg);
-    text(title, `${plural(bars.length, "attempt")} of ${id}${cut ? " (the newest)" : ""}`);
+    bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
+      {
+        class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,
+        x: x(bar.from), y: names.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares,
+        width: Math.max(3, x(bar.to) - x(bar.from)), height: 17 / shares - (shares > 1 ? 1 : 0),
+      },
+      `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
+    ]]));
+    const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
+    const on = names.findLastIndex((name) => name.split(" ")[0] === row?.step);
+    running.show(!under ? [] : [["now", [
+      { class: "tr-running", x: x(since), y: on * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
+      `${row.step}, attempt ${row.attempt}: under way`,
+    ]]]);
+    if (table.open) list();
   }
 
+  function list() {
+    const { bars: tries = [] } = model.get("timeline");
+    const from = Math.min(...tries.map((bar) => bar.from));
+    keep(body, kept, tries.map((bar) => [keyOf(bar), bar]), () => h("tr", {}, cells.map(() => h("td"))), (node, bar) => {
+      const step = bar.step + (bar.round > 1 ? `, round ${bar.round}` : "") + (bar.lane > 0 ? `, lane ${bar.lane}` : "");
+      const values = [step, String(bar.attempt), bar.outcome, seconds(bar.from - from), seconds(bar.to - bar.from), bar.error ?? ""];
+      values.forEach((value, i) => text(node.children[i], value));
+    });
+  }
+
+  table.addEventListener("toggle", draw);
   on(model, "change:timeline", draw);
-  on(store, "focus", () => { if (!store.focused) draw(); });
+  on(store, "focus", draw);
   const watch = new ResizeObserver(() => draw());
   watch.observe(picture);
   draw();
   return {
-    node: h("section", { class: "tr-card tr-time", "aria-label": "Attempts of the order in focus" }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty),
+    node: h("section", { class: "tr-card tr-time", "aria-label": "Attempts of the order in focus" }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty, table),
     beat: () => {
       const row = store.rows.get(model.get("timeline").id);
       if (row?.attempt && !row.ended) draw();
@@ -693,8 +895,14 @@ function troubles(store, on) {
   const { model } = store;
   const list = h("ol", { class: "tr-log", "aria-live": "polite" });
   const count = h("span", { class: "tr-count" });
-  const clear = h("button", { type: "button", class: "tr-link", onclick: () => store.send("clear log") }, "Clear");
-  const fold = h("details", { class: "tr-card tr-fold" }, h("summary", {}, "Background log", count), list, clear);
+  const summary = h("summary", {}, "Background log", count);
+  const clear = button("Clear", { class: "tr-link" }, () => {
+    store.request("clear log");
+    summary.focus();
+  });
+  const empty = h("div", { class: "tr-quiet" }, "Nothing went wrong in the background.");
+  const fold = h("details", { class: "tr-card tr-fold" }, summary, empty, list, clear);
+  const kept = new Map();
   let before = 0;
   const show = () => {
     const lines = model.get("troubles");
@@ -703,9 +911,13 @@ function troubles(store, on) {
     const errors = lines.filter((line) => line.level === "error").length;
     if (errors > before) fold.open = true;
     before = errors;
-    list.replaceChildren(...(lines.length ? lines.map((line) => h("li", { class: line.level === "warning" ? "tr-asking" : "tr-no" },
-      h("span", { class: "tr-quiet" }, clock(line.at)), h("b", {}, line.level), h("span", {}, line.text + (line.times > 1 ? ` (${line.times} times)` : ""))))
-      : [h("li", { class: "tr-quiet" }, "Nothing went wrong in the background.")]));
+    empty.hidden = lines.length > 0;
+    keep(list, kept, lines.map((line) => [line.id, line]),
+      (line) => h("li", { class: line.level === "warning" ? "tr-asking" : "tr-no" }, h("span", { class: "tr-quiet" }), h("b", {}, line.level), h("span", {}, line.text)),
+      (node, line) => {
+        text(node.firstChild, clock(line.at));
+        text(node.lastChild, line.text + (line.times > 1 ? ` (${line.times} times)` : ""));
+      });
   };
   on(model, "change:troubles", show);
   show();
@@ -713,6 +925,8 @@ function troubles(store, on) {
 }
 
 // --- all of it --------------------------------------------------------------------------------------------
+
+const TWO_COLUMNS = 860; // px, as in board.css
 
 let views = 0;
 
@@ -729,41 +943,61 @@ function render({ model, el }) {
     }
   };
   views += 1;
-  const unique = `tr-${views}`;
+  const prefix = `tr-${views}`;
   const light = h("span", { class: "tr-light", role: "status" });
   const banner = h("div", { class: "tr-banner", role: "alert", hidden: true });
   const full = h("button", { type: "button", onclick: () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()) }, "Full screen");
   on(document, "fullscreenchange", () => text(full, document.fullscreenElement === root ? "Leave full screen" : "Full screen"));
   const table = board(store, on);
   const tries = timeline(store, on);
+  const order = newOrder(store, on, prefix);
+  const plan = faults(store, on, prefix);
   const root = h("div", { class: "tr-room", role: "region", "aria-label": "Control room" },
     h("header", { class: "tr-bar" }, h("h2", {}, "Control room"), light, full), banner,
     h("div", { class: "tr-layout" },
-      h("div", { class: "tr-side" }, newOrder(store, on, unique), faults(store, on, unique)),
-      h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on, unique)), tries.node, troubles(store, on))));
+      h("div", { class: "tr-side" }, order, plan),
+      h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on, prefix, table)), tries.node, troubles(store, on))));
   // In a notebook's command mode "a" would add a cell and "d d" delete one.
   root.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
+  // Where there is one column the board comes first to the eye: what stands above it is folded, unless it is needed.
+  let wide = null;
+  let arranged = null;
+  const arrange = () => {
+    if (wide === arranged || wide === null || !model.get("page").rows) return;
+    arranged = wide;
+    order.open = wide || !store.order.length;
+    plan.open = wide;
+  };
+  const measure = new ResizeObserver(([entry]) => {
+    if (!entry.contentRect.width) return;
+    wide = entry.contentRect.width >= TWO_COLUMNS;
+    arrange();
+  });
+  measure.observe(root);
+  on(store, "rows", arrange);
   const link = () => {
-    const { live, text: sentence } = model.get("link");
+    const { live, text: sentence } = store.link;
     set(root, "data-live", String(Boolean(live)));
     text(light, live ? "live" : sentence.split(".")[0].slice(0, 40));
     banner.hidden = Boolean(live);
-    text(banner, live ? "" : `${sentence} The board fills again by itself when the servers are back.`);
+    text(banner, live ? "" : sentence);
   };
-  on(model, "change:link", link);
+  on(store, "link", link);
   link();
   // For whoever measures: milliseconds from an event's commit to this page, and from a click to its verdict.
   root.delays = () => ({ commit: store.delays, verdict: store.verdictDelays });
   const beat = setInterval(() => {
+    store.watch();
     table.beat();
     tries.beat();
   }, 250);
   el.append(root);
-  store.send("hello");
+  store.request("hello");
   return () => {
     clearInterval(beat);
+    measure.disconnect();
     tries.end();
     ends.forEach((end) => end());
   };
