@@ -65,6 +65,17 @@ class Jupyter:
         # Not awaited: the command ends with the last cell, and a review window would pass meanwhile.
         await page.evaluate("(() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); })()")
 
+    async def reload(self, page: Page) -> None:
+        """As F5 does it, with the notebook saved: its kernel goes on."""
+        await page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        # The address asks for a workspace without the notebook's tab; reset again, it would be opened twice.
+        await page.evaluate("() => { window.onbeforeunload = null; }")
+        await page.reload(wait_until="domcontentloaded")
+        await page.wait_for_function(
+            """() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'""",
+            timeout=60_000,
+        )
+
     async def close_all(self, page: Page) -> None:
         await page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
 

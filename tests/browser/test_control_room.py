@@ -31,6 +31,11 @@ NOTEBOOK = (
     'print("all cells", "have run")',
 )
 
+# Dragged away and back to its start, a slider tells of no change: only the pointer goes up.
+DRAG_AND_BACK = """slider => { const before = slider.value;
+    for (const value of [0.5, before]) { slider.value = value; slider.dispatchEvent(new Event('input')); }
+    document.dispatchEvent(new PointerEvent('pointerup')); }"""
+
 
 @dataclass
 class Lab:
@@ -79,7 +84,10 @@ class Lab:
     async def start(self, room: Locator, number: int = 1, policy: str = "patient") -> list[str]:
         """Fill the form in, press Start, and wait until the new orders stand on the board awaiting approval."""
         before = set(await ids(room))
-        await room.get_by_label("Policy").select_option(policy)
+        policies = room.get_by_label("Policy")
+        if not await policies.is_visible():
+            await room.get_by_text("New order", exact=True).click()
+        await policies.select_option(policy)
         await room.get_by_label("How many").fill(str(number))
         await room.get_by_role("button", name="Start").click()
         async with asyncio.timeout(30):
@@ -160,8 +168,14 @@ async def steer(lab: Lab) -> None:
         await expect(line(room, second)).to_contain_text("cancelled", timeout=30_000)
         assert await lab.row("SELECT state FROM orders WHERE id = %s", second) == "CANCELLED"
 
-        await room.get_by_role("button", name="Cancel", exact=True).click()
-        await expect(verdicts).to_contain_text("refused cancel: the order is CANCELLED")
+        # What is over can be asked for nothing more, unless something is selected with it that can.
+        cancel = room.get_by_role("button", name="Cancel", exact=True)
+        await expect(cancel).to_have_attribute("aria-disabled", "true")
+        (third,) = await lab.start(room)
+        await line(room, third).get_by_role("checkbox").check()
+        await cancel.click()
+        await expect(verdicts).to_contain_text(f"Order {second} refused cancel: the order is CANCELLED")
+        await expect(line(room, third)).to_contain_text("cancelled", timeout=30_000)
 
         await room.get_by_label("Which step's calls fail").select_option("charge")
         await room.get_by_label("Hang").fill("1")
@@ -216,6 +230,29 @@ async def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
         await page.keyboard.press("Enter")
         await expect(line(room, here)).to_contain_text("completed", timeout=30_000)
         assert await lab.row("SELECT state FROM orders WHERE id = %s", here) == "COMPLETED"
+        assert await page.evaluate("document.activeElement.textContent") == "Approve", "the focus stays on the button"
+
+        # A slider by its keys, and back: it follows the plan again.
+        hang = room.get_by_label("Hang")
+        await hang.focus()
+        for _ in range(3):
+            await page.keyboard.press("ArrowRight")
+        plan = "SELECT plan_json -> 'mix' ->> 'hang' FROM fault_plans ORDER BY version DESC LIMIT 1"
+        await lab.becomes("0.03", plan)
+        await hang.evaluate(DRAG_AND_BACK)
+        await expect(hang).to_have_value("0.03")
+        await room.get_by_role("button", name="Calm").click()
+        await expect(hang).to_have_value("0")
+
+        # The line with the focus leaves the filter: the focus goes to another line, or to the sentence in their place.
+        (other,) = [one for one in orders if one != here]
+        await room.get_by_role("button", name="awaiting approval").click()
+        await expect(line(room, here)).to_have_count(0)
+        await line(room, other).click()
+        await room.get_by_role("button", name="Approve").dispatch_event("click")
+        await expect(line(room, other)).to_have_count(0, timeout=30_000)
+        assert await page.evaluate("document.activeElement.closest('.tr-room') !== null")
+        await expect(room.get_by_text("Select an order to steer it")).to_be_visible()
 
 
 async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
@@ -223,12 +260,81 @@ async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
     async with lab.room() as (_, room):
         before = await lab.row("SELECT count(*) FROM orders")
         count = room.get_by_label("How many")
-        await count.fill("a dozen")
-        await room.get_by_role("button", name="Start").click()
-        await expect(count).to_have_attribute("aria-invalid", "true")
-        told = await count.get_attribute("aria-describedby")
-        await expect(room.locator(f"#{told}")).to_contain_text("a whole number from 1 to 200")
+        told = room.locator(f"#{await count.get_attribute('aria-describedby')}")
+        # The same mistake a second time, and the form still works.
+        for _ in range(2):
+            await count.fill("a dozen")
+            await room.get_by_role("button", name="Start").click()
+            await expect(count).to_have_attribute("aria-invalid", "true")
+            await expect(told).to_contain_text("a whole number from 1 to 200")
         assert await lab.row("SELECT count(*) FROM orders") == before
+        (order,) = await lab.start(room)
+        await expect(told).to_be_empty()
+
+        await line(room, order).click()
+        address = room.get_by_label("New address")
+        wrong = room.locator(f"#{await address.get_attribute('aria-describedby')}")
+        for _ in range(2):
+            await room.get_by_role("button", name="Change address").click()
+            await expect(wrong).to_contain_text("must have a line1")
+        await expect(told).to_be_empty()
+        await address.fill("2 New Road")
+        await room.get_by_role("button", name="Change address").click()
+        await expect(wrong).to_be_empty()
+        await expect(line(room, order)).to_contain_text("2 New Road")
+
+
+async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_are_kept_apart(lab: Lab) -> None:
+    """F5 keeps filter, search and the order in focus; what is selected on another page is said, and can be cleared."""
+    async with lab.room() as (page, room):
+        (order,) = await lab.start(room)
+        search = room.get_by_label("Order id begins with")
+        await line(room, order).click()
+        # A chip pressed while a search is still being typed takes what was typed with it, and is not undone by it.
+        await search.fill(order[:9])
+        await room.get_by_role("button", name="Open").click()
+        await asyncio.sleep(0.5)
+        await expect(room.get_by_role("button", name="Open")).to_have_attribute("aria-pressed", "true")
+        assert all(id_.startswith(order[:9]) for id_ in await ids(room))
+
+        await lab.jupyter.reload(page)
+        await expect(room).to_have_attribute("data-live", "true", timeout=30_000)
+        await expect(search).to_have_value(order[:9])
+        await expect(line(room, order)).to_have_attribute("aria-selected", "true")
+        await expect(room.get_by_role("heading", name=order)).to_be_visible()
+        await room.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(room.get_by_label("Verdicts")).to_contain_text(f"accepted ({order})")
+
+        await room.get_by_role("button", name="All", exact=False).first.click()
+        await search.fill("")
+        await room.get_by_label("Policy").select_option("patient")
+        await room.get_by_label("How many").fill("26")
+        await room.get_by_role("button", name="Start").click()
+        await expect(room.get_by_text("Started 26 orders.")).to_be_visible(timeout=30_000)
+        awaiting = room.locator(".tr-body .tr-line").filter(has_text="awaiting approval")
+        await expect(awaiting).to_have_count(25, timeout=30_000)
+        await room.get_by_role("checkbox", name="Select every order on this page").check()
+        await expect(room.get_by_text("25 selected")).to_be_visible()
+        await room.get_by_role("button", name="Next page").click()
+        await expect(room.get_by_text("25 selected, 25 not shown")).to_be_visible()
+        await room.get_by_role("button", name="Clear the selection").click()
+        await expect(room.get_by_text("Select an order to steer it")).to_be_visible()
+        await room.get_by_role("button", name="Previous page").click()
+        await room.get_by_role("checkbox", name="Select every order on this page").check()
+        await room.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(room.get_by_label("Verdicts")).to_contain_text("accepted (25 orders)", timeout=30_000)
+
+
+async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
+    """The board does not pretend to be live, and pressing its buttons is no error."""
+    async with lab.room() as (page, room):
+        await lab.start(room)
+        restart = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        await page.evaluate(restart)
+        await room.get_by_role("button", name="Next page").dispatch_event("click")
+        await room.get_by_role("button", name="Calm").click()
+        await expect(room.locator(".tr-banner")).to_have_text("The kernel is gone. Run the first cell again.")
+        await expect(room.get_by_role("button", name="Start")).to_have_attribute("aria-disabled", "true")
 
 
 async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
@@ -246,6 +352,10 @@ async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
         assert spills == []
         ARTEFACTS.mkdir(exist_ok=True)
         await page.screenshot(path=ARTEFACTS / "control_room_1000.png")
+        # The board comes first: the forms above it are folded once there are orders.
+        await room.get_by_text("New order", exact=True).click()
+        top = "room => room.querySelector('.tr-grid').getBoundingClientRect().top - room.getBoundingClientRect().top"
+        assert await room.evaluate(top) < 250
         await page.evaluate(
             "(() => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}); })()"
         )
@@ -268,7 +378,7 @@ async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
         await line(room, order).click()
         await asyncio.to_thread(stack.down, lab.settings)
         await expect(room.locator(".tr-banner")).to_contain_text("Disconnected, trying again", timeout=20_000)
-        await expect(room.get_by_role("button", name="Approve")).to_be_disabled()
+        await expect(room.get_by_role("button", name="Approve")).to_have_attribute("aria-disabled", "true")
         await stack.up(lab.settings)
         await expect(room).to_have_attribute("data-live", "true", timeout=40_000)
         await expect(room.locator(".tr-banner")).to_be_hidden()
@@ -311,8 +421,8 @@ async def test_a_click_has_its_verdict_soon_and_a_commit_is_on_the_page_soon(
     for name, value in p95.items():
         record_property(f"{name}_p95_ms", round(value))
         print(f"{name}: p95 {value:.0f} ms, median {statistics.median(delays[name]):.0f} ms of {len(delays[name])}")
-    assert p95["verdict"] < 3000
-    assert p95["commit"] < 3000
+    assert p95["verdict"] < 1500
+    assert p95["commit"] < 1000
 
 
 async def test_jupyterlab_does_not_ask_about_its_news(lab: Lab) -> None:

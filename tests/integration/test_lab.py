@@ -333,7 +333,7 @@ def test_code_that_cannot_be_imported_leaves_the_old_code_at_work(
 def test_an_order_from_the_form_appears_is_approved_and_completes_on_the_board(room: ControlRoom) -> None:
     """Started, seen with its review running out, approved by message, followed to its end: nothing is refreshed."""
     seen = Seen(room)
-    (order,) = asked(room, "start", **FORM)["started"]
+    order = asked(room, "start", **FORM)["started"]
     assert eventually(lambda: seen.state(order) == "AWAITING_APPROVAL")
     line = seen.lines[order]
     assert line["step"] == "review"

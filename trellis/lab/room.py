@@ -229,11 +229,11 @@ class ControlRoom(anywidget.AnyWidget):
     async def _start(self, message: dict[str, Any]) -> Answer:
         """Start what the form describes; nonsense is a sentence beside its field, and starts nothing.
 
-        Answers {errors: {field: sentence}, done: sentence, started: [an id]}.
+        Answers {errors: {field: sentence}, done: sentence, started: the id if it was one order}.
         """
         parts, errors = _read_form(message)
         if errors:
-            return {"errors": errors, "done": "", "started": []}
+            return {"errors": errors, "done": "", "started": None}
         items, address, policy, count = parts
         lanes, started, failed = asyncio.Semaphore(AT_ONCE), [], []
 
@@ -250,7 +250,7 @@ class ControlRoom(anywidget.AnyWidget):
         await asyncio.gather(*(one() for _ in range(count)))
         errors = {"form": f"{_many(len(failed))} could not be started. {failed[0]}"} if failed else {}
         done = f"Started {started[0] if len(started) == 1 else _many(len(started))}." if started else ""
-        return {"errors": errors, "done": done, "started": started[:1]}
+        return {"errors": errors, "done": done, "started": started[0] if len(started) == 1 else None}
 
     # --- faults --------------------------------------------------------------------------------------------
 

@@ -668,7 +668,7 @@ function newOrder(store, on, prefix) {
     });
     waiting = false;
     tell(answer);
-    if (answer.started?.length && !store.selected.size) store.choose(answer.started[0]);
+    if (answer.started && !store.selected.size) store.choose(answer.started);
   });
   function tell({ errors = {}, done: sentence = "" }) {
     for (const [name, { wrong, input: one }] of wrongs) {
