@@ -2,7 +2,7 @@
 
 from trellis.lab.race import model_sliders, race_policies
 from trellis.lab.session import Session, reload, start
-from trellis.lab.story import code_of, code_of_class, race, side_by_side
+from trellis.lab.story import code_of, code_of_class, race, side_by_side, step_by_step
 from trellis.lab.widgets import OrderPanel, panel
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "reload",
     "side_by_side",
     "start",
+    "step_by_step",
 ]

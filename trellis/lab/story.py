@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import inspect
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from IPython.display import Code
+from IPython.display import HTML, Code
 
 from trellis.activities.books import Books
 from trellis.activities.steps import OutsideSteps
@@ -29,30 +30,72 @@ def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
     Columns: seconds [s since the order's first entry], ledger, history [string, empty where the other one speaks].
     Raises OrderNotFound.
     """
-    rows: list[tuple[Any, str, str]] = []
+    frame = _entries(session, order_id)
+    at = pd.to_datetime(frame.pop("at"), utc=True)
+    frame.insert(0, "seconds", (at - at.min()).dt.total_seconds().round(3))
+    return frame.drop(columns="step")
+
+
+def _entries(session: Session, order_id: str) -> pd.DataFrame:
+    """Columns: at [UTC], step [empty where it belongs to none], ledger, history; in the order of time."""
+    rows: list[tuple[Any, str, str, str]] = []
     for event in session.do(session.desk.events(order_id)):
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
-        rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), f"{event['type']}{attempt}", ""))
+        step = event["step"] or _WITH.get(event["type"], "")
+        rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), step, f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
     found = session.do(download(session.desk.client, query))
     # The runs themselves span all the rest; they have no moment of their own.
     for entry in found[found["kind"] != "workflow"].to_dict("records"):
         attempt = f", attempt {entry['attempt']}" if entry["kind"] == "activity" else ""
         when = next(at for at in (entry["ended_at"], entry["started_at"], entry["scheduled_at"]) if not pd.isna(at))
-        rows.append((when, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
-    frame = pd.DataFrame(rows, columns=["at", "ledger", "history"]).sort_values("at", kind="stable")
-    at = pd.to_datetime(frame.pop("at"), utc=True)
-    frame.insert(0, "seconds", (at - at.min()).dt.total_seconds().round(3))
-    return frame.reset_index(drop=True)
+        step = {"finish": "complete"}.get(entry["name"], entry["name"])
+        rows.append((when, step, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
+    frame = pd.DataFrame(rows, columns=["at", "step", "ledger", "history"])
+    return frame.sort_values("at", kind="stable", ignore_index=True)
+
+
+_WITH = {"AWAITING_APPROVAL": "validate", "SHIPPING_STARTED": "prepare", "APPROVAL_TIMEOUT": "fail"}
+"""Events that the record of another step brings about."""
+
+
+def step_by_step(session: Session, order_id: str) -> HTML:
+    """A table with one line for each step of an order: its events, its entries in the histories, and its code.
+
+    Raises OrderNotFound.
+    """
+    entries = _entries(session, order_id)
+    style = "text-align: left; vertical-align: top"
+    heads = "".join(f'<th style="{style}">{name}</th>' for name in ("step", "ledger", "history", "code"))
+    lines = [f"<tr>{heads}</tr>"]
+    for step in dict.fromkeys(entries.loc[entries["ledger"] != "", "step"]):
+        if step not in set(Step):
+            continue
+        found = _activity(step)
+        of_step = entries[entries["step"] == step]
+        cells = [f"<b>{step}</b>"]
+        cells += ["<br>".join(html.escape(line) for line in of_step[book] if line) for book in ("ledger", "history")]
+        says = inspect.getdoc(found) or f"{found.__qualname__}, one round trip to Postgres"
+        code = f"<pre style='white-space: pre-wrap'>{html.escape(inspect.cleandoc(inspect.getsource(found)))}</pre>"
+        cells = [f'<td style="{style}; white-space: nowrap">{cell}</td>' for cell in cells]
+        summary = f"<summary>{html.escape(says.splitlines()[0])}</summary>"
+        cells.append(f'<td style="{style}"><details>{summary}{code}</details></td>')
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return HTML(f"<table>{''.join(lines)}</table>")  # type: ignore[no-untyped-call]
 
 
 def code_of(step: str) -> Code:
     """The activity of a step, as it runs. Raises BadInput for a step that nobody knows."""
+    source = inspect.cleandoc(inspect.getsource(_activity(step)))
+    return Code(source, language="python")  # type: ignore[no-untyped-call]
+
+
+def _activity(step: str) -> Callable[..., Any]:
+    name = "finish" if step in (Step.COMPLETE, Step.CANCEL, Step.FAIL) else step
     for holder in (OutsideSteps, Books):
-        found = getattr(holder, step, None)
+        found: Callable[..., Any] | None = getattr(holder, name, None)
         if found is not None:
-            source = inspect.cleandoc(inspect.getsource(found))
-            return Code(source, language="python")  # type: ignore[no-untyped-call]
+            return found
     raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
 
 
@@ -72,8 +115,8 @@ async def race(
     """One order for each delay, all at once; `request` is sent to it that long after its start.
 
     `request`: approve, cancel or update_address. With `approved` each order is approved as it starts.
-    Columns: sent_after [s], verdict [accepted, refused], reason, state [as it ended], payment, address [where the
-    parcel went, or would have gone]. Raises BadInput.
+    Columns: sent_after [s], verdict [accepted, refused; pending: no worker judged it within a second], reason,
+    state [as it ended], payment, address [where the parcel went, or would have gone]. Raises BadInput.
     """
     if request not in ("approve", "cancel", "update_address"):
         raise BadInput(f"There is no request {request!r}. Known are approve, cancel and update_address.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets as w  # type: ignore[import-untyped]
@@ -58,6 +59,19 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         super().__init__([self.path, self.detail, row, self.answer])
         # A strong reference: a task that nobody holds may be collected while it runs.
         self._following = session.submit(self._follow())
+
+    async def approved(self, within: float = 20.0) -> None:
+        """Leave a person so many seconds to press a button; if nobody does, press Approve."""
+
+        async def decided() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    while self.state in _BEFORE_CHARGE and not self._approved:
+                        await asyncio.sleep(BEAT)
+
+        await self.session.awaiting(decided())
+        # Does nothing where it was pressed, or can no longer be.
+        self.approve.click()
 
     @staticmethod
     def _button(text: str, style: str, tip: str) -> w.Button:
