@@ -22,6 +22,7 @@ from tests.browser.jupyter import FLAGS, KERNELS, Jupyter, chromium, serving
 from trellis import stack
 from trellis.config import Settings
 from trellis.db.migrate import migrate
+from trellis.lab.notebooks import FOLDER
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -325,6 +326,64 @@ async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_ar
         await expect(room.get_by_label("Verdicts")).to_contain_text("accepted (25 orders)", timeout=30_000)
 
 
+async def test_what_is_drawn_is_changed_in_place(lab: Lab) -> None:
+    """Bars and verdicts are kept, so that a tooltip can open and nothing is read out twice; a refusal shifts no bar."""
+    async with lab.room() as (_, room):
+        await room.get_by_label("Which step's calls fail").select_option("charge")
+        await room.get_by_label("Hang").fill("1")
+        (order,) = await lab.start(room, policy="swift")
+        await line(room, order).click()
+        await room.get_by_role("button", name="Approve").click()
+        bars, verdicts = room.locator(".tr-try"), room.get_by_label("Verdicts").locator("li")
+        await expect(bars.nth(4)).to_be_visible()
+        for one in (bars, verdicts):
+            await one.first.evaluate("node => { node.mine = true; }")
+        before = await bars.count()
+        await expect(bars.nth(before + 1)).to_be_visible()
+        assert await bars.evaluate_all("all => all.some((one) => one.mine)")
+        await room.get_by_text("As a table").click()
+        failed = room.locator(".tr-time tbody tr").filter(has_text="no answer in 0.25 s")
+        await expect(failed.first).to_contain_text("charge1timed out")
+        await room.get_by_role("button", name="Calm").click()
+        await expect(line(room, order)).to_contain_text("completed", timeout=30_000)
+        await expect(room.locator(".tr-running")).to_have_count(0)
+        span = await room.locator(".tr-gantt").get_attribute("aria-label")
+
+        (other,) = await lab.start(room)
+        await line(room, other).get_by_role("checkbox").check()
+        await room.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(verdicts.first).to_contain_text(f"Order {order} refused cancel")
+        await line(room, order).click()
+        await expect(room.locator(".tr-mark title").last).to_contain_text("request refused after")
+        assert await room.locator(".tr-gantt").get_attribute("aria-label") == span
+        assert await verdicts.evaluate_all("all => all.some((one) => one.mine)")
+
+
+async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_room(lab: Lab) -> None:
+    """All cells are run at once; the order is approved by the button, long before the notebook would do it."""
+    page = await lab.browser.new_page(viewport={"width": 1500, "height": 1100})
+    try:
+        shutil.copy(FOLDER / "00_start_here.ipynb", lab.jupyter.root)
+        await lab.jupyter.run_all(page, "00_start_here.ipynb")
+        approve = page.locator(".widget-button").filter(has_text="Approve")
+        await expect(approve).to_be_enabled(timeout=60_000)
+        await approve.click()
+        await expect(page.locator(".tr-room")).to_have_attribute("data-live", "true", timeout=60_000)
+        order = await lab.row("SELECT order_id FROM events WHERE type = 'ORDER_APPROVED' ORDER BY id DESC LIMIT 1")
+        waited = """SELECT extract(epoch FROM max(ts) FILTER (WHERE type = 'ORDER_APPROVED')
+            - max(ts) FILTER (WHERE type = 'AWAITING_APPROVAL')) < 18 FROM events WHERE order_id = %s"""
+        assert await lab.row(waited, order)
+        # The tests after this one share the ledger, and its weather.
+        await page.locator(".tr-room").get_by_role("button", name="Calm").click()
+        await lab.becomes("0.0", "SELECT plan_json -> 'mix' ->> 'hang' FROM fault_plans ORDER BY version DESC LIMIT 1")
+        picture = page.locator(".jp-MarkdownOutput img").last
+        await picture.scroll_into_view_if_needed()
+        assert await picture.evaluate("one => one.decode().then(() => one.naturalWidth)") > 1000
+    finally:
+        await lab.jupyter.close_all(page)
+        await page.close()
+
+
 async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
     """The board does not pretend to be live, and pressing its buttons is no error."""
     async with lab.room() as (page, room):
@@ -392,7 +451,7 @@ async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
 
 async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:
     """While a cell sleeps, the board shows an order all the way from received to completed."""
-    busy = "import time; session.start_order(policy='compact'); time.sleep(12)"
+    busy = "import time; session.start_order(policy='compact'); time.sleep(20)"
     async with lab.room() as (page, room):
         await page.evaluate(
             """(code) => { const panel = window.jupyterapp.shell.currentWidget;
@@ -404,6 +463,9 @@ async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:
         await expect(newest).to_contain_text("completed", timeout=10_000)
         status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
         assert await page.evaluate(status) == "busy", "the cell was still asleep"
+        # A kernel that is at work is not a kernel that is gone.
+        await asyncio.sleep(7)
+        await expect(room).to_have_attribute("data-live", "true")
 
 
 async def test_a_click_has_its_verdict_soon_and_a_commit_is_on_the_page_soon(
