@@ -389,7 +389,7 @@ def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session
     [
         ({"items": [{"sku": "", "quantity": "1", "price": "1"}]}, "item 0", "must have a sku"),
         ({"items": [{"sku": "a", "quantity": "1.5", "price": "1"}]}, "item 0", "whole number"),
-        ({"items": [{"sku": "a", "quantity": "1", "price": "NaN"}]}, "item 0", "finite number"),
+        ({"items": [{"sku": "a", "quantity": "1", "price": "NaN"}]}, "item 0", "must be a number"),
         ({"items": [{"sku": "a", "quantity": "1000000", "price": "99999999"}]}, "form", "total must be at most"),
         ({"address": {"line1": " "}}, "address", "must have a line1"),
         ({"policy": "hasty"}, "policy", "no policy 'hasty'"),

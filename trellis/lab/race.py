@@ -49,7 +49,7 @@ async def race_policies(
         count.value = f"{bar.value} of {bar.max}"
 
     work = _race(session.desk, chosen, orders, cut, spread, tick)
-    return await asyncio.wrap_future(session.submit(work))
+    return await session.awaiting(work)
 
 
 async def _race(
