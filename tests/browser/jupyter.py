@@ -67,10 +67,21 @@ class Jupyter:
 
     async def reload(self, page: Page) -> None:
         """As F5 does it, with the notebook saved: its kernel goes on."""
-        await page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        await self.save(page)
         # The address asks for a workspace without the notebook's tab; reset again, it would be opened twice.
         await page.evaluate("() => { window.onbeforeunload = null; }")
         await page.reload(wait_until="domcontentloaded")
+        await self._idle(page)
+
+    async def save(self, page: Page) -> None:
+        await page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+    async def open(self, page: Page, name: str) -> None:
+        """The notebook as it was saved, with the kernel that it has."""
+        await page.goto(f"{self.url}/lab/tree/{name}?token={self.token}", wait_until="domcontentloaded")
+        await self._idle(page)
+
+    async def _idle(self, page: Page) -> None:
         await page.wait_for_function(
             """() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'""",
             timeout=60_000,

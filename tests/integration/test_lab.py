@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -215,6 +216,25 @@ def test_mistakes_in_a_cell_are_one_sentence(session: Session) -> None:
     with pytest.raises(BadInput, match="no request 'frobnicate'") as wrong:
         asyncio.run(lab.race(session, "frobnicate", [1]))
     assert len(wrong.value._render_traceback_()) == 1
+
+
+def test_each_step_stands_beside_its_events_its_history_and_its_code(session: Session) -> None:
+    """Every step of a calm order has a line, the steps of the ledger alone included."""
+    order = session.start_order()
+    session.approve(order)
+    asyncio.run(session.wait(order))
+    lines = lab.step_by_step(session, order).data.split("<tr>")[2:]
+    steps = [re.search(r"<b>(\w+)</b>", one)[1] for one in lines]  # type: ignore[index]
+    assert sorted(steps) == ["approve", "charge", "complete", "dispatch", "prepare", "receive", "ship", "validate"]
+    charge = lines[steps.index("charge")]
+    for words in (
+        "PAYMENT_CHARGED, attempt 1",
+        "activity charge, attempt 1: succeeded",
+        "charge_key(order.payment_id)",
+    ):
+        assert words in charge
+    assert "AWAITING_APPROVAL" in lines[steps.index("validate")]
+    assert "local activity finish: succeeded" in lines[steps.index("complete")]
 
 
 def test_the_log_keeper_counts_and_puts_the_latest_first() -> None:

@@ -165,12 +165,12 @@ class Feed:
             self._wake.clear()
             async with self._reading:
                 heard, self._heard = self._heard, set()
-                self._stale_counts = True
                 self._stale_timeline |= self._focus in heard
                 # A later page can gain no order; on the first one any may appear.
                 wanted = heard & self._lines.keys() if self._keys else heard
                 if wanted:
                     self._merge(await self._reader.orders(wanted))
+                self._stale_counts = True
             await asyncio.sleep(FRAME)
 
     def _merge(self, found: list[Row]) -> None:
@@ -257,9 +257,11 @@ class Feed:
                 await self.reload()
             if self._stale_counts:
                 self._stale_counts = False
-                counts = await self._reader.counts()
-                # As the filter has it (`rows.belongs`): what starts is on its way to being received.
-                counts["ORDER_RECEIVED"] = counts.get("ORDER_RECEIVED", 0) + len(self._starting)
+                # Not while a line goes from starting to received: it would count twice.
+                async with self._reading:
+                    counts = await self._reader.counts()
+                    # As the filter has it (`rows.belongs`): what starts is on its way to being received.
+                    counts["ORDER_RECEIVED"] = counts.get("ORDER_RECEIVED", 0) + len(self._starting)
                 self._show("counts", counts)
             self.tell_faults()
             await asyncio.sleep(SLOW)

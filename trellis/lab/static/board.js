@@ -109,8 +109,11 @@ class Store extends EventTarget {
     model.on("msg:custom", (message) => this.settle(message.answer, message));
     this.turn();
     this.follow();
-    // A page that was loaded again goes on with the order that it showed.
-    if (this.rows.has(this.focused)) this.selected.add(this.focused);
+    // What came by now is the last whole page, without what changed since. A page that was loaded again, or a second
+    // one, goes on with the order in focus.
+    this.request("hello").then(() => {
+      if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
+    });
   }
   get setup() {
     return this.model.get("setup");
@@ -994,7 +997,6 @@ function render({ model, el }) {
     tries.beat();
   }, 250);
   el.append(root);
-  store.request("hello");
   return () => {
     clearInterval(beat);
     measure.disconnect();
