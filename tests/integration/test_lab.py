@@ -676,6 +676,8 @@ def test_a_board_whose_servers_die_says_so_and_comes_back_by_itself(
     finally:
         mine.stop()
         assert "has stopped" in room.link["text"]
+        # A click that comes even so is answered: its button would wait for ever.
+        assert asked(room, "start", **FORM) == {"answer": "mine"}
         stack.down(settings)
         shutil.rmtree(home, ignore_errors=True)
 

@@ -130,21 +130,24 @@ class ControlRoom(anywidget.AnyWidget):
         if work is None:
             return
         try:
-            self._session.submit(self._answered(message.get("n"), work(message)))
+            self._session.submit(self._answered(work, message))
         except TrellisError as stopped:
             self.link = {"live": False, "text": str(stopped), "ended": True}
+            self.send({"answer": message.get("n")})
 
-    async def _answered(self, n: object, work: Coroutine[Any, Any, Answer | None]) -> None:
+    async def _answered(
+        self, work: Callable[[dict[str, Any]], Coroutine[Any, Any, Answer | None]], message: dict[str, Any]
+    ) -> None:
         """What goes wrong in answering the page is shown there; there is no cell that could show it."""
         answer: Answer | None = None
         try:
-            answer = await work
+            answer = await work(message)
         except TrellisError as error:
             self._say("", False, str(error))
         except Exception as error:
             self._say("", False, f"That did not work: {error}")
         finally:
-            self.send({"answer": n, **(answer or {})})
+            self.send({"answer": message.get("n"), **(answer or {})})
 
     async def _hello(self, _: dict[str, Any]) -> None:
         # A page that was loaded again has the last frame only.

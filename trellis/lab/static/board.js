@@ -134,6 +134,7 @@ class Store extends EventTarget {
       try {
         this.model.send({ kind, n, ...more });
       } catch {
+        this.settle(n, { lost: true });
         this.alive = -Infinity;
         this.watch();
       }
