@@ -73,7 +73,7 @@ async def travel(session: Session, trips: int = 20) -> tuple[str, str]:
     Raises TrellisError where this Temporal lets nobody register the namespace.
     """
     assert session.desk.stack is not None
-    query = await asyncio.wrap_future(session.submit(_travel(session.desk.stack.temporal, trips)))
+    query = await session.awaiting(_travel(session.desk.stack.temporal, trips))
     return NAMESPACE, query
 
 
