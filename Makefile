@@ -39,7 +39,7 @@ demo: setup ## one order, live in the terminal
 	@$(BIN)/trellis demo
 
 test: setup ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 up: setup ## start both servers
 	@$(BIN)/trellis up
