@@ -49,7 +49,7 @@ def test_the_two_commands_exist() -> None:
     """`make lab` and `make test` are the first block, and real targets."""
     assert [shlex.split(line)[:2] for line in lines(BLOCKS[0])] == [["make", "lab"], ["make", "test"]]
     assert recipe("lab") == [f"{BIN}/trellis lab"]
-    assert recipe("test") == [f"{BIN}/python -m pytest"]
+    assert recipe("test") == [f"{BIN}/python -m pytest -n 2 --dist loadfile"]
 
 
 def test_the_parts_by_hand_work_as_written(environ: dict[str, str]) -> None:
