@@ -178,24 +178,27 @@ def predict(
     *,
     steps: Sequence[str] = STEPS,
     overhead: Overhead = Overhead(),
-    dt: float = 0.002,
+    dt: float | None = None,
     horizon: float | None = None,
 ) -> Prediction:
     """The distribution of an order's completion time, approved at once.
 
-    `dt` is the grid's step and `horizon` its end [s]; None: long enough to hold all but a billionth, within a million
-    points. Raises BadInput for a plan by script, for shares that are none, and for a grid that makes no sense, and
-    ConfigError for a policy or plan that contradicts itself.
+    `dt` is the grid's step [s]; None: 2 ms, and in proportion longer for what takes over a minute. `horizon` is its
+    end [s]; None: long enough to hold all but a billionth, within a million points. Raises BadInput for a plan by
+    script, for shares that are none, and for a grid that makes no sense, and ConfigError for a policy or plan that
+    contradicts itself.
     """
     if isinstance(faults, Mapping):
         calls = tuple(one.check() for one in faults.values())
     else:
         plan = FaultPlan.canonical() if faults is None else faults
         calls = tuple(Calls.planned(plan, step) for step in steps)
+    policy.check()
+    reach = _reach(policy.retry, calls, overhead) if calls else 0.0
+    dt = 0.002 * max(1.0, reach / 60) if dt is None else dt
     if not calls or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
-    policy.check()
-    size = 1 << math.ceil(math.log2((horizon or _reach(policy.retry, calls, overhead, dt)) / dt))
+    size = 1 << math.ceil(math.log2(horizon / dt if horizon else min(max(reach / dt, 4096), _MOST_POINTS)))
     while True:
         empty = Prediction(policy, calls, dt, np.zeros(size), 0.0, _never(policy.retry, calls), overhead)
         pmf, per_step = _order(empty, "mid", _TILT_WHOLE if horizon is None else _TILT_CUT)
@@ -319,7 +322,7 @@ def _never(retry: Retry, calls: Sequence[Calls]) -> float:
     return 1.0 - complete
 
 
-def _reach(retry: Retry, calls: Sequence[Calls], overhead: Overhead, dt: float) -> float:
+def _reach(retry: Retry, calls: Sequence[Calls], overhead: Overhead) -> float:
     """Seconds that a grid should be long, from the means: a geometric tail falls to a billionth in some 25 of them."""
     server = retry.placement is Placement.SERVER
     pause = max(retry.max_backoff, TIMER_FLOOR) if server else retry.max_backoff
@@ -330,7 +333,7 @@ def _reach(retry: Retry, calls: Sequence[Calls], overhead: Overhead, dt: float) 
         good = max(_total(works), 1e-3)
         most = max(seconds for _, seconds in (*works, *raises, (0.0, 0.0)))
         means.append((cut * lost + (1 - good) * (pause + overhead.execution)) / good + most)
-    return float(np.clip(overhead.order + sum(means) + 22 * max(means), 4096 * dt, _MOST_POINTS * dt))
+    return overhead.order + sum(means) + 22 * max(means)
 
 
 # --- on the grid ---------------------------------------------------------------------------------------------
