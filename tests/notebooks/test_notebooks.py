@@ -25,6 +25,7 @@ from trellis.insight import colours
 from trellis.lab import stranger
 from trellis.lab.notebooks import FOLDER, execute
 from trellis.lab.session import Session
+from trellis.policies import PRESETS
 
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 
@@ -139,10 +140,10 @@ async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
     assert "image/svg+xml" in stored or "text/html" in stored
     assert "vnd.vegalite" not in stored, "a live chart beside its picture would double the file"
     if path.stem == "06_choose_a_retry_policy":
-        held = re.search(r"inside the measured interval for (\d) of 6 policies", printed)
-        assert held, "a prediction for each policy stands against what was measured"
-        # Each interval is one of 95 %, and a busy machine is slower than the model's.
-        assert int(held[1]) >= 4
+        table = re.findall(r"\\n(\w+) +(\d+)% +(\d+)% to (\d+)% +([\d.]+)% +(?:True|False)", stored)
+        assert {name for name, *_ in table} == set(PRESETS), "a prediction for each policy stands against measurement"
+        # However busy the machine: no policy brings more orders home in time than its faults allow.
+        assert sum(float(predicted) <= float(high) + 1 for _, _, _, high, predicted in table) >= 5
     if path.stem == "00_start_here":
         assert "ORDER_APPROVED" in stored, "the button's approval is in the ledger"
         assert "REQUEST_REFUSED" not in stored

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from temporalio.client import Client, WorkflowQueryFailedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.errors import TrellisError
 from trellis.messages import Status
@@ -70,15 +70,22 @@ def reload() -> None:
 
 async def misfit(client: Client, order_id: str) -> str | None:
     """Why the order's history does not fit the code that runs now; None where it fits or nobody can tell."""
-    try:
-        await client.get_workflow_handle(workflow_id(order_id)).query(
-            "status", result_type=Status, rpc_timeout=timedelta(seconds=5)
-        )
-    except WorkflowQueryFailedError as failed:
-        return str(failed)
-    except RPCError as error:
-        return error.message
-    return None
+    late = ""
+    # A machine that compiles and replays much at once is slow, which says nothing of the history.
+    for _ in range(4):
+        try:
+            await client.get_workflow_handle(workflow_id(order_id)).query(
+                "status", result_type=Status, rpc_timeout=timedelta(seconds=5)
+            )
+        except WorkflowQueryFailedError as failed:
+            return str(failed)
+        except RPCError as error:
+            if error.status not in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                return error.message
+            late = error.message
+        else:
+            return None
+    return f"no answer in 20 s ({late})."
 
 
 def _file(module: ModuleType) -> Path:
