@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,21 @@ from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk, opened
 from trellis.faults import FaultPlan
+from trellis.lab.session import Session
 from trellis.model import Order, State, charge_key, dispatch_key, parse_order
 from trellis.policies import Policy, preset, tuned
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """A lab with its stack, for the tests of one module."""
+    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
+    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
+    session = Session(settings)
+    yield session
+    session.stop()
+    stack.down(settings)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

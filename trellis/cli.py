@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,6 +97,18 @@ def _show(value: dict[str, Any] | list[Any], as_json: bool, human: Callable[[], 
         for key, entry in value.items():
             table.add_row(key, json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry))
         out.print(table)
+
+
+@contextmanager
+def _progress(what: str, total: int, as_json: bool) -> Iterator[Callable[..., None]]:
+    """A progress bar, and what moves it on by one or by so many."""
+    with Progress(console=err, disable=as_json) as bar:
+        task = bar.add_task(what, total=total)
+
+        def tick(number: int = 1) -> None:
+            bar.advance(task, number)
+
+        yield tick
 
 
 @asynccontextmanager
@@ -658,9 +670,8 @@ def load(
                 raise TemporalUnavailable("No worker is running. Start one with `trellis worker`.")
             if plan is not None:
                 await desk.ledger.set_fault_plan(plan)
-            with Progress(console=err, disable=as_json) as bar:
-                task = bar.add_task("orders", total=orders)
-                driven = await drive(desk, orders, at_once, chosen, lambda: bar.advance(task))
+            with _progress("orders", orders, as_json) as tick:
+                driven = await drive(desk, orders, at_once, chosen, tick)
         return {"orders": orders, "states": dict(driven.states), **_spread(driven.seconds)}
 
     _show(_run(work()), as_json)
@@ -679,9 +690,8 @@ def chaos(
 
     settings = _settings()
     chosen = preset(policy)
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("orders", total=orders)
-        driven, kills, report = _run(unleash(settings, orders, at_once, chosen, kill_every, lambda: bar.advance(task)))
+    with _progress("orders", orders, as_json) as tick:
+        driven, kills, report = _run(unleash(settings, orders, at_once, chosen, kill_every, tick))
     told = _report(report)
     if not kills and report.clean:
         told["verdict"] = "VOID"
@@ -861,9 +871,8 @@ def bench_deadline(
 
     settings = _settings()
     chosen = preset(policy) if hedge == 1 else tuned(preset(policy), name=policy, hedge=hedge)
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task(f"{policy}, {orders} orders", total=orders)
-        result = _run(deadline.run(settings, chosen, orders, concurrency, seed, lambda: bar.advance(task)))
+    with _progress(f"{policy}, {orders} orders", orders, as_json) as tick:
+        result = _run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
     _show(result, as_json)
 
 
@@ -880,9 +889,8 @@ def bench_throughput(
 
     settings = _settings()
     measure = throughput.run_sandboxes if sandboxes else throughput.run
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("rounds", total=rounds * 3)
-        result = _run(measure(settings, rounds, per_round, concurrency, lambda: bar.advance(task)))
+    with _progress("rounds", rounds * 3, as_json) as tick:
+        result = _run(measure(settings, rounds, per_round, concurrency, tick))
     _show(result, as_json)
 
 
@@ -897,9 +905,8 @@ def bench_api(
     from trellis.bench import api as bench
 
     settings = _settings()
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("requests", total=int(rate * seconds) + int(flood * seconds / 5))
-        result = _run(bench.run(settings, rate, seconds, flood, lambda: bar.advance(task)))
+    with _progress("requests", int(rate * seconds) + int(flood * seconds / 5), as_json) as tick:
+        result = _run(bench.run(settings, rate, seconds, flood, tick))
     _show(result, as_json)
 
 
@@ -915,9 +922,8 @@ def bench_board(
     from trellis.bench import board
 
     settings = _settings()
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("delay, then rounds", total=rounds + 1)
-        result = board.run(settings, orders, rounds, per_round, events, lambda: bar.advance(task))
+    with _progress("delay, then rounds", rounds + 1, as_json) as tick:
+        result = board.run(settings, orders, rounds, per_round, events, tick)
     _show(result, as_json)
 
 
@@ -929,9 +935,8 @@ def bench_coldstart(
     from trellis.bench import coldstart
 
     settings = _settings()
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("starts", total=rounds * 2)
-        result = coldstart.run(settings, rounds, lambda: bar.advance(task))
+    with _progress("starts", rounds * 2, as_json) as tick:
+        result = coldstart.run(settings, rounds, tick)
     _show(result, as_json)
 
 
@@ -944,9 +949,8 @@ def bench_audit(
     from trellis.bench import audit as bench
 
     settings = _settings()
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task("orders", total=orders + orders // 10)
-        result = _run(bench.run(settings, orders, lambda number: bar.advance(task, number)))
+    with _progress("orders", orders + orders // 10, as_json) as tick:
+        result = _run(bench.run(settings, orders, tick))
     _show(result, as_json)
 
 
@@ -963,9 +967,8 @@ def bench_events(
 
     settings = _settings()
     ticks = -(-rows // 1_000_000) + (rounds if batches is None else 0)
-    with Progress(console=err, disable=as_json) as bar:
-        task = bar.add_task(f"{rows:,} events", total=ticks)
-        result = events.run(settings, rows, rounds, slow_rounds, batches, lambda: bar.advance(task))
+    with _progress(f"{rows:,} events", ticks, as_json) as tick:
+        result = events.run(settings, rows, rounds, slow_rounds, batches, tick)
     _show(result, as_json)
 
 

@@ -39,9 +39,9 @@ steps = insight.steps(attempts)
 """
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium on PATH or in CHROMIUM_PATH")
 async def test_charts_are_live_in_jupyterlab_and_stored_with_a_picture() -> None:
     """JupyterLab draws each chart itself, a mark tells its numbers under the mouse, and the file holds an SVG too."""
+    program = chromium()
     folder = Path(tempfile.mkdtemp(prefix="trellis-charts-"))
     folder.chmod(0o755)
     settings = Settings.model_validate({"TRELLIS_HOME": folder / "home"})
@@ -50,7 +50,7 @@ async def test_charts_are_live_in_jupyterlab_and_stored_with_a_picture() -> None
         await migrate(url)
         await asyncio.to_thread(fill, url, 2_000)
         async with serving(folder / "jupyter", folder / "home", {}) as jupyter, async_playwright() as player:
-            browser = await player.chromium.launch(executable_path=chromium(), args=FLAGS)
+            browser = await player.chromium.launch(executable_path=program, args=FLAGS)
             page = await browser.new_page(viewport={"width": 1100, "height": 5200})
             foreign: list[str] = []
             page.on("request", lambda request: foreign.append(request.url) if jupyter.url not in request.url else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import statistics
 import tempfile
@@ -115,11 +114,6 @@ def line(room: Locator, order_id: str) -> Locator:
 @asynccontextmanager
 async def opened(settings: dict[str, dict[str, object]]) -> AsyncIterator[Lab]:
     program = chromium()
-    if program is None:
-        why = "no Chromium: set CHROMIUM_PATH, or put chromium or google-chrome on PATH"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
     folder = Path(tempfile.mkdtemp(prefix="trellis-browser-"))
     # The embedded Postgres runs as a user of its own where the tests run as root.
     folder.chmod(0o755)

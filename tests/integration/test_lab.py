@@ -35,17 +35,6 @@ from trellis.lab.room import BEAT, ControlRoom
 from trellis.lab.session import Session
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
-    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
-    session = Session(settings)
-    yield session
-    session.stop()
-    stack.down(settings)
-    shutil.rmtree(home, ignore_errors=True)
-
-
 @pytest.fixture
 def room(session: Session) -> Iterator[ControlRoom]:
     room = session.control_room()

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -253,17 +253,6 @@ def test_a_stored_notebook_shows_its_outputs(path: Path) -> None:
     assert "widgets" not in notebook.metadata
     assert notebook.metadata.kernelspec.name == "python3"
     assert path.stat().st_size < 250_000
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
-    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
-    session = Session(settings)
-    yield session
-    session.stop()
-    stack.down(settings)
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def eventually(true: object, seconds: float = 20) -> bool:

@@ -116,9 +116,9 @@ def learn(attempts: pd.DataFrame, steps: Sequence[str] | None = None) -> Learned
     if missing and there:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
     mine = attempts[names.isin(chain)]
-    whole = fit(mine)
     by = {step: mine[names[mine.index] == step] for step in chain}
-    if len(chain) == 1 or _alike(list(by.values())):
+    if len(chain) < 2 or _alike(list(by.values())):
+        whole = fit(mine)
         fits = {step: _latencies(whole, frame) for step, frame in by.items()}
         return Learned(fits, alike=True)
     return Learned({step: fit(frame, step) for step, frame in by.items()}, alike=False)
@@ -168,8 +168,9 @@ def _read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
     """(kind, seconds, weight) of each try that says something, and how many failures are known by kind."""
     outcome = attempts["outcome"].astype("string").fillna("unknown")
     unknown = int((outcome == "unknown").sum())
-    known = attempts[outcome.isin(list(_KINDS)).to_numpy()]
-    kind = outcome[outcome.isin(list(_KINDS))].map(_KINDS).to_numpy(dtype=int)
+    kinds = outcome.map(_KINDS)
+    known = attempts[kinds.notna().to_numpy()]
+    kind = kinds.dropna().to_numpy(dtype=int)
     seconds = known["duration_ms"].to_numpy(dtype="float64", na_value=np.nan) / 1000
     cut_by_clock = (known["outcome"].astype("string") == "timed out").to_numpy()
     # A timeout's own lateness must not look as if a call that worked just in time had outlived all that hung.

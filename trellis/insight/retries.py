@@ -131,10 +131,6 @@ class Prediction:
         values: Array = np.minimum(np.cumsum(self.pmf), 1.0).astype(np.float64)
         return values
 
-    @property
-    def calls_per_order(self) -> float:
-        return self.calls_per_step * len(self.calls)
-
     def cdf(self, seconds: float) -> float:
         """P(completed within so many seconds). Raises BadInput beyond a grid that does not hold nearly all of it."""
         return self._by(self.cdf_values, seconds)

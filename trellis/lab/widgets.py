@@ -16,18 +16,10 @@ import ipywidgets as w  # type: ignore[import-untyped]
 from trellis.desk import Receipt
 from trellis.errors import TrellisError
 from trellis.insight.colours import STATES, text_on
+from trellis.lab.rows import PATH
 from trellis.lab.session import STOPPED, Session
 from trellis.model import State
 
-_PATH = [
-    ("ORDER_RECEIVED", "received"),
-    ("ORDER_VALIDATED", "validated"),
-    ("AWAITING_APPROVAL", "review"),
-    ("PAYMENT_CHARGED", "charged"),
-    ("SHIPPING", "shipping"),
-    ("SHIPPED", "shipped"),
-    ("COMPLETED", "completed"),
-]
 _BEFORE_CHARGE = {None, "ORDER_RECEIVED", "ORDER_VALIDATED", "AWAITING_APPROVAL"}
 BEAT = 0.15
 
@@ -143,9 +135,9 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
 
     def _draw(self, status: dict[str, Any]) -> None:
         state = str(status["state"])
-        names = [name for name, _ in _PATH]
+        names = [name for name, _ in PATH]
         reached = names.index(state) if state in names else -1
-        dots = [_dot(text, STATES[state] if n == reached else None, n <= reached) for n, (_, text) in enumerate(_PATH)]
+        dots = [_dot(text, STATES[state] if n == reached else None, n <= reached) for n, (_, text) in enumerate(PATH)]
         if reached < 0:
             dots = [_dot(state.lower().replace("_", " "), STATES[state], True)]
         self.path.value = (
