@@ -156,6 +156,24 @@ async def test_a_wish_that_cannot_be_had_is_one_sentence(
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["audit", "--orders", "20"],
+        ["events", "--rows", "100", "--batches", "50"],
+        ["board", "--orders", "2", "--rounds", "1"],
+    ],
+    ids=["audit", "events", "board"],
+)
+async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_path: Path, words: str) -> None:
+    """Made-up orders go to a stack of its own, whichever servers the settings name."""
+    named = {"DATABASE_URL": "postgresql://nowhere.invalid/x", "TEMPORAL_ADDRESS": "nowhere.invalid:1"}
+    settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
+    done = await trellis(settings, "bench", *words.split(), "--json", **named)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
 async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
     """The first command of a newcomer who forgot `trellis up`."""
     result = await trellis(settings, "order", "list", TRELLIS_HOME=str(tmp_path / "none"))

@@ -47,7 +47,7 @@ def run(
 ) -> dict[str, Any]:
     """{orders, events, filled, p50_ms, p95_ms, throughput_ratio, open_per_s, closed_per_s}; a stack of its own."""
     home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
-    own = settings.model_copy(update={"home": home, "faults": "calm"})
+    own = settings.apart(home).model_copy(update={"faults": "calm"})
     try:
         session = Session(own)
         try:

@@ -186,7 +186,7 @@ def run(
     if "adbc" not in reading.drivers():
         raise TrellisError("The floor is ADBC's: install adbc-driver-postgresql first.")
     home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
-    own = settings.model_copy(update={"home": home, "database_url": None})
+    own = settings.apart(home)
     try:
         url = asyncio.run(_standing(own))
         fill(url, rows, tick)
