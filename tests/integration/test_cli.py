@@ -159,11 +159,10 @@ async def test_a_wish_that_cannot_be_had_is_one_sentence(
 @pytest.mark.parametrize(
     "words",
     [
-        ["audit", "--orders", "20"],
-        ["events", "--rows", "100", "--batches", "50"],
-        ["board", "--orders", "2", "--rounds", "1"],
+        "audit --orders 20",
+        "events --rows 100 --batches 50",
+        "board --orders 2 --rounds 1",
     ],
-    ids=["audit", "events", "board"],
 )
 async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_path: Path, words: str) -> None:
     """Made-up orders go to a stack of its own, whichever servers the settings name."""
