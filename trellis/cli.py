@@ -57,6 +57,8 @@ OrderId = Annotated[str, typer.Argument(help="The order's id.")]
 
 def main() -> None:
     """Entry point: every expected failure becomes one sentence and exit code 1."""
+    # `kill` ends a command as Ctrl-C does: servers of its own go with it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     code: str | int | None = 0
     try:
         app()

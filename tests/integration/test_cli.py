@@ -6,13 +6,16 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import House
+from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
@@ -171,6 +174,35 @@ async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_pat
     done = await trellis(settings, "bench", *words.split(), "--json", **named)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", ["bench deadline --orders 1000", "chaos"])
+async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, words: str, how: signal.Signals) -> None:
+    """Ctrl-C and kill, in the middle of its orders: no server of its own stays behind."""
+    home = tmp_path / "home"
+    settings = Settings.model_validate({"TRELLIS_HOME": home})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trellis", *words.split(), "--json",
+        env=os.environ | settings.environment() | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+    def running() -> list[Path]:
+        homes = [home, *tmp_path.glob("trellis-*")]
+        return [place for place in homes if stack.find(settings.apart(place)) is not None]
+
+    try:
+        async with asyncio.timeout(60):
+            while not running():
+                await asyncio.sleep(0.05)
+        process.send_signal(how)
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    assert (process.returncode, said.decode()) == (130, "")
+    assert not running()
+    assert not list(tmp_path.glob("trellis-*"))
 
 
 async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
