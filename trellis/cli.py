@@ -57,8 +57,8 @@ OrderId = Annotated[str, typer.Argument(help="The order's id.")]
 
 def main() -> None:
     """Entry point: every expected failure becomes one sentence and exit code 1."""
-    # `kill` ends a command as Ctrl-C does: servers of its own go with it.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # `kill` ends a command as Ctrl-C does, servers of its own with it: also where a script's `&` had Ctrl-C ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code: str | int | None = 0
     try:
         app()
@@ -287,12 +287,13 @@ def lab() -> None:
     ours = str(Path(__file__).parent / "lab" / "jupyter")
     paths = os.pathsep.join(filter(None, [ours, os.environ.get("JUPYTER_CONFIG_PATH")]))
     environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "JUPYTER_CONFIG_PATH": paths}
+    command = [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")]
     try:
-        code = subprocess.call(
-            [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")],
-            cwd=notebooks.parent,
-            env=environment,
-        )
+        jupyter = subprocess.Popen(command, cwd=notebooks.parent, env=environment)
+        # Ctrl-C reaches JupyterLab as well, which asks before it ends; `kill` reaches this process alone.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: jupyter.terminate())
+        code = jupyter.wait()
     finally:
         if mine:
             stack.down(settings)

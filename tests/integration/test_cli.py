@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import House
@@ -179,17 +181,19 @@ async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_pat
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("words", ["bench deadline --orders 1000", "chaos"])
 async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, words: str, how: signal.Signals) -> None:
-    """Ctrl-C and kill, in the middle of its orders: no server of its own stays behind."""
+    """Ctrl-C, and kill where Ctrl-C is ignored, in the middle of its orders: no server of its own stays behind."""
     home = tmp_path / "home"
+    ctrl_c = signal.SIG_DFL if how == signal.SIGINT else signal.SIG_IGN
     settings = Settings.model_validate({"TRELLIS_HOME": home})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "trellis", *words.split(), "--json",
         env=os.environ | settings.environment() | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
     )  # fmt: skip
 
-    def running() -> list[Path]:
-        homes = [home, *tmp_path.glob("trellis-*")]
-        return [place for place in homes if stack.find(settings.apart(place)) is not None]
+    def running() -> list[Settings]:
+        own = [settings.apart(place) for place in (home, *tmp_path.glob("trellis-*"))]
+        return [each for each in own if stack.find(each) is not None]
 
     try:
         async with asyncio.timeout(60):
@@ -200,9 +204,59 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    assert (process.returncode, said.decode()) == (130, "")
-    assert not running()
+        left = running()
+        for each in left:
+            stack.down(each)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert not left
     assert not list(tmp_path.glob("trellis-*"))
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C twice", "kill"])
+async def test_the_lab_ends_with_its_servers_and_its_kernels(tmp_path: Path, how: str) -> None:
+    """JupyterLab is asked to end, and ends its kernels, before the servers go."""
+    settings = Settings.model_validate({"TRELLIS_HOME": tmp_path / "home"})
+    (tmp_path / "jupyter_server_config.json").write_text(
+        json.dumps({"ServerApp": {"allow_root": True, "open_browser": False, "port": 0}})
+    )
+    places = {
+        "JUPYTER_CONFIG_PATH": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"), "IPYTHONDIR": str(tmp_path / "ipython"),
+    }  # fmt: skip
+    typed, keyboard = pty.openpty()  # without a terminal JupyterLab would not ask
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trellis", "lab",
+        env=os.environ | settings.environment() | places, stdin=keyboard, stderr=subprocess.PIPE,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = ""
+        async with asyncio.timeout(60):
+            while not (link := re.search(r"(http://127\.0\.0\.1:\d+)/lab\S*token=(\w+)", said)):
+                line = await process.stderr.readline()
+                assert line, said
+                said += line.decode()
+        kernels = f"{link[1]}/api/kernels?token={link[2]}"
+        async with httpx.AsyncClient() as http:
+            assert (await http.post(kernels, json={})).status_code == 201
+        if how == "kill":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+            await asyncio.sleep(0.5)
+            os.killpg(process.pid, signal.SIGINT)
+        rest = (await asyncio.wait_for(process.communicate(), 60))[1].decode()
+        assert process.returncode == 0, rest
+        assert "Kernel shutdown" in rest
+        assert stack.find(settings) is None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        os.close(typed)
+        os.close(keyboard)
+        stack.down(settings)
 
 
 async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
