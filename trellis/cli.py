@@ -866,6 +866,9 @@ def bench_deadline(
     policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
     concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
     hedge: Annotated[int, typer.Option(min=1, max=8, help="Lanes per step (placement activity).")] = 1,
+    budget: Annotated[
+        float | None, typer.Option(help="Another budget [s]; a long one shows the whole distribution.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -874,6 +877,9 @@ def bench_deadline(
 
     settings = _settings()
     chosen = preset(policy) if hedge == 1 else tuned(preset(policy), name=policy, hedge=hedge)
+    if budget is not None:
+        # A child's own limit would end what the budget no longer does.
+        chosen = tuned(chosen, name=policy, budget=budget, child_run_timeout=None)
     with _progress(f"{policy}, {orders} orders", orders, as_json) as tick:
         result = _run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
     _show(result, as_json)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 
 import structlog
 from temporalio.exceptions import ActivityError
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from trellis.config import Settings
 
@@ -48,6 +50,17 @@ def configure(settings: Settings) -> None:
     # The SDK narrates each worker's shutdown; that is news to its authors alone.
     logging.getLogger("temporalio.worker").setLevel(max(logging.WARNING, root.level))
     logging.getLogger("temporalio.worker._workflow_instance").addFilter(_wanted)
+    _forward()
+
+
+@functools.cache
+def _forward() -> None:
+    """Temporal's core writes to the process's own stdout, among JSON and in a cell; have it log instead."""
+    forwarded = LoggingConfig(
+        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
+        forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+    )
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=forwarded)), error_if_already_set=False)
 
 
 def _wanted(record: logging.LogRecord) -> bool:

@@ -178,6 +178,21 @@ async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_pat
     assert json.loads(done.stdout)
 
 
+async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: Path) -> None:
+    """Six orders with a budget that ends none of them: all COMPLETED, beside what was predicted for this policy."""
+    settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
+    done = await trellis(settings, "bench", "deadline", "--orders", "6", "--budget", "120", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["policy"], told["orders"], told["states"]) == ("swift", 6, {"COMPLETED": 6})
+    assert 0 < told["p50"] <= told["max"]
+    assert told["interval"][0] <= told["missed"] / 6 <= told["interval"][1]
+    assert 1.4 < told["predicted"]["p50"] < told["predicted"]["p99"]
+    refused = await trellis(settings, "bench", "deadline", "--budget", "0.1")
+    assert refused.returncode == 1
+    assert "whole budget" in refused.stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("words", ["bench deadline --orders 1000", "chaos"])
 async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, words: str, how: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from trellis import workers
 from trellis.config import Settings
 from trellis.desk import Desk, opened
 from trellis.errors import ConfigError
+from trellis.messages import ORDER_WORKFLOW
 from trellis.model import State
 from trellis.policies import preset, tuned
 
@@ -24,9 +26,11 @@ def queues_of_its_own(settings: Settings) -> dict[str, str]:
     return {"ORDERS_TASK_QUEUE": f"orders-{tag}", "SHIPPING_TASK_QUEUE": f"shipping-{tag}"}
 
 
-def worker_process(settings: Settings, queues: dict[str, str]) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "LOG_LEVEL": "ERROR"} | queues
-    return subprocess.Popen([sys.executable, "-m", "trellis", "worker"], env=environment, stderr=subprocess.DEVNULL)
+def worker_process(
+    settings: Settings, queues: dict[str, str], out: int | None = None, err: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "LOG_LEVEL": "WARNING"} | queues
+    return subprocess.Popen([sys.executable, "-m", "trellis", "worker"], env=environment, stdout=out, stderr=err)
 
 
 async def test_a_worker_killed_while_charging_charges_once(house: House, settings: Settings) -> None:
@@ -58,6 +62,28 @@ async def test_a_worker_killed_while_charging_charges_once(house: House, setting
             second.wait(30)
         executions = {e["execution"] for e in await desk.events(order.order_id) if e["step"] == "charge"}
         assert executions == {1, 2}
+
+
+async def test_what_temporals_core_says_is_logged_and_never_printed(house: House, settings: Settings) -> None:
+    """A task that fails: core's warning is a line of JSON on stderr, as the others are, and stdout stays clean."""
+    queues = queues_of_its_own(settings)
+    worker = worker_process(settings, queues, subprocess.PIPE, subprocess.PIPE)
+    warnings: list[dict[str, str]] = []
+    try:
+        handle = await house.desk.client.start_workflow(
+            ORDER_WORKFLOW, "no order", id=f"t-{uuid.uuid4().hex}", task_queue=queues["ORDERS_TASK_QUEUE"]
+        )
+        assert worker.stderr is not None
+        async with asyncio.timeout(30):
+            while not any("Failing workflow task" in one["event"] for one in warnings):
+                line = await asyncio.to_thread(worker.stderr.readline)
+                warnings += [json.loads(line)] if line.startswith(b"{") else []
+        await handle.terminate("it was never an order")
+    finally:
+        worker.terminate()
+        printed, _ = await asyncio.to_thread(worker.communicate, timeout=30)
+    assert printed == b""
+    assert warnings[-1]["logger"].startswith("temporalio.core")
 
 
 async def test_without_workers_the_desk_still_answers(idle_desk: Desk, settings: Settings, house: House) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import functools
 import logging
 import threading
 import time
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import structlog
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from trellis import config, logs, stack, workers
 from trellis.db.migrate import migrate
@@ -376,17 +374,6 @@ def _log_quietly(settings: config.Settings) -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    _runtime()
-
-
-@functools.cache
-def _runtime() -> None:
-    """Temporal's core writes to the process's own stdout, which a kernel shows in a cell; have it log instead."""
-    quiet = LoggingConfig(
-        filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
-        forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
-    )
-    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)), error_if_already_set=False)
 
 
 @atexit.register
