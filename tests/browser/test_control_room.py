@@ -327,6 +327,7 @@ async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_ar
         await room.get_by_role("button", name="Clear the selection").click()
         await expect(room.get_by_text("Select an order to steer it")).to_be_visible()
         await room.get_by_role("button", name="Previous page").click()
+        await expect(awaiting).to_have_count(25)
         await room.get_by_role("checkbox", name="Select every order on this page").check()
         await room.get_by_role("button", name="Cancel", exact=True).click()
         await expect(room.get_by_label("Verdicts")).to_contain_text("accepted (25 orders)", timeout=30_000)
