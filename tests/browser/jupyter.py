@@ -19,7 +19,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
+
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
 
 KERNELS = "@jupyterlab/apputils-extension/kernels-settings.jupyterlab-settings"
 THEMES = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"

@@ -57,7 +57,7 @@ async def test_charts_are_live_in_jupyterlab_and_stored_with_a_picture() -> None
             jupyter.write("charts.ipynb", READ, *DRAWN, "print('all cells', 'have run')")
             await jupyter.run_all(page, "charts.ipynb")
             await expect(page.get_by_text("all cells have run")).to_be_visible(timeout=60_000)
-            await expect(page.locator(".jp-OutputArea-output .vega-embed")).to_have_count(len(DRAWN), timeout=30_000)
+            await expect(page.locator(".jp-OutputArea-output .vega-embed")).to_have_count(len(DRAWN))
             ARTEFACTS.mkdir(exist_ok=True)
             await page.screenshot(path=ARTEFACTS / "charts.png")
             await page.evaluate(
