@@ -27,7 +27,7 @@ from rich.table import Table
 from trellis import config, stack
 from trellis.errors import BadInput, StackError, TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
-from trellis.model import parse_order
+from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:

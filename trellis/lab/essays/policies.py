@@ -19,7 +19,8 @@ from trellis.faults import FaultPlan
 from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
 from trellis.lab.session import BOOK, HOME, Session
-from trellis.model import State, parse_order
+from trellis.model import State
+from trellis.parsing import parse_order
 from trellis.policies import PRESETS, Placement, Policy, preset
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from trellis.desk import Desk
 from trellis.errors import BadInput, RequestRefused
 from trellis.lab.session import BOOK, HOME, Session
-from trellis.model import parse_order
+from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
 
 

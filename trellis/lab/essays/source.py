@@ -8,8 +8,8 @@ from typing import Any
 
 from IPython.display import Code
 
-from trellis.activities.books import Books
-from trellis.activities.steps import OutsideSteps
+from trellis.activities.ledger_only import LedgerActivities
+from trellis.activities.steps import OutsideActivities
 from trellis.errors import BadInput
 from trellis.model import Step
 
@@ -22,7 +22,7 @@ def code_of(step: str) -> Code:
 
 def activity_of(step: str) -> Callable[..., Any]:
     name = "finish" if step in (Step.COMPLETE, Step.CANCEL, Step.FAIL) else step
-    for holder in (OutsideSteps, Books):
+    for holder in (OutsideActivities, LedgerActivities):
         found: Callable[..., Any] | None = getattr(holder, name, None)
         if found is not None:
             return found
