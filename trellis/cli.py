@@ -27,7 +27,7 @@ from rich.table import Table
 from trellis import config, stack
 from trellis.errors import BadInput, StackError, TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
-from trellis.model import parse_order
+from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:
@@ -987,7 +987,7 @@ def notebooks(
     as_json: Json = False,
 ) -> None:
     """Execute all notebooks, each in a kernel and a workspace of its own."""
-    from trellis.lab.notebooks import execute_all
+    from trellis.lab.essays.executing import execute_all
 
     _settings()
     done = execute_all(write=write)

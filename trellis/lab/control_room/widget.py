@@ -27,7 +27,8 @@ from trellis.insight.colours import OUTCOMES, STATES, text_on
 from trellis.lab.control_room import assets, rows
 from trellis.lab.control_room.feed import Feed
 from trellis.lab.engine import Engine
-from trellis.model import OUTSIDE_STEPS, State, parse_address, parse_item, parse_order
+from trellis.model import OUTSIDE_STEPS, State
+from trellis.parsing import parse_address, parse_item, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
 
 AT_ONCE = 10
