@@ -286,6 +286,7 @@ ALLOWED = {
         "policies",
         "stack",
         "workers",
+        "workflows",
     },
 }
 
