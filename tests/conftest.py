@@ -20,7 +20,8 @@ from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk, opened
 from trellis.faults import FaultPlan
 from trellis.lab.session import Session
-from trellis.model import Order, State, charge_key, dispatch_key, parse_order
+from trellis.model import Order, State, charge_key, dispatch_key
+from trellis.parsing import parse_order
 from trellis.policies import Policy, preset, tuned
 
 

@@ -57,17 +57,8 @@ from trellis.messages import (
     UpdateAddress,
     Verdict,
 )
-from trellis.model import (
-    EventType,
-    Order,
-    State,
-    Step,
-    parse_address,
-    parse_id,
-    parse_reason,
-    shipping_workflow_id,
-    workflow_id,
-)
+from trellis.model import EventType, Order, State, Step, shipping_workflow_id, workflow_id
+from trellis.parsing import parse_address, parse_id, parse_reason
 from trellis.policies import Policy, preset
 from trellis.stack import Stack, connect
 from trellis.stack.temporal import ensure_search_attributes

@@ -203,7 +203,7 @@ def test_mistakes_in_a_cell_are_one_sentence(session: Session) -> None:
         lab.side_by_side(session, "nosuch")
     assert failed.value._render_traceback_() == [f"OrderNotFound: {failed.value}"]
     with pytest.raises(BadInput, match="no request 'frobnicate'") as wrong:
-        asyncio.run(lab.race(session, "frobnicate", [1]))
+        asyncio.run(lab.send_after(session, "frobnicate", [1]))
     assert len(wrong.value._render_traceback_()) == 1
 
 
@@ -284,7 +284,7 @@ def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(
     """An order under way ends with the new activity's and the new workflow's words in its log."""
     order = session.start_order(policy="patient")
     assert eventually(lambda: session.status(order)["state"] == "AWAITING_APPROVAL")
-    editable("activities/books.py", "given.request_id, given.by)", "given.request_id, given.by + ', reloaded')")
+    editable("activities/ledger_only.py", "given.request_id, given.by)", "given.request_id, given.by + ', reloaded')")
     editable("workflows/order.py", 'request.reason or "cancelled on request"', 'request.reason or "by the new code"')
     assert session.reload().startswith("Reloaded")
     session.approve(order)

@@ -12,7 +12,8 @@ import pytest
 from trellis import config
 from trellis.errors import BadInput, ConfigError
 from trellis.faults import FaultPlan, Outcome
-from trellis.model import TryId, parse_address, parse_cents, parse_order
+from trellis.model import TryId
+from trellis.parsing import parse_address, parse_cents, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Jitter, Placement, preset, tuned
 from trellis.rules import Budget, root_cause
 
@@ -251,22 +252,23 @@ def test_aliases_and_bad_values_of_settings() -> None:
 
 ALLOWED = {
     "errors": set(),
-    "model": {"errors"},
+    "model": set(),
+    "parsing": {"errors", "model"},
     "policies": {"errors"},
     "config": {"errors"},
     "messages": {"model", "policies"},
-    "rules": {"errors", "messages", "model"},
+    "rules": {"errors", "model", "parsing"},
     "faults": {"errors", "model"},
     "workflows": {"messages", "model", "rules", "policies", "workflows"},
     "db": {"db", "errors", "faults", "messages", "model", "policies"},
     "activities": {"activities", "db", "faults", "messages", "model", "policies"},
     "stack": {"stack", "config", "errors"},
-    "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
-    "desk": {"config", "db", "errors", "messages", "model", "policies", "stack"},
+    "workers": {"activities", "config", "db", "errors", "faults", "model", "workflows"},
+    "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack"},
     "histories": {"messages"},
     "audit": {"db", "errors", "histories", "messages", "model", "workers", "workflows"},
     "reconcile": {"activities", "db", "desk", "errors", "histories", "messages", "model"},
-    "api": {"api", "config", "desk", "errors", "faults", "model", "stack"},
+    "api": {"api", "config", "desk", "errors", "faults", "model", "parsing", "stack"},
     "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {
         "lab",
@@ -280,9 +282,11 @@ ALLOWED = {
         "logs",
         "messages",
         "model",
+        "parsing",
         "policies",
         "stack",
         "workers",
+        "workflows",
     },
 }
 

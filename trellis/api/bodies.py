@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from trellis.errors import BadInput
-from trellis.model import parse_id
+from trellis.parsing import parse_id
 
 
 def error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trellis.model import MAX_ITEMS, NOT_IN_TEXT, State
+from trellis.model import State
+from trellis.parsing import MAX_ITEMS, NOT_IN_TEXT
 
 Json = dict[str, Any]
 

@@ -20,7 +20,8 @@ from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk, opened
 from trellis.faults import FaultPlan
-from trellis.model import Order, parse_order
+from trellis.model import Order
+from trellis.parsing import parse_order
 from trellis.policies import Policy
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from trellis.cli.common import Json, open_desk, out, read_settings, show
 from trellis.cli.printing import print_event, when
 from trellis.errors import BadInput
-from trellis.model import parse_order
+from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:

@@ -132,7 +132,7 @@ def notebooks(
     as_json: Json = False,
 ) -> None:
     """Execute all notebooks, each in a kernel and a workspace of its own."""
-    from trellis.lab.notebooks import execute_all
+    from trellis.lab.essays.executing import execute_all
 
     read_settings()
     done = execute_all(write=write)

@@ -25,7 +25,8 @@ from trellis.faults import FaultPlan
 from trellis.insight import events as read_events
 from trellis.lab import reloading
 from trellis.lab.keeper import LogKeeper
-from trellis.model import State, parse_order
+from trellis.model import State
+from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
 
 if TYPE_CHECKING:
