@@ -203,7 +203,7 @@ def test_mistakes_in_a_cell_are_one_sentence(session: Session) -> None:
         lab.side_by_side(session, "nosuch")
     assert failed.value._render_traceback_() == [f"OrderNotFound: {failed.value}"]
     with pytest.raises(BadInput, match="no request 'frobnicate'") as wrong:
-        asyncio.run(lab.race(session, "frobnicate", [1]))
+        asyncio.run(lab.send_after(session, "frobnicate", [1]))
     assert len(wrong.value._render_traceback_()) == 1
 
 
