@@ -263,7 +263,7 @@ ALLOWED = {
     "db": {"db", "errors", "faults", "messages", "model", "policies"},
     "activities": {"activities", "db", "faults", "messages", "model", "policies"},
     "stack": {"stack", "config", "errors"},
-    "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
+    "workers": {"activities", "config", "db", "errors", "faults", "model", "workflows"},
     "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack"},
     "histories": {"messages"},
     "audit": {"db", "errors", "histories", "messages", "model", "workers", "workflows"},
