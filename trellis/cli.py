@@ -27,7 +27,7 @@ from rich.table import Table
 from trellis import config, stack
 from trellis.errors import BadInput, StackError, TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
-from trellis.model import parse_order
+from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:
@@ -347,7 +347,6 @@ def demo(
 
 
 async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dict[str, Any]:
-    from trellis.model import State
 
     began, since = time.perf_counter(), datetime.now(UTC)
     await desk.start(order, policy)
@@ -359,24 +358,24 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
         events = await desk.ledger.events(order.order_id)
         for event in events[shown:]:
             if not quiet:
-                _print_event(event, since)
+                _print_event(event.to_json(), since)
         shown = len(events)
         row = await desk.ledger.order(order.order_id)
-        if row is not None and State(row["state"]).terminal:
+        if row is not None and row.state.terminal:
             break
         await asyncio.sleep(0.05)
     await asyncio.gather(receipt, return_exceptions=True)
     status = await desk.wait(order.order_id)
     seconds = time.perf_counter() - began
-    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event["attempt"] is not None)
+    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event.attempt is not None)
     if not quiet:
         charges = await desk.ledger.charges(order.order_id)
         out.print(
-            f"[bold]{status['state']}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
             f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
             soft_wrap=True,
         )
-    return {"order_id": order.order_id, "state": status["state"], "seconds": round(seconds, 3), "attempts": attempts}
+    return {"order_id": order.order_id, "state": status.state, "seconds": round(seconds, 3), "attempts": attempts}
 
 
 _MARKS = {
@@ -491,11 +490,9 @@ def order_status(order_id: OrderId, as_json: Json = False) -> None:
     settings = _settings()
 
     async def work() -> dict[str, Any]:
-        from trellis.desk import to_json
-
         async with _desk(settings) as desk:
             found = await desk.status(order_id)
-        return to_json({**found, "events": [to_json(event) for event in found["events"]]})
+        return found.to_json()
 
     result = _run(work())
     brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
@@ -512,10 +509,8 @@ def order_list(
     settings = _settings()
 
     async def work() -> list[dict[str, Any]]:
-        from trellis.desk import to_json
-
         async with _desk(settings) as desk:
-            return [to_json(row) for row in await desk.orders(state=state, limit=limit)]
+            return [row.to_json() for row in await desk.orders(state=state, limit=limit)]
 
     rows = _run(work())
 
@@ -534,10 +529,8 @@ def order_events(order_id: OrderId, as_json: Json = False) -> None:
     settings = _settings()
 
     async def work() -> list[dict[str, Any]]:
-        from trellis.desk import to_json
-
         async with _desk(settings) as desk:
-            return [to_json(row) for row in await desk.events(order_id)]
+            return [row.to_json() for row in await desk.events(order_id)]
 
     rows = _run(work())
 

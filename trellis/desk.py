@@ -51,15 +51,8 @@ from trellis.messages import (
     UpdateAddress,
     Verdict,
 )
-from trellis.model import (
-    EventType,
-    Order,
-    State,
-    parse_address,
-    parse_id,
-    parse_reason,
-    workflow_id,
-)
+from trellis.model import EventType, Order, State, workflow_id
+from trellis.parsing import parse_address, parse_id, parse_reason
 from trellis.policies import Policy, preset
 from trellis.stack import Stack, connect
 from trellis.stack.temporal import ensure_search_attributes

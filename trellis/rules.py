@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trellis.errors import BadInput
-from trellis.model import State, parse_address
+from trellis.model import State
+from trellis.parsing import parse_address
 
 
 def root_cause(failure: BaseException) -> str:

@@ -17,7 +17,8 @@ from trellis.db.ledger import Ledger
 from trellis.db.rows import EventRow, OrderRow, PaymentRow, Record, ShipmentRow
 from trellis.errors import OrderNotFound
 from trellis.messages import Status
-from trellis.model import EventType, State, Step, parse_id, shipping_workflow_id, workflow_id
+from trellis.model import EventType, State, Step, shipping_workflow_id, workflow_id
+from trellis.parsing import parse_id
 from trellis.temporal_calls import describe
 
 T = TypeVar("T")

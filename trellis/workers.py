@@ -13,8 +13,8 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from trellis.activities.books import Books
-from trellis.activities.steps import OutsideSteps
+from trellis.activities.ledger_only import LedgerActivities
+from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
@@ -85,7 +85,11 @@ def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
 
 
 def build(
-    client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]
+    client: Client,
+    settings: Settings,
+    steps: OutsideActivities,
+    ledger_only: LedgerActivities,
+    queues: tuple[str, ...],
 ) -> list[Worker]:
     """One worker per queue. Raises ConfigError for a queue nobody knows."""
     task_queues(settings, queues)
@@ -106,12 +110,12 @@ def build(
     if "orders" in queues:
         outside: list[Any] = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
         own: list[Any] = [
-            books.approve,
-            books.update_address,
-            books.fence,
-            books.refuse,
-            books.dispatch_failed,
-            books.finish,
+            ledger_only.approve,
+            ledger_only.update_address,
+            ledger_only.fence,
+            ledger_only.refuse,
+            ledger_only.dispatch_failed,
+            ledger_only.finish,
         ]
         workers.append(
             Worker(
@@ -145,8 +149,8 @@ async def running(
     """
     ledger = Ledger(pool)
     async with FaultWatch(ledger, settings) as watch:
-        steps = OutsideSteps(ledger, Provider(pool), FlakyCall(lambda: watch.current))
-        workers = build(client, settings, steps, Books(ledger), queues)
+        steps = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
+        workers = build(client, settings, steps, LedgerActivities(ledger), queues)
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
 
         def ended(task: asyncio.Task[None]) -> None:

@@ -44,7 +44,8 @@ from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk
 from trellis.errors import BadInput, DatabaseUnavailable
-from trellis.model import Order, State, parse_start, workflow_id
+from trellis.model import Order, State, workflow_id
+from trellis.parsing import parse_start
 from trellis.policies import preset, tuned
 from trellis.temporal_calls import describe
 from trellis.workers import running as working

@@ -284,7 +284,7 @@ def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(
     """An order under way ends with the new activity's and the new workflow's words in its log."""
     order = session.start_order(policy="patient")
     assert eventually(lambda: session.status(order)["state"] == "AWAITING_APPROVAL")
-    editable("activities/books.py", "given.request_id, given.by)", "given.request_id, given.by + ', reloaded')")
+    editable("activities/ledger_only.py", "given.request_id, given.by)", "given.request_id, given.by + ', reloaded')")
     editable("workflows/order.py", 'request.reason or "cancelled on request"', 'request.reason or "by the new code"')
     assert session.reload().startswith("Reloaded")
     session.approve(order)

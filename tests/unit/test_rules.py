@@ -12,7 +12,8 @@ import pytest
 from trellis import config
 from trellis.errors import BadInput, ConfigError
 from trellis.faults import FaultPlan, Outcome
-from trellis.model import TryId, parse_address, parse_cents, parse_order
+from trellis.model import TryId
+from trellis.parsing import parse_address, parse_cents, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Jitter, Placement, preset, tuned
 from trellis.rules import Budget, root_cause
 
@@ -251,11 +252,12 @@ def test_aliases_and_bad_values_of_settings() -> None:
 
 ALLOWED = {
     "errors": set(),
-    "model": {"errors"},
+    "model": set(),
+    "parsing": {"errors", "model"},
     "policies": {"errors"},
     "config": {"errors"},
     "messages": {"model", "policies"},
-    "rules": {"errors", "messages", "model"},
+    "rules": {"errors", "model", "parsing"},
     "faults": {"errors", "model"},
     "workflows": {"messages", "model", "rules", "policies", "workflows"},
     "db": {"db", "errors", "faults", "messages", "model", "policies"},
@@ -263,12 +265,12 @@ ALLOWED = {
     "stack": {"stack", "config", "errors"},
     "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
     "temporal_calls": {"errors"},
-    "status": {"db", "errors", "messages", "model", "temporal_calls"},
-    "desk": {"config", "db", "errors", "messages", "model", "policies", "stack", "status", "temporal_calls"},
+    "status": {"db", "errors", "messages", "model", "parsing", "temporal_calls"},
+    "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack", "status", "temporal_calls"},
     "histories": {"messages"},
     "audit": {"db", "errors", "histories", "messages", "model", "temporal_calls", "workers", "workflows"},
     "reconcile": {"activities", "db", "desk", "errors", "histories", "messages", "model", "temporal_calls"},
-    "api": {"api", "config", "desk", "errors", "faults", "model", "stack"},
+    "api": {"api", "config", "desk", "errors", "faults", "model", "parsing", "stack"},
     "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {
         "lab",
@@ -282,8 +284,10 @@ ALLOWED = {
         "logs",
         "messages",
         "model",
+        "parsing",
         "policies",
         "stack",
+        "status",
         "workers",
     },
 }

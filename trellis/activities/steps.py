@@ -19,7 +19,7 @@ from trellis.policies import Retry
 UNDONE = "the order is being undone"
 
 
-class OutsideSteps:
+class OutsideActivities:
     """`receive validate charge prepare dispatch ship refund`; the same instance serves both queues."""
 
     def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:

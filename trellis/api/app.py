@@ -18,7 +18,8 @@ from trellis.api.docs import page
 from trellis.api.gate import INSIDE, Gate
 from trellis.desk import Desk, Receipt
 from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
-from trellis.model import State, parse_address, parse_approve, parse_cancel, parse_start
+from trellis.model import State
+from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start
 
 log = structlog.get_logger("trellis.api")
 

@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from starlette.responses import JSONResponse
 
 from trellis.errors import BadInput
-from trellis.model import parse_id
+from trellis.parsing import parse_id
 
 
 def error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

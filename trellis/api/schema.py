@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trellis.model import MAX_ITEMS, NOT_IN_TEXT, State
+from trellis.model import State
+from trellis.parsing import MAX_ITEMS, NOT_IN_TEXT
 
 Json = dict[str, Any]
 
@@ -153,7 +154,11 @@ class Status(BaseModel):
     can_cancel: bool
     can_update_address: bool
     total: str | None
+    items: list[dict[str, Any]]
     address: dict[str, Any] | None
+    policy: dict[str, Any] | None
+    created_at: str | None
+    updated_at: str | None
     payment: dict[str, Any] | None
     shipments: list[dict[str, Any]]
     events: list[Event]

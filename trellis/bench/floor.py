@@ -20,7 +20,8 @@ from trellis.db.migrate import migrate
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk, opened
 from trellis.faults import FaultPlan
-from trellis.model import Order, parse_order
+from trellis.model import Order
+from trellis.parsing import parse_order
 from trellis.policies import Policy
 
 
@@ -93,7 +94,8 @@ async def complete_one(desk: Desk, policy: Policy) -> tuple[str, str, float]:
         state = "COMPLETED"
     except Exception:
         # An order that failed is a figure here, not an error.
-        state = str((await desk.ledger.order(order.order_id) or {}).get("state"))
+        row = await desk.ledger.order(order.order_id)
+        state = str(row.state if row else None)
     return order.order_id, state, time.perf_counter() - began
 
 

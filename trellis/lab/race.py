@@ -20,7 +20,8 @@ from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
 from trellis.lab.session import Session
 from trellis.lab.story import ITEMS
-from trellis.model import State, parse_order
+from trellis.model import State
+from trellis.parsing import parse_order
 from trellis.policies import PRESETS, Placement, Policy, preset
 
 

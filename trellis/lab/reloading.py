@@ -21,7 +21,7 @@ MODULES = (
     "trellis.workflows.shipping",
     "trellis.workflows.order",
     "trellis.activities.attempts",
-    "trellis.activities.books",
+    "trellis.activities.ledger_only",
     "trellis.activities.steps",
     "trellis.workers",
 )

@@ -27,7 +27,8 @@ from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
 from trellis.insight.colours import OUTCOMES, STATES, text_on
 from trellis.lab import rows
 from trellis.lab.feed import Feed
-from trellis.model import OUTSIDE_STEPS, State, parse_address, parse_item, parse_order
+from trellis.model import OUTSIDE_STEPS, State
+from trellis.parsing import parse_address, parse_item, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
 
 if TYPE_CHECKING:

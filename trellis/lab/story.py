@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Code
 
-from trellis.activities.books import Books
-from trellis.activities.steps import OutsideSteps
+from trellis.activities.ledger_only import LedgerActivities
+from trellis.activities.steps import OutsideActivities
 from trellis.desk import Desk
 from trellis.errors import BadInput, RequestRefused
 from trellis.insight import download
 from trellis.lab.session import Session
-from trellis.model import Step, parse_order, workflow_id
+from trellis.model import Step, workflow_id
+from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
 
 ITEMS = [{"sku": "book", "quantity": 2, "price": "12.50"}]
@@ -92,7 +93,7 @@ def code_of(step: str) -> Code:
 
 def _activity(step: str) -> Callable[..., Any]:
     name = "finish" if step in (Step.COMPLETE, Step.CANCEL, Step.FAIL) else step
-    for holder in (OutsideSteps, Books):
+    for holder in (OutsideActivities, LedgerActivities):
         found: Callable[..., Any] | None = getattr(holder, name, None)
         if found is not None:
             return found
@@ -146,9 +147,9 @@ async def _race(desk: Desk, request: str, delays: Sequence[float], approved: boo
             "sent_after": delay,
             "verdict": verdict,
             "reason": reason,
-            "state": str(end["state"]),
-            "payment": (end["payment"] or {}).get("status"),
-            "address": (end["address"] or {}).get("line1"),
+            "state": str(end.state),
+            "payment": end.payment.status if end.payment else None,
+            "address": (end.address or {}).get("line1"),
         }
 
     return pd.DataFrame(await asyncio.gather(*(one(delay) for delay in delays)))

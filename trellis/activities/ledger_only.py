@@ -20,7 +20,7 @@ from trellis.model import State, Step
 TOO_LATE = "the carrier already has the parcel"
 
 
-class Books:
+class LedgerActivities:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
