@@ -245,7 +245,7 @@ async def test_a_cursor_says_where_a_page_ended(house: House) -> None:
     async with asyncio.timeout(20):
         while row is None:
             row = next(iter(await house.desk.orders(limit=1)), None)
-    assert read_cursor(write_cursor(row)) == (row["created_at"], row["id"])
+    assert read_cursor(write_cursor(row.created_at, row.id)) == (row.created_at, row.id)
 
 
 def _start(**more: str) -> bytes:
