@@ -263,7 +263,7 @@ ALLOWED = {
     "db": {"db", "errors", "faults", "messages", "model", "policies"},
     "activities": {"activities", "db", "faults", "messages", "model", "policies"},
     "stack": {"stack", "config", "errors"},
-    "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
+    "workers": {"activities", "config", "db", "errors", "faults", "model", "workflows"},
     "temporal_calls": {"errors"},
     "status": {"db", "errors", "messages", "model", "parsing", "temporal_calls"},
     "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack", "status", "temporal_calls"},
@@ -289,6 +289,7 @@ ALLOWED = {
         "stack",
         "status",
         "workers",
+        "workflows",
     },
 }
 

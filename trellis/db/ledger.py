@@ -15,7 +15,7 @@ from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import EventRow, OrderLine, OrderRow, read_order
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
-from trellis.model import Address, EventType, Order, State, Step, TryId, event_id
+from trellis.model import ENDINGS, Address, EventType, Order, State, TryId, event_id
 from trellis.policies import Policy
 
 Row = dict[str, Any]
@@ -211,7 +211,7 @@ class Ledger:
         )  # fmt: skip
 
     async def finish(self, order_id: str, state: State, reason: str) -> None:
-        type_, step = _ENDINGS[state]
+        type_, step = ENDINGS[state]
         await self._row(
             "SELECT finish_order(%s, %s, %s, %s, %s, %s, %s)",
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
@@ -220,7 +220,7 @@ class Ledger:
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
         """`finish`, for an order whose workflow is gone: the row and the event say so."""
-        type_, step = _ENDINGS[state]
+        type_, step = ENDINGS[state]
         await self._row(
             "SELECT reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
@@ -338,11 +338,3 @@ def _row_of(tried: Tried | None) -> tuple[object, ...]:
 
 def _payload_of(tried: Tried | None) -> dict[str, Any]:
     return tried.payload() if tried else {}
-
-
-_ENDINGS: dict[State, tuple[EventType, Step]] = {
-    State.COMPLETED: (EventType.ORDER_COMPLETED, Step.COMPLETE),
-    State.CANCELLED: (EventType.ORDER_CANCELLED, Step.CANCEL),
-    State.FAILED: (EventType.ORDER_FAILED, Step.FAIL),
-    State.APPROVAL_TIMEOUT: (EventType.APPROVAL_TIMEOUT, Step.FAIL),
-}

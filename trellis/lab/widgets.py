@@ -16,8 +16,9 @@ import ipywidgets as w  # type: ignore[import-untyped]
 from trellis.desk import Receipt
 from trellis.errors import TrellisError
 from trellis.insight.colours import STATES, text_on
-from trellis.lab.rows import PATH
-from trellis.lab.session import STOPPED, Session
+from trellis.lab.control_room.rows import PATH
+from trellis.lab.engine import STOPPED
+from trellis.lab.session import Session
 from trellis.model import State
 from trellis.status import OrderStatus
 
