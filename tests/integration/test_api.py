@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -73,6 +76,21 @@ async def test_every_form_of_a_start_is_taken(house: House, api: Api, rest: dict
     assert str(status["total"]) == ("3.00" if "price" in str(rest) else "0.00")
 
 
+async def test_a_status_tells_the_whole_row(house: House, api: Api) -> None:
+    """Items as they were sent, the policy with all its fields, and when the row was written and last changed."""
+    order = house.order()
+    path = f"/orders/{order.order_id}"
+    await api.post(f"{path}/start", body_of(order))
+    await house.until(order, "AWAITING_APPROVAL")
+    status = (await api.http.get(f"{path}/status")).json()
+    assert status["items"] == body_of(order)["items"]
+    assert status["policy"] == json.loads(json.dumps(asdict(house.desk.default_policy())))
+    assert datetime.fromisoformat(status["created_at"]) < datetime.fromisoformat(status["updated_at"])
+    found = await house.desk.status(order.order_id)
+    assert found.to_json().keys() == status.keys()
+    assert (found["state"], dict(found)["items"]) == (found.state, found.items)
+
+
 async def test_aliases_are_the_same_body(house: House, api: Api) -> None:
     """The hash is of what was meant: name and sku, 1.50 and "1.5" start one run."""
     order = house.order()
@@ -83,17 +101,18 @@ async def test_aliases_are_the_same_body(house: House, api: Api) -> None:
     assert answers[0].json() == answers[1].json()
 
 
-@pytest.mark.parametrize("path", ["signals/update-address", "address"])
+@pytest.mark.parametrize("path", ["signals/update-address", "signals/address", "address"])
 @pytest.mark.parametrize("wrapped", [True, False])
 async def test_every_form_of_a_new_address_is_taken(house: House, api: Api, path: str, wrapped: bool) -> None:
-    """Bare or wrapped, on either path; the ledger holds the new one."""
+    """Bare or wrapped, on each of the three paths; the ledger holds the new one, and nothing of the old one."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     address = {"street": "2 New Road", "city": "x"}
     answer = await api.post(f"/orders/{order.order_id}/{path}", {"address": address} if wrapped else address)
     assert (answer.status_code, answer.json()["verdict"]) == (202, "accepted")
     status = (await api.http.get(f"/orders/{order.order_id}/status")).json()
-    assert (status["address"]["line1"], status["step"], status["can_cancel"]) == ("2 New Road", "review", True)
+    assert status["address"] == {"line1": "2 New Road", "city": "x", "state": "", "zip": "", "country": ""}
+    assert (status["step"], status["can_cancel"]) == ("review", True)
     assert status["seconds_left"] > 0
 
 
