@@ -254,7 +254,7 @@ ALLOWED = {
     "errors": set(),
     "model": set(),
     "parsing": {"errors", "model"},
-    "policies": {"errors"},
+    "policies": {"errors", "model"},
     "config": {"errors"},
     "messages": {"model", "policies"},
     "rules": {"errors", "model", "parsing"},
