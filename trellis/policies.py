@@ -212,7 +212,7 @@ def _check_types(given: Policy | Retry, prefix: str) -> None:
             continue
         if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
             raise ConfigError(f"The policy's {prefix}{one.name} must be {_WORDS[kind]}, not {value!r}.")
-        if isinstance(value, float | int) and not 0 <= value <= 30 * 86_400:
+        if isinstance(value, float | int) and kind.startswith("float") and not 0 <= value <= 30 * 86_400:
             raise ConfigError(f"The policy's {prefix}{one.name} must be from 0 to 2592000 (30 days in seconds).")
 
 
