@@ -90,18 +90,12 @@ def configure_process(settings: Settings, *, quiet: bool = False) -> None:
     sys.unraisablehook = in_finalizer
 
 
-def say(settings: Settings | None, text: str, *, error: bool = False) -> bool:
-    """Log a sentence for people as a record where LOG_FORMAT asks for JSON. False: print it, this did nothing.
-
-    Where the settings themselves cannot be read, None stands for them, and nothing is logged unless the process
-    was configured before.
-    """
-    if settings is None or settings.log_format != "json":
-        return False
+def say(sentence: str, level: int = logging.INFO) -> None:
+    """Log what a command would print for people, where everything on stderr has to be JSON."""
     if not logging.getLogger().handlers:
-        configure(settings)
-    logging.getLogger("trellis").log(logging.ERROR if error else logging.INFO, text)
-    return True
+        # The settings themselves could not be read.
+        configure(Settings.model_validate({"LOG_FORMAT": "json"}))
+    logging.getLogger("trellis").log(level, sentence)
 
 
 @functools.cache
@@ -143,7 +137,7 @@ class _Lines(logging.Formatter):
         line: dict[str, Any] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:26] + "Z",
             "level": record.levelname.lower(),
-            "event": given["event"],
+            "event": given.get("event"),
             "logger": record.name,
             **given,
         }
@@ -162,7 +156,7 @@ class _Lines(logging.Formatter):
             line["stack"] = record.stack_info
         if self._json is not None:
             return self._json(line)
-        return str(self._console(None, "", line))
+        return str(self._console(None, "", {key: value for key, value in line.items() if value is not None}))
 
     def _add_context(self, line: dict[str, Any], context: dict[str, Any]) -> None:
         """The keys of our own lines, for a record of the SDK. `execution` is Temporal's own attempt number."""

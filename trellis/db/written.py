@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trellis.ledger")
 
 STATE_OF: dict[str, State] = {
-    **{state: state for state in State if state in set(EventType)},
+    **{EventType[state.name]: state for state in State if state.name in EventType.__members__},
     EventType.SHIPPING_STARTED: State.SHIPPING,
     EventType.ORDER_SHIPPED: State.SHIPPED,
     EventType.ORDER_COMPLETED: State.COMPLETED,
@@ -57,5 +57,5 @@ def log_written(order_id: str, written: str | None, tried: Tried | None, worker:
         if type_ in STATE_OF:
             line["state"] = STATE_OF[type_]
         if reason:
-            line["reason"] = reason
+            line["error" if type_ in _OUTCOMES else "reason"] = reason
         log.info(line)
