@@ -57,20 +57,22 @@ async def logged(house: House, stream: Path, order: Order) -> None:
     assert all(line.keys() >= KEYS for line in mine)
     assert all(line["worker"].startswith("worker-") for line in mine)
     told = [(line["event"], line["attempt"]) for line in mine]
-    assert sorted(told, key=str) == sorted(((str(e["type"]), e["attempt"]) for e in events), key=str)
-    numbered = {(e["step"], e["attempt"]): e for e in events if e["attempt"] is not None}
+    assert sorted(told, key=str) == sorted(((e.type, e.attempt) for e in events), key=str)
+    numbered = {(e.step, e.attempt): e for e in events if e.attempt is not None}
     for line in mine:
         if line["attempt"] is not None:
             event = numbered.pop((line["step"], line["attempt"]))
-            assert line["outcome"] == OUTCOMES.get(event["type"], "succeeded")
-            assert line["duration_ms"] == pytest.approx(event["duration_ms"], abs=0.001)
-            child = event["step"] in ("prepare", "dispatch")
+            assert line["outcome"] == OUTCOMES.get(event.type, "succeeded")
+            assert line["duration_ms"] == pytest.approx(event.duration_ms, abs=0.001)
+            child = event.step in ("prepare", "dispatch")
             assert line["workflow_id"] == (f"shipping-{order.order_id}-1" if child else f"order-{order.order_id}")
     assert not numbered
     states = [line["state"] for line in mine if "state" in line]
     assert states[0] == "ORDER_RECEIVED"
     assert set(itertools.pairwise(states)) <= {(str(a), str(b)) for a, b in EDGES}
-    assert states[-1] == (await house.desk.ledger.order(order.order_id) or {})["state"]
+    row = await house.desk.ledger.order(order.order_id)
+    assert row is not None
+    assert states[-1] == row.state
 
 
 @pytest.mark.parametrize("placement", ["activity", "server"])

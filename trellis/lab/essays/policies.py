@@ -18,7 +18,7 @@ from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
 from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
-from trellis.lab.session import BOOK, HOME, Session
+from trellis.lab.session import SAMPLE_ADDRESS, SAMPLE_ITEMS, Session
 from trellis.model import State
 from trellis.parsing import parse_order
 from trellis.policies import PRESETS, Placement, Policy, preset
@@ -59,7 +59,7 @@ async def _compare(
         await asyncio.sleep(spread * place / (orders * len(policies)))
         id_ = f"compare-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
         began = time.perf_counter()
-        await desk.start(parse_order(id_, f"pay-{id_}", BOOK, HOME), policy)
+        await desk.start(parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS, SAMPLE_ADDRESS), policy)
         await desk.approve(id_)
         try:
             end = await desk.wait(id_, max(0.1, cut - (time.perf_counter() - began)))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from trellis.desk import Desk
 from trellis.errors import BadInput, RequestRefused
-from trellis.lab.session import BOOK, HOME, Session
+from trellis.lab.session import SAMPLE_ADDRESS, SAMPLE_ITEMS, Session
 from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
 
@@ -41,7 +41,7 @@ async def _send_after(
 ) -> pd.DataFrame:
     async def one(delay: float) -> dict[str, Any]:
         id_ = f"send-{request.replace('_', '-')}-{uuid.uuid4().hex[:8]}-{delay:.2f}"
-        await desk.start(parse_order(id_, f"pay-{id_}", BOOK, HOME), policy)
+        await desk.start(parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS, SAMPLE_ADDRESS), policy)
         if approved:
             await desk.approve(id_)
         await asyncio.sleep(delay)
@@ -60,9 +60,9 @@ async def _send_after(
             "sent_after": delay,
             "verdict": verdict,
             "reason": reason,
-            "state": str(end["state"]),
-            "payment": (end["payment"] or {}).get("status"),
-            "address": (end["address"] or {}).get("line1"),
+            "state": str(end.state),
+            "payment": end.payment.status if end.payment else None,
+            "address": (end.address or {}).get("line1"),
         }
 
     return pd.DataFrame(await asyncio.gather(*(one(delay) for delay in delays)))
