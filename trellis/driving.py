@@ -67,7 +67,7 @@ async def run_order(desk: Desk, policy: Policy, *, prefix: str = "order", cut: f
     except (WorkflowFailureError, RPCError):
         # An order that failed is a result here, not an error.
         row = await desk.ledger.order(order.order_id)
-        state = State(row["state"]) if row else State.ORDER_RECEIVED
+        state = row.state if row else State.ORDER_RECEIVED
     return Ended(order.order_id, state, time.perf_counter() - began)
 
 

@@ -48,7 +48,6 @@ def demo(
 
 
 async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dict[str, Any]:
-    from trellis.model import State
 
     began, since = time.perf_counter(), datetime.now(UTC)
     await desk.start(order, policy)
@@ -60,24 +59,24 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
         events = await desk.ledger.events(order.order_id)
         for event in events[shown:]:
             if not quiet:
-                print_event(event, since)
+                print_event(event.to_json(), since)
         shown = len(events)
         row = await desk.ledger.order(order.order_id)
-        if row is not None and State(row["state"]).terminal:
+        if row is not None and row.state.terminal:
             break
         await asyncio.sleep(0.05)
     await asyncio.gather(receipt, return_exceptions=True)
     status = await desk.wait(order.order_id)
     seconds = time.perf_counter() - began
-    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event["attempt"] is not None)
+    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event.attempt is not None)
     if not quiet:
         charges = await desk.ledger.charges(order.order_id)
         out.print(
-            f"[bold]{status['state']}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
             f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
             soft_wrap=True,
         )
-    return {"order_id": order.order_id, "state": status["state"], "seconds": round(seconds, 3), "attempts": attempts}
+    return {"order_id": order.order_id, "state": status.state, "seconds": round(seconds, 3), "attempts": attempts}
 
 
 def load(
