@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from trellis import sandbox
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
@@ -31,11 +31,10 @@ QUEUES = ("orders", "shipping")
 # A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
 SLOTS = 400
 
-# The sandbox imports a workflow's module anew for every workflow. What the workflow files import is pure
-# and kept out of that: it makes half a busy worker's work.
-RUNNER = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules("trellis", "temporalio")
-)
+RUNNER = sandbox.RUNNER
+
+# Runs again when this module is reloaded, which is the last of those that a reload takes.
+sandbox.keep("trellis.workflows", *(f"trellis.workflows.{name}" for name in ("calls", "order", "shipping")))
 
 
 class FaultWatch:

@@ -25,7 +25,7 @@ MODULES = (
     "trellis.activities.steps",
     "trellis.workers",
 )
-"""In the order in which they import one another. The sandbox is given these very modules (see trellis.workers).
+"""In the order in which they import one another. Workflows are run as these modules are loaded (trellis.sandbox).
 
 Words that cross the wire (model, messages, policies) are not among them: values made before the reload would no
 longer be of the classes made after it. An edit there needs a new kernel.
