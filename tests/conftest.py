@@ -23,6 +23,7 @@ from trellis.lab.session import Session
 from trellis.model import Order, State, charge_key, dispatch_key
 from trellis.parsing import parse_order
 from trellis.policies import Policy, preset, tuned
+from trellis.status import OrderStatus
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ class House:
             row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
         return row[0] if row else None
 
-    async def ends(self, order: Order, state: State, timeout: float = 60) -> dict[str, Any]:
+    async def ends(self, order: Order, state: State, timeout: float = 60) -> OrderStatus:
         """Wait for the end; assert the state, Temporal's close status, and that both books balance."""
         status = await self.desk.wait(order.order_id, timeout)
         assert status["state"] == state, status

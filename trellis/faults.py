@@ -17,9 +17,8 @@ from enum import StrEnum
 from typing import Any
 
 from trellis.errors import ConfigError
-from trellis.model import OUTSIDE_STEPS, Step, TryId
-
-REPLY_CAN_BE_LOST = frozenset({Step.CHARGE, Step.REFUND, Step.DISPATCH})
+from trellis.model import OUTSIDE_STEPS, TryId
+from trellis.model import REPLY_CAN_BE_LOST as REPLY_CAN_BE_LOST
 
 
 class Outcome(StrEnum):

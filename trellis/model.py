@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 _NAMESPACE = uuid.UUID("6f0d2f4e-6f0c-4a37-9c3e-7a1f2f0f8a11")
@@ -34,49 +35,6 @@ class State(StrEnum):
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.APPROVAL_TIMEOUT})
 
-_PATH = (
-    State.ORDER_RECEIVED,
-    State.ORDER_VALIDATED,
-    State.AWAITING_APPROVAL,
-    State.PAYMENT_CHARGED,
-    State.SHIPPING,
-    State.SHIPPED,
-    State.COMPLETED,
-)
-EDGES: frozenset[tuple[State, State]] = frozenset(
-    [
-        *itertools.pairwise(_PATH),
-        (State.AWAITING_APPROVAL, State.APPROVAL_TIMEOUT),
-        *((state, end) for state in _PATH[:5] for end in (State.FAILED, State.CANCELLED)),
-    ]
-)
-"""Legal edges. Once a parcel is on its way (SHIPPED) an order can only be completed."""
-
-
-class Step(StrEnum):
-    """One unit of work done by one activity; the second group touches the ledger alone."""
-
-    RECEIVE = "receive"
-    VALIDATE = "validate"
-    CHARGE = "charge"
-    PREPARE = "prepare"
-    DISPATCH = "dispatch"
-    SHIP = "ship"
-    REFUND = "refund"
-
-    APPROVE = "approve"
-    UPDATE_ADDRESS = "update_address"
-    COMPLETE = "complete"
-    CANCEL = "cancel"
-    FAIL = "fail"
-
-    @property
-    def outside(self) -> bool:
-        return self in OUTSIDE_STEPS
-
-
-OUTSIDE_STEPS = (Step.RECEIVE, Step.VALIDATE, Step.CHARGE, Step.PREPARE, Step.DISPATCH, Step.SHIP, Step.REFUND)
-
 
 class EventType(StrEnum):
     ORDER_RECEIVED = "ORDER_RECEIVED"
@@ -100,6 +58,157 @@ class EventType(StrEnum):
     ATTEMPT_FAILED = "ATTEMPT_FAILED"
     ATTEMPT_TIMED_OUT = "ATTEMPT_TIMED_OUT"
     ATTEMPT_ABANDONED = "ATTEMPT_ABANDONED"
+
+
+ATTEMPTS = (EventType.ATTEMPT_FAILED, EventType.ATTEMPT_TIMED_OUT, EventType.ATTEMPT_ABANDONED)
+"""The events of tries without success."""
+
+BESIDE_THE_WAY = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
+"""Events of requests that leave the order where it is. An order may have any number of them."""
+
+
+class Step(StrEnum):
+    """One unit of work done by one activity. What each step does stands in STEPS."""
+
+    RECEIVE = "receive"
+    VALIDATE = "validate"
+    APPROVE = "approve"
+    CHARGE = "charge"
+    PREPARE = "prepare"
+    DISPATCH = "dispatch"
+    SHIP = "ship"
+    COMPLETE = "complete"
+    REFUND = "refund"
+    CANCEL = "cancel"
+    FAIL = "fail"
+    UPDATE_ADDRESS = "update_address"
+
+
+REVIEW = "review"
+"""What an order is at while it waits for `approve`."""
+
+Leaves = Mapping[EventType, State | None]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What the rest of Trellis knows of a step.
+
+    `label`: a few words for people. `leaves`: the events that a success may leave, exactly one of them, each with the
+    state that follows (None: the state stays). `also`: what the same transaction writes besides. `queue`: whose worker
+    runs the activity. `calls_out`: an outside system is called, so calls may fail and are tried again. `forward`: on
+    the way of an order that goes well. `per_round`: leaves its event once in each round of shipping, not once in the
+    order's life. `reply_can_be_lost`: the provider keeps a book, so a call may succeed there and fail here.
+    `activity`: the activity type, where it is not called like the step.
+    """
+
+    label: str
+    leaves: Leaves
+    also: Leaves = field(default_factory=dict)
+    queue: str = "orders"
+    calls_out: bool = False
+    forward: bool = False
+    per_round: bool = False
+    reply_can_be_lost: bool = False
+    activity: str = ""
+
+
+_FINISH = "finish"
+
+STEPS: dict[Step, StepInfo] = {
+    Step.RECEIVE: StepInfo(
+        "take the order in", {EventType.ORDER_RECEIVED: State.ORDER_RECEIVED}, calls_out=True, forward=True
+    ),
+    Step.VALIDATE: StepInfo(
+        "check the order",
+        {EventType.ORDER_VALIDATED: State.ORDER_VALIDATED},
+        {EventType.AWAITING_APPROVAL: State.AWAITING_APPROVAL},
+        calls_out=True,
+        forward=True,
+    ),
+    Step.APPROVE: StepInfo("note the approval", {EventType.ORDER_APPROVED: None}, forward=True),
+    Step.CHARGE: StepInfo(
+        "take the money",
+        {EventType.PAYMENT_CHARGED: State.PAYMENT_CHARGED},
+        calls_out=True,
+        forward=True,
+        reply_can_be_lost=True,
+    ),
+    Step.PREPARE: StepInfo(
+        "prepare the package",
+        {EventType.PACKAGE_PREPARED: None},
+        {EventType.SHIPPING_STARTED: State.SHIPPING},
+        queue="shipping",
+        calls_out=True,
+        forward=True,
+        per_round=True,
+    ),
+    # Not per round: the first success ends the rounds.
+    Step.DISPATCH: StepInfo(
+        "hand the parcel to the carrier",
+        {EventType.CARRIER_DISPATCHED: None},
+        queue="shipping",
+        calls_out=True,
+        forward=True,
+        reply_can_be_lost=True,
+    ),
+    Step.SHIP: StepInfo("mark as shipped", {EventType.ORDER_SHIPPED: State.SHIPPED}, calls_out=True, forward=True),
+    Step.COMPLETE: StepInfo(
+        "complete the order", {EventType.ORDER_COMPLETED: State.COMPLETED}, forward=True, activity=_FINISH
+    ),
+    # A refund that finds a parcel goes forward instead.
+    Step.REFUND: StepInfo(
+        "void the parcel, return the money",
+        {EventType.PAYMENT_REFUNDED: None, EventType.PAYMENT_FAILED: None, EventType.CARRIER_DISPATCHED: None},
+        calls_out=True,
+        reply_can_be_lost=True,
+    ),
+    Step.CANCEL: StepInfo("end as cancelled", {EventType.ORDER_CANCELLED: State.CANCELLED}, activity=_FINISH),
+    Step.FAIL: StepInfo(
+        "end as failed",
+        {EventType.ORDER_FAILED: State.FAILED, EventType.APPROVAL_TIMEOUT: State.APPROVAL_TIMEOUT},
+        activity=_FINISH,
+    ),
+    Step.UPDATE_ADDRESS: StepInfo("change the address", {EventType.ADDRESS_UPDATED: None}),
+}
+"""The one table of steps. The steps that go forward stand in their order."""
+
+QUEUES = tuple(dict.fromkeys(info.queue for info in STEPS.values()))
+WAY = tuple(step for step, info in STEPS.items() if info.forward)
+OUTSIDE_STEPS = tuple(step for step, info in STEPS.items() if info.calls_out)
+OUTSIDE_WAY = tuple(step for step in WAY if STEPS[step].calls_out)
+"""The outside steps of an order that completes."""
+REPLY_CAN_BE_LOST = frozenset(step for step, info in STEPS.items() if info.reply_can_be_lost)
+
+STEP_OF: Mapping[EventType, Step] = {
+    event: step for step in reversed(STEPS) for event in (*STEPS[step].leaves, *STEPS[step].also)
+}
+"""The step that leaves an event; for two steps that may leave the same one, the first in the table."""
+
+STATE_AFTER: Mapping[EventType, State] = {
+    event: state
+    for info in STEPS.values()
+    for event, state in (*info.leaves.items(), *info.also.items())
+    if state is not None
+}
+"""The state that an event tells of. What is not here changes no state."""
+
+PATH = tuple(state for event, state in STATE_AFTER.items() if STEP_OF[event] in WAY)
+"""The states of an order that goes well, in their order."""
+
+ENDINGS: Mapping[State, tuple[EventType, Step]] = {
+    state: (event, STEP_OF[event]) for event, state in STATE_AFTER.items() if state in TERMINAL
+}
+"""The event and the step that bring a terminal state about."""
+
+EDGES: frozenset[tuple[State, State]] = frozenset(
+    [
+        *itertools.pairwise(PATH),
+        (State.AWAITING_APPROVAL, State.APPROVAL_TIMEOUT),
+        *((state, end) for state in PATH[: PATH.index(State.SHIPPED)] for end in (State.FAILED, State.CANCELLED)),
+    ]
+)
+"""Legal edges. Once a parcel is on its way (SHIPPED) an order can only be completed."""
 
 
 @dataclass(frozen=True)

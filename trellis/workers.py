@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from trellis import sandbox
+from trellis.activities.collecting import activities_on
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
@@ -21,12 +22,11 @@ from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
 from trellis.faults import FaultPlan, FlakyCall, PlanInForce
+from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
 
 log = structlog.get_logger("trellis.workers")
-
-QUEUES = ("orders", "shipping")
 
 # A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
 SLOTS = 400
@@ -74,6 +74,10 @@ class FaultWatch:
                 log.warning("the fault plan cannot be looked up", error=str(error))
 
 
+WORKFLOWS: dict[str, type] = {"orders": OrderWorkflow, "shipping": ShippingWorkflow}
+"""What each queue's worker runs besides its activities."""
+
+
 def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
     """What Temporal calls these queues. Raises ConfigError for a queue nobody knows."""
     unknown = set(queues) - set(QUEUES)
@@ -83,15 +87,11 @@ def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
     return [names[queue] for queue in queues]
 
 
-def build(
-    client: Client,
-    settings: Settings,
-    steps: OutsideActivities,
-    ledger_only: LedgerActivities,
-    queues: tuple[str, ...],
-) -> list[Worker]:
-    """One worker per queue. Raises ConfigError for a queue nobody knows."""
-    task_queues(settings, queues)
+def build(client: Client, settings: Settings, holders: Sequence[object], queues: tuple[str, ...]) -> list[Worker]:
+    """One worker per queue, with those activities of `holders` that belong to it.
+
+    Raises ConfigError for a queue nobody knows.
+    """
     common: dict[str, Any] = {
         "max_concurrent_activities": SLOTS,
         "max_concurrent_local_activities": 100,
@@ -105,37 +105,17 @@ def build(
         "graceful_shutdown_timeout": timedelta(seconds=1),
         "workflow_runner": RUNNER,
     }
-    workers = []
-    if "orders" in queues:
-        outside: list[Any] = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
-        own: list[Any] = [
-            ledger_only.approve,
-            ledger_only.update_address,
-            ledger_only.fence,
-            ledger_only.refuse,
-            ledger_only.dispatch_failed,
-            ledger_only.finish,
-        ]
-        workers.append(
-            Worker(
-                client,
-                task_queue=settings.orders_queue,
-                workflows=[OrderWorkflow],
-                activities=[*outside, *own],
-                **common,
-            )
+    queues = tuple(dict.fromkeys(queues))
+    return [
+        Worker(
+            client,
+            task_queue=task_queue,
+            workflows=[WORKFLOWS[queue]],
+            activities=activities_on(queue, *holders),
+            **common,
         )
-    if "shipping" in queues:
-        workers.append(
-            Worker(
-                client,
-                task_queue=settings.shipping_queue,
-                workflows=[ShippingWorkflow],
-                activities=[steps.prepare, steps.dispatch],
-                **common,
-            )
-        )
-    return workers
+        for queue, task_queue in zip(queues, task_queues(settings, queues), strict=True)
+    ]
 
 
 @asynccontextmanager
@@ -148,8 +128,8 @@ async def running(
     """
     ledger = Ledger(pool)
     async with FaultWatch(ledger, settings) as watch:
-        steps = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
-        workers = build(client, settings, steps, LedgerActivities(ledger), queues)
+        outside = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
+        workers = build(client, settings, [outside, LedgerActivities(ledger)], queues)
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
 
         def ended(task: asyncio.Task[None]) -> None:

@@ -47,6 +47,7 @@ from trellis.errors import BadInput, DatabaseUnavailable
 from trellis.model import Order, State, workflow_id
 from trellis.parsing import parse_start
 from trellis.policies import preset, tuned
+from trellis.temporal_calls import describe
 from trellis.workers import running as working
 
 
@@ -244,7 +245,7 @@ async def test_a_cursor_says_where_a_page_ended(house: House) -> None:
     async with asyncio.timeout(20):
         while row is None:
             row = next(iter(await house.desk.orders(limit=1)), None)
-    assert read_cursor(write_cursor(row)) == (row["created_at"], row["id"])
+    assert read_cursor(write_cursor(row.created_at, row.id)) == (row.created_at, row.id)
 
 
 def _start(**more: str) -> bytes:
@@ -468,7 +469,7 @@ async def test_half_a_request_is_none(house: House, api: Api) -> None:
     assert (await api.post(f"/orders/{order.order_id}/signals/approve")).status_code == 202
     await house.ends(order, State.COMPLETED)
     assert "ORDER_CANCELLED" not in await house.events(order)
-    assert await house.desk._description(workflow_id(other.order_id)) is None
+    assert await describe(house.desk.client, workflow_id(other.order_id)) is None
     assert (await api.http.get(f"/orders/{other.order_id}/status")).status_code == 404
 
 
@@ -818,7 +819,7 @@ async def test_an_api_killed_between_accept_and_start_loses_and_doubles_nothing(
                 await asked
             await api.process.wait()
             await lock.rollback()
-    assert await house.desk._description(workflow_id(order.order_id)) is None
+    assert await describe(house.desk.client, workflow_id(order.order_id)) is None
     async with serving(settings) as api:
         first, second = [await api.post(path, body_of(order)) for _ in range(2)]
         assert (first.status_code, second.status_code) == (201, 200)

@@ -23,7 +23,7 @@ from trellis.bench.bare import BareChild, BareOrder, nothing
 from trellis.bench.events import analysis, fill
 from trellis.db.migrate import migrate
 from trellis.errors import BadInput, DatabaseUnavailable, TrellisError
-from trellis.insight import frames
+from trellis.insight import exporting, frames
 from trellis.model import Order, State
 from trellis.policies import preset, tuned
 from trellis.stack import Stack
@@ -209,7 +209,7 @@ def test_the_analysis_works_on_groups_not_rows(filled: str) -> None:
 @pytest.mark.parametrize("table", ["events", "orders", "attempts", "steps"])
 def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Any) -> None:
     """Written in several parts and read back, each table has the same values and dtypes; as .csv the same columns."""
-    monkeypatch.setattr(frames, "_EXPORTED", 700)
+    monkeypatch.setattr(exporting, "_EXPORTED", 700)
     some = [f"order-{n}" for n in range(90)]
     whole = {"events": insight.events, "orders": insight.orders, "attempts": insight.attempts, "steps": insight.steps}
     frame = whole[table](filled, some)

@@ -263,11 +263,14 @@ ALLOWED = {
     "db": {"db", "errors", "faults", "messages", "model", "policies"},
     "activities": {"activities", "db", "faults", "messages", "model", "policies"},
     "stack": {"stack", "config", "errors"},
-    "workers": {"activities", "config", "db", "errors", "faults", "workflows"},
-    "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack"},
+    "sandbox": set(),
+    "workers": {"activities", "config", "db", "errors", "faults", "model", "sandbox", "workflows"},
+    "temporal_calls": {"errors"},
+    "status": {"db", "errors", "messages", "model", "parsing", "temporal_calls"},
+    "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack", "status", "temporal_calls"},
     "histories": {"messages"},
-    "audit": {"db", "errors", "histories", "messages", "model", "workers", "workflows"},
-    "reconcile": {"activities", "db", "desk", "errors", "histories", "messages", "model"},
+    "audit": {"db", "errors", "histories", "messages", "model", "temporal_calls", "workers", "workflows"},
+    "reconcile": {"activities", "db", "desk", "errors", "histories", "messages", "model", "temporal_calls"},
     "api": {"api", "config", "desk", "errors", "faults", "model", "parsing", "stack"},
     "insight": {"insight", "config", "db", "errors", "faults", "model", "policies", "stack"},
     "lab": {
@@ -285,7 +288,9 @@ ALLOWED = {
         "parsing",
         "policies",
         "stack",
+        "status",
         "workers",
+        "workflows",
     },
 }
 

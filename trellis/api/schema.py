@@ -154,7 +154,11 @@ class Status(BaseModel):
     can_cancel: bool
     can_update_address: bool
     total: str | None
+    items: list[dict[str, Any]]
     address: dict[str, Any] | None
+    policy: dict[str, Any] | None
+    created_at: str | None
+    updated_at: str | None
     payment: dict[str, Any] | None
     shipments: list[dict[str, Any]]
     events: list[Event]

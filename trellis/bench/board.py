@@ -23,7 +23,7 @@ from trellis.bench.floor import complete_one, many, sample_order
 from trellis.config import Settings
 from trellis.db.pool import Pool
 from trellis.faults import FaultPlan, Mix
-from trellis.lab.room import ControlRoom
+from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 from trellis.model import workflow_id
 from trellis.policies import preset, tuned

@@ -94,7 +94,8 @@ async def complete_one(desk: Desk, policy: Policy) -> tuple[str, str, float]:
         state = "COMPLETED"
     except Exception:
         # An order that failed is a figure here, not an error.
-        state = str((await desk.ledger.order(order.order_id) or {}).get("state"))
+        row = await desk.ledger.order(order.order_id)
+        state = str(row.state if row else None)
     return order.order_id, state, time.perf_counter() - began
 
 

@@ -6,18 +6,39 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
-from psycopg.rows import dict_row
+from psycopg.rows import BaseRowFactory, class_row, kwargs_row, scalar_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.db.rows import EventRow, OrderLine, OrderRow, read_order
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
-from trellis.model import Address, EventType, Item, Order, State, Step, TryId, event_id
+from trellis.model import ENDINGS, Address, EventType, Order, State, TryId, event_id
 from trellis.policies import Policy
 
 Row = dict[str, Any]
+
+T = TypeVar("T")
+
+_EVENT: LiteralString = (
+    "id, event_id, order_id, type, step, attempt, round, execution, try AS try_, started_at, duration_ms, worker, "
+    "payload_json, ts"
+)
+_ORDER: LiteralString = """
+    SELECT o.id, o.state, o.total, o.items_json, o.address_json, o.policy_json, o.fingerprint, o.last_error,
+           o.claimed_at, o.closing_at, o.reconciled, o.ending, o.ending_reason, o.ending_request, o.created_at,
+           o.updated_at,
+           (SELECT jsonb_build_object('payment_id', p.payment_id, 'order_id', p.order_id, 'status', p.status,
+                'amount', p.amount, 'created_at', p.created_at, 'updated_at', p.updated_at)
+            FROM payments p WHERE p.order_id = o.id) AS payment,
+           coalesce((SELECT jsonb_agg(jsonb_build_object('id', s.id, 'order_id', s.order_id, 'round', s.round,
+                'status', s.status, 'tracking', s.tracking, 'payload_json', s.payload_json,
+                'created_at', s.created_at, 'updated_at', s.updated_at) ORDER BY s.round)
+            FROM shipments s WHERE s.order_id = o.id), '[]') AS shipments
+    FROM orders o WHERE o.id = %s
+"""
 
 
 @dataclass(frozen=True)
@@ -62,9 +83,9 @@ class Ledger:
             row = await (await connection.execute(sql, args)).fetchone()
         return tuple(row) if row else ()
 
-    async def _rows(self, sql: LiteralString, *args: object) -> list[Row]:
+    async def _rows(self, kind: BaseRowFactory[T], sql: LiteralString, *args: object) -> list[T]:
         async with borrowed(self._pool) as connection:
-            cursor = connection.cursor(row_factory=dict_row)
+            cursor = connection.cursor(row_factory=kind)
             return await (await cursor.execute(sql, args)).fetchall()
 
     # --- tries ---------------------------------------------------------------------------------------------
@@ -190,7 +211,7 @@ class Ledger:
         )  # fmt: skip
 
     async def finish(self, order_id: str, state: State, reason: str) -> None:
-        type_, step = _ENDINGS[state]
+        type_, step = ENDINGS[state]
         await self._row(
             "SELECT finish_order(%s, %s, %s, %s, %s, %s, %s)",
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
@@ -199,7 +220,7 @@ class Ledger:
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
         """`finish`, for an order whose workflow is gone: the row and the event say so."""
-        type_, step = _ENDINGS[state]
+        type_, step = ENDINGS[state]
         await self._row(
             "SELECT reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
@@ -212,15 +233,9 @@ class Ledger:
         """One round trip. Raises DatabaseUnavailable."""
         await self._row("SELECT 1")
 
-    async def order(self, order_id: str) -> Row | None:
+    async def order(self, order_id: str) -> OrderRow | None:
         """The order's row with its payment and shipments, in one round trip; None where there is none."""
-        rows = await self._rows(
-            "SELECT o.*, (SELECT to_jsonb(p) FROM payments p WHERE p.order_id = o.id) AS payment, "
-            "coalesce((SELECT jsonb_agg(s ORDER BY s.round) FROM shipments s WHERE s.order_id = o.id), '[]') "
-            "AS shipments "
-            "FROM orders o WHERE o.id = %s",
-            order_id,
-        )
+        rows = await self._rows(kwargs_row(read_order), _ORDER, order_id)
         return rows[0] if rows else None
 
     async def longest_run(self, order_id: str, margin: timedelta) -> tuple[datetime, bool]:
@@ -238,27 +253,30 @@ class Ledger:
         row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)
         return str(row[0]) if row else None
 
-    async def brought_about(self, order_id: str, request_id: str) -> Row | None:
-        """The event that a request led to (`type`, `payload_json`), or None."""
-        rows = await self._rows(
-            "SELECT type, payload_json FROM events WHERE order_id = %s AND payload_json ->> 'request_id' = %s LIMIT 1",
+    async def outcome_of(self, order_id: str, request_id: str) -> str | None:
+        """The type of the event that a request led to, or None."""
+        row = await self._row(
+            "SELECT type FROM events WHERE order_id = %s AND payload_json ->> 'request_id' = %s LIMIT 1",
             order_id,
             request_id,
         )
-        return rows[0] if rows else None
+        return str(row[0]) if row else None
 
-    async def events(self, order_id: str, last: int | None = None) -> list[Row]:
+    async def events(self, order_id: str, last: int | None = None) -> list[EventRow]:
         """An order's events, oldest first; only the `last` ones if given."""
         return await self._rows(
-            "SELECT * FROM (SELECT * FROM events WHERE order_id = %s ORDER BY id DESC LIMIT %s) newest ORDER BY id",
+            class_row(EventRow),
+            f"SELECT * FROM (SELECT {_EVENT} FROM events WHERE order_id = %s ORDER BY id DESC LIMIT %s) newest "
+            "ORDER BY id",
             order_id,
             last,
         )
 
-    async def orders(self, state: str | None, limit: int, after: tuple[datetime, str] | None) -> list[Row]:
+    async def orders(self, state: str | None, limit: int, after: tuple[datetime, str] | None) -> list[OrderLine]:
         """Newest first, at most `limit`; `after` is the (created_at, id) of the last row of the page before."""
         created, id_ = after or (None, None)
         return await self._rows(
+            class_row(OrderLine),
             "SELECT id, state, total, last_error, created_at, updated_at FROM orders "
             "WHERE (%s::text IS NULL OR state = %s) AND (%s::timestamptz IS NULL OR (created_at, id) < (%s, %s)) "
             "ORDER BY created_at DESC, id DESC LIMIT %s",
@@ -269,23 +287,22 @@ class Ledger:
         """The ids of all orders that have not ended, in their order, a page at a time."""
         after = ""
         while True:
-            rows = await self._rows(
+            ids = await self._rows(
+                scalar_row,
                 "SELECT id FROM orders WHERE id > %s "
                 "AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') ORDER BY id LIMIT %s",
                 after,
                 page,
             )
-            for row in rows:
-                yield row["id"]
-            if len(rows) < page:
+            for id_ in ids:
+                yield id_
+            if len(ids) < page:
                 return
-            after = rows[-1]["id"]
+            after = ids[-1]
 
     async def counts(self) -> dict[str, int]:
         """How many orders are in each state."""
-        return {
-            row["state"]: row["n"] for row in await self._rows("SELECT state, count(*) AS n FROM orders GROUP BY 1")
-        }
+        return dict(await self._rows(tuple_row, "SELECT state, count(*) FROM orders GROUP BY 1"))
 
     async def charges(self, order_id: str) -> int:
         """How often the provider's own book says that the order was charged."""
@@ -294,11 +311,13 @@ class Ledger:
 
     async def attempts_per_step(self) -> dict[str, float]:
         """Mean attempts that an order's outside steps took until they succeeded."""
-        rows = await self._rows(
-            "SELECT step, avg(attempt)::float8 AS mean FROM events "
-            "WHERE attempt IS NOT NULL AND type NOT LIKE 'ATTEMPT%%' GROUP BY step ORDER BY min(id)"
+        return dict(
+            await self._rows(
+                tuple_row,
+                "SELECT step, avg(attempt)::float8 FROM events "
+                "WHERE attempt IS NOT NULL AND type NOT LIKE 'ATTEMPT%%' GROUP BY step ORDER BY min(id)",
+            )
         )
-        return {row["step"]: row["mean"] for row in rows}
 
     # --- faults --------------------------------------------------------------------------------------------
 
@@ -313,29 +332,9 @@ class Ledger:
         return int(version)
 
 
-def stored_order(row: Row) -> Order:
-    """The order that a row of `Ledger.order` tells of."""
-    address = row["address_json"]
-    payment = row["payment"] or {}
-    return Order(
-        row["id"],
-        str(payment.get("payment_id", "")),
-        Address(**address) if address else None,
-        tuple(Item(**item) for item in row["items_json"]),
-    )
-
-
 def _row_of(tried: Tried | None) -> tuple[object, ...]:
     return tried.row() if tried else (None,) * 7
 
 
 def _payload_of(tried: Tried | None) -> dict[str, Any]:
     return tried.payload() if tried else {}
-
-
-_ENDINGS: dict[State, tuple[EventType, Step]] = {
-    State.COMPLETED: (EventType.ORDER_COMPLETED, Step.COMPLETE),
-    State.CANCELLED: (EventType.ORDER_CANCELLED, Step.CANCEL),
-    State.FAILED: (EventType.ORDER_FAILED, Step.FAIL),
-    State.APPROVAL_TIMEOUT: (EventType.APPROVAL_TIMEOUT, Step.FAIL),
-}

@@ -339,15 +339,15 @@ class OrderWorkflow:
 
     @workflow.query
     def status(self) -> Status:
-        open_ = self._progress.undoing is None and not self._progress.shipped
+        may = self._progress.permissions(self._step)
         return Status(
             self._order.order_id,
             self._progress.state,
             self._step,
             self._review_deadline,
             self._last_error,
-            can_cancel=open_,
-            can_update_address=open_,
+            can_cancel=may.cancel,
+            can_update_address=may.update_address,
         )
 
     async def _once(self, request_id: str, handle: Callable[[], Awaitable[Verdict]]) -> Verdict:

@@ -1,4 +1,4 @@
-"""Workflows that have nothing to do with orders: trips, in a namespace of their own, with calls that fail."""
+"""Trips: a workflow that has nothing to do with orders, run in a namespace of its own, with calls that fail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 
-from temporalio import activity, workflow
+from temporalio import activity
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
@@ -20,26 +19,10 @@ from trellis.errors import TrellisError
 from trellis.lab.session import Session
 from trellis.stack import TemporalTarget, connect
 from trellis.workers import RUNNER
+from trellis.workflows.trip import Trip
 
-NAMESPACE = "strangers"
+NAMESPACE = "trips"
 QUEUE = "trips"
-
-
-@workflow.defn(name="Trip")
-class Trip:
-    """Flight, hotel and car, one after the other; the server retries what fails."""
-
-    @workflow.run
-    async def run(self, traveller: str) -> list[str]:
-        return [
-            await workflow.execute_activity(
-                booking,
-                traveller,
-                start_to_close_timeout=timedelta(seconds=1),
-                retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1),
-            )
-            for booking in (book_flight, book_hotel, book_car)
-        ]
 
 
 @activity.defn
@@ -58,7 +41,7 @@ async def book_car(traveller: str) -> str:
 
 
 async def _book(what: str, traveller: str) -> str:
-    """A quarter of the calls raise, an eighth hang: which, the attempt's identity decides."""
+    """A quarter of the calls raise and an eighth hang. The attempt's identity decides which."""
     info = activity.info()
     draw = hashlib.sha256(f"{info.workflow_id} {what} {info.attempt}".encode()).digest()[0]
     if draw < 64:
@@ -67,20 +50,20 @@ async def _book(what: str, traveller: str) -> str:
     return f"{what} for {traveller}"
 
 
-async def travel(session: Session, trips: int = 20) -> tuple[str, str]:
-    """Run so many trips beside the lab's own workers; returns their namespace and a query that finds these alone.
+async def run_trips(session: Session, trips: int = 20) -> tuple[str, str]:
+    """Run `trips` trips beside the lab's own workers. Returns their namespace, and a query that finds only these.
 
     Raises TrellisError where this Temporal lets nobody register the namespace.
     """
     assert session.desk.stack is not None
-    query = await session.awaiting(_travel(session.desk.stack.temporal, trips))
+    query = await session.awaiting(_run_trips(session.desk.stack.temporal, trips))
     return NAMESPACE, query
 
 
-async def _travel(target: TemporalTarget, trips: int) -> str:
-    here = await connect(target)
+async def _run_trips(target: TemporalTarget, trips: int) -> str:
+    client = await connect(target)
     try:
-        await here.workflow_service.register_namespace(
+        await client.workflow_service.register_namespace(
             RegisterNamespaceRequest(
                 namespace=NAMESPACE,
                 workflow_execution_retention_period=timedelta(days=1),  # type: ignore[arg-type]
@@ -94,27 +77,27 @@ async def _travel(target: TemporalTarget, trips: int) -> str:
             ) from None
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
-    there = await _ready(replace(target, namespace=NAMESPACE))
+    trips_client = await _ready(replace(target, namespace=NAMESPACE))
     bookings = [book_flight, book_hotel, book_car]
-    # Earlier trips of this workspace are there too: the ids say which belong together.
-    journey = f"trip-{uuid.uuid4().hex[:6]}-"
-    async with Worker(there, task_queue=QUEUE, workflows=[Trip], activities=bookings, workflow_runner=RUNNER):
+    # The namespace may hold trips of an earlier run. A prefix of its own tells this run apart.
+    prefix = f"trip-{uuid.uuid4().hex[:6]}-"
+    async with Worker(trips_client, task_queue=QUEUE, workflows=[Trip], activities=bookings, workflow_runner=RUNNER):
         await asyncio.gather(
             *(
-                there.execute_workflow(Trip.run, f"traveller {n}", id=f"{journey}{n:02}", task_queue=QUEUE)
+                trips_client.execute_workflow(Trip.run, f"traveller {n}", id=f"{prefix}{n:02}", task_queue=QUEUE)
                 for n in range(trips)
             )
         )
-    query = f'WorkflowType = "Trip" AND WorkflowId STARTS_WITH "{journey}"'
+    query = f'WorkflowType = "Trip" AND WorkflowId STARTS_WITH "{prefix}"'
     async with asyncio.timeout(30):
-        # Visibility lags behind.
-        while (await there.count_workflows(f'{query} AND ExecutionStatus = "Completed"')).count < trips:
+        # The visibility store is updated a little after the workflow closes.
+        while (await trips_client.count_workflows(f'{query} AND ExecutionStatus = "Completed"')).count < trips:
             await asyncio.sleep(0.1)
     return query
 
 
 async def _ready(target: TemporalTarget) -> Client:
-    """A client of the namespace, once the server's caches have heard of it."""
+    """A client of the new namespace. The server's caches need a moment before they know it."""
     client = await connect(target, wait=30)
     async with asyncio.timeout(30):
         while True:

@@ -1,6 +1,6 @@
 """The control room: orders started, watched and steered, faults turned up, and one order's tries on a time axis.
 
-One widget of our own (`static/board.js`, `static/board.css`; nothing is fetched at run time). Data flows one way:
+One widget of our own (its page is in `page/`; nothing is fetched at run time). Data flows one way:
 traits carry what is shown, from Python to the page, and are set on the engine's thread alone, so that they reach the
 page while a cell keeps the kernel busy. Messages carry what a person asks for, from the page to Python; their handler
 only hands work to the engine. Each message has a number `n` of the page's own, and gets exactly one answer with it: a
@@ -15,8 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import traitlets as t
@@ -25,16 +24,12 @@ from trellis.db.board import COUNTED, BoardReader, View
 from trellis.errors import BadInput, TrellisError
 from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
 from trellis.insight.colours import OUTCOMES, STATES, text_on
-from trellis.lab import rows
-from trellis.lab.feed import Feed
+from trellis.lab.control_room import assets, rows
+from trellis.lab.control_room.feed import Feed
+from trellis.lab.engine import Engine
 from trellis.model import OUTSIDE_STEPS, State
 from trellis.parsing import parse_address, parse_item, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
-
-if TYPE_CHECKING:
-    from trellis.lab.session import Session
-
-_STATIC = Path(__file__).with_name("static")
 
 AT_ONCE = 10
 MOST_ORDERS = 200
@@ -49,8 +44,8 @@ Answer = dict[str, Any]
 class ControlRoom(anywidget.AnyWidget):
     """See the module. Closed with `close()`, or when its session stops."""
 
-    _esm = _STATIC / "board.js"
-    _css = _STATIC / "board.css"
+    _esm = assets.script()
+    _css = assets.style()
 
     setup = t.Dict().tag(sync=True)
     page = t.Dict().tag(sync=True)
@@ -63,25 +58,25 @@ class ControlRoom(anywidget.AnyWidget):
     beat = t.Int().tag(sync=True)
     troubles: t.List[Any] = t.List().tag(sync=True)
 
-    def __init__(self, session: Session, *, size: int = PAGE) -> None:
+    def __init__(self, engine: Engine, *, size: int = PAGE) -> None:
         super().__init__(
-            setup=_setup(session.desk.default_policy().name),
+            setup=_setup(engine.desk.default_policy().name),
             link={"live": False, "text": "Connecting …"},
-            troubles=list(session.log),
+            troubles=list(engine.log),
         )
-        self._session = session
-        desk = session.desk
+        self._engine = engine
+        desk = engine.desk
         assert desk.stack is not None
-        reader = BoardReader(session.pool)
-        self._feed = Feed(desk, reader, desk.stack.database_url, lambda: session.watch, self._show, size)
+        reader = BoardReader(engine.pool)
+        self._feed = Feed(desk, reader, desk.stack.database_url, lambda: engine.watch, self._show, size)
         # A second click can be under way before the page hears that the first one counted.
         self._busy: set[tuple[str, str]] = set()
         self._number = 0
         self._moved: dict[tuple[str | None, str], float] = {}
         self._forcing = asyncio.Lock()
         self.on_msg(self._heard)
-        session.log.listeners.add(self._logged)
-        self._following = session.submit(self._follow())
+        engine.log.listeners.add(self._logged)
+        self._following = engine.submit(self._follow())
 
     @property
     def closed(self) -> bool:
@@ -90,7 +85,7 @@ class ControlRoom(anywidget.AnyWidget):
     def close(self) -> None:
         """Stop following, and take the widget off the page."""
         self._following.cancel()
-        self._session.log.listeners.discard(self._logged)
+        self._engine.log.listeners.discard(self._logged)
         super().close()
 
     async def _follow(self) -> None:
@@ -99,7 +94,7 @@ class ControlRoom(anywidget.AnyWidget):
             await self._feed.run()
         finally:
             beating.cancel()
-            self._session.log.listeners.discard(self._logged)
+            self._engine.log.listeners.discard(self._logged)
             self.link = {"live": False, "text": ENDED, "ended": True}
 
     async def _beat(self) -> None:
@@ -112,11 +107,11 @@ class ControlRoom(anywidget.AnyWidget):
 
     def _logged(self) -> None:
         """Called on whichever thread logged; the trait is set on the engine's."""
-        if self._session.running:
-            self._session.call_soon(self._show_log)
+        if self._engine.running:
+            self._engine.call_soon(self._show_log)
 
     def _show_log(self) -> None:
-        self.troubles = list(self._session.log)
+        self.troubles = list(self._engine.log)
 
     # --- what the page asks for ----------------------------------------------------------------------------
 
@@ -131,7 +126,7 @@ class ControlRoom(anywidget.AnyWidget):
         if work is None:
             return
         try:
-            self._session.submit(self._answered(work, message))
+            self._engine.submit(self._answered(work, message))
         except TrellisError as stopped:
             self.link = {"live": False, "text": str(stopped), "ended": True}
             self.send({"answer": message.get("n")})
@@ -165,7 +160,7 @@ class ControlRoom(anywidget.AnyWidget):
         await self._feed.focus(message.get("id"))
 
     async def _clear_log(self, _: dict[str, Any]) -> None:
-        self._session.log.clear()
+        self._engine.log.clear()
         self._show_log()
 
     # --- requests ------------------------------------------------------------------------------------------
@@ -176,7 +171,7 @@ class ControlRoom(anywidget.AnyWidget):
         Answers {error}: what is wrong with the new address, or None.
         """
         name = str(message.get("name"))
-        desk = self._session.desk
+        desk = self._engine.desk
         ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._busy]
         if name == "update_address":
             # Judged once for all of them, before anybody is asked.
@@ -245,7 +240,7 @@ class ControlRoom(anywidget.AnyWidget):
             id_ = f"order-{uuid.uuid4().hex[:8]}"
             async with lanes:
                 try:
-                    await self._session.desk.start(parse_order(id_, f"pay-{id_}", items, address), policy)
+                    await self._engine.desk.start(parse_order(id_, f"pay-{id_}", items, address), policy)
                     self._feed.expect(id_)
                     started.append(id_)
                 except TrellisError as error:
@@ -266,7 +261,7 @@ class ControlRoom(anywidget.AnyWidget):
         async with self._forcing:
             # Only the latest place of each slider counts, on the plan that the ledger has by now.
             moved, self._moved = self._moved, {}
-            plan = (await self._session.watch.refresh()).plan
+            plan = (await self._engine.watch.refresh()).plan
             for (step, slider), place in moved.items():
                 plan = rows.turned(plan, step, slider, place)
             if moved:
@@ -279,8 +274,8 @@ class ControlRoom(anywidget.AnyWidget):
             await self._force(plan)
 
     async def _force(self, plan: FaultPlan) -> None:
-        await self._session.desk.ledger.set_fault_plan(plan)
-        await self._session.watch.refresh()
+        await self._engine.desk.ledger.set_fault_plan(plan)
+        await self._engine.watch.refresh()
         self._feed.tell_faults()
 
 

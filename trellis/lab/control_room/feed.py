@@ -23,7 +23,7 @@ from trellis.db.board import COLUMNS, TRIES, BoardReader, Key, View, listening
 from trellis.db.ledger import Row
 from trellis.desk import Desk
 from trellis.errors import DatabaseUnavailable, OrderNotFound, TrellisError
-from trellis.lab import rows
+from trellis.lab.control_room import rows
 from trellis.workers import FaultWatch
 
 FRAME = 0.04

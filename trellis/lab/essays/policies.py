@@ -1,4 +1,4 @@
-"""Policies raced against one another on the real servers, and sliders on the model of what they will do."""
+"""Policies compared on the real servers, and sliders on the mathematics that predicts them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
 from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
-from trellis.lab.session import Session
-from trellis.lab.story import ITEMS
+from trellis.lab.session import SAMPLE_ADDRESS, SAMPLE_ITEMS, Session
 from trellis.model import State
 from trellis.parsing import parse_order
 from trellis.policies import PRESETS, Placement, Policy, preset
 
 
-async def race_policies(
+async def compare_policies(
     session: Session,
     policies: Sequence[str | Policy] = tuple(PRESETS),
     *,
@@ -33,11 +32,11 @@ async def race_policies(
     cut: float = 60.0,
     spread: float = 9.0,
 ) -> pd.DataFrame:
-    """So many orders of each policy, started one after another over `spread` seconds so that they do not queue for the
-    machine, approved at once, until all ended or each had `cut` seconds.
+    """Run `orders` orders of each policy and measure how long each takes, for at most `cut` seconds.
 
-    What has not ended by then is cancelled and stays in the table as censored: it would have taken longer, nobody
-    knows how long. A progress bar shows how many have ended.
+    The starts are spread over `spread` seconds, so that the orders do not wait for the processor. Each order is
+    approved as it starts. An order that has not ended after `cut` seconds is cancelled and its row says `censored`:
+    its duration is longer than `cut`. A progress bar counts the orders that have ended.
     Columns: order_id, policy, seconds [s, `cut` where censored], outcome [completed, failed, censored].
     """
     chosen = [preset(policy) if isinstance(policy, str) else policy for policy in policies]
@@ -49,25 +48,25 @@ async def race_policies(
         bar.value += 1
         count.value = f"{bar.value} of {bar.max}"
 
-    work = _race(session.desk, chosen, orders, cut, spread, tick)
+    work = _compare(session.desk, chosen, orders, cut, spread, tick)
     return await session.awaiting(work)
 
 
-async def _race(
+async def _compare(
     desk: Desk, policies: Sequence[Policy], orders: int, cut: float, spread: float, tick: Callable[[], None]
 ) -> pd.DataFrame:
     async def one(policy: Policy, number: int, place: int) -> dict[str, Any]:
         await asyncio.sleep(spread * place / (orders * len(policies)))
-        id_ = f"race-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
+        id_ = f"compare-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
         began = time.perf_counter()
-        await desk.start(parse_order(id_, f"pay-{id_}", ITEMS, {"line1": "1 Main Street"}), policy)
+        await desk.start(parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS, SAMPLE_ADDRESS), policy)
         await desk.approve(id_)
         try:
             end = await desk.wait(id_, max(0.1, cut - (time.perf_counter() - began)))
         except TimeoutError:
             outcome, seconds = "censored", cut
             with suppress(RequestRefused):
-                await desk.cancel(id_, "the race is over")
+                await desk.cancel(id_, "the comparison is over")
         else:
             outcome = "completed" if end["state"] == State.COMPLETED else "failed"
             seconds = time.perf_counter() - began
@@ -83,7 +82,7 @@ async def _race(
 
 
 def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> widgets.VBox:
-    """Sliders for timeout, largest backoff, lanes and the share of hangs; below them what the model says of it."""
+    """Sliders for timeout, largest backoff, lanes and the share of hangs. Below them stands the prediction."""
     base = preset(policy) if isinstance(policy, str) else policy
     wide = {"style": {"description_width": "9em"}, "layout": {"width": "32em"}}
     timeout = widgets.FloatLogSlider(
@@ -102,9 +101,9 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
         **wide,
     )
     hang = widgets.FloatSlider(1 / 3, min=0, max=0.6, step=0.01, description="calls that hang", **wide)
-    told = widgets.HTML()
+    prediction = widgets.HTML()
 
-    def tell(_: object = None) -> None:
+    def predict_again(_: object = None) -> None:
         retry = replace(
             base.retry,
             try_timeout=timeout.value,
@@ -115,13 +114,13 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
         plan = FaultPlan.canonical()
         plan = replace(plan, mix=replace(plan.mix, hang=hang.value))
         found = predict(replace(base, name="sliders", retry=retry), plan, dt=0.005)
-        told.value = (
+        prediction.value = (
             f"<b>{one_in(found.p_miss(deadline))}</b> misses {deadline:g} s. Half complete within "
             f"<b>{found.percentile(0.5):.2f} s</b>, 99 % within <b>{found.percentile(0.99):.2f} s</b>, "
             f"at <b>{found.calls_per_step:.1f}</b> calls a step."
         )
 
     for slider in (timeout, backoff, lanes, hang):
-        slider.observe(tell, names="value")
-    tell()
-    return widgets.VBox([timeout, backoff, lanes, hang, told])
+        slider.observe(predict_again, names="value")
+    predict_again()
+    return widgets.VBox([timeout, backoff, lanes, hang, prediction])

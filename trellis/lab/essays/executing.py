@@ -1,4 +1,4 @@
-"""Run the notebooks as a reader would, with a real kernel, on a stack of their own."""
+"""Run the notebooks as a reader would: each in a real kernel, with servers of its own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trellis import config, stack
 from trellis.errors import TrellisError
 
 OUTSIDE = ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE", "TEMPORAL_NAMESPACE")
-"""Settings that lead to somebody's servers: a run of all notebooks starts hundreds of orders, and not there."""
+"""Settings that name other servers. They are ignored, because a run of the notebooks starts hundreds of orders."""
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+FOLDER = Path(__file__).resolve().parents[3] / "notebooks"
 
 
 def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbformat.NotebookNode:
