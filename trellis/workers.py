@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -34,7 +35,7 @@ SLOTS = 400
 RUNNER = sandbox.RUNNER
 
 # Runs again when this module is reloaded, which is the last of those that a reload takes.
-sandbox.keep("trellis.workflows", *(f"trellis.workflows.{name}" for name in ("calls", "order", "shipping")))
+sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trellis.workflows.")))
 
 
 class FaultWatch:

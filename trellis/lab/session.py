@@ -126,7 +126,7 @@ class Session(Engine):
         return outcome
 
     async def _reload(self) -> str:
-        reloading.check()
+        reloading.modules()
         try:
             await self._replace_workers(reloading.reload)
         except TrellisError:
