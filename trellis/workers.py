@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from trellis import sandbox
+from trellis.activities.attempts import worker_name
 from trellis.activities.collecting import activities_on
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
@@ -127,7 +128,7 @@ async def running(
 
     Yields the plan of faults in force. Its `worker_failed` is set when a worker dies before its time.
     """
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, worker_name())
     async with FaultWatch(ledger, settings) as watch:
         outside = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
         workers = build(client, settings, [outside, LedgerActivities(ledger)], queues)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trellis.cli.common import Json, err, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, say, show
 from trellis.errors import StackError, TemporalUnavailable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def worker(
     from trellis.db.pool import open_pool
     from trellis.desk import default_policy
 
-    settings = read_settings()
+    settings = read_settings(serves=not check)
     names = tuple(filter(None, queues.split(",")))
     if check:
         asyncio.run(_check_workers(settings, workers.task_queues(settings, names)))
@@ -53,7 +53,7 @@ def worker(
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         try:
             async with workers.running(client, pool, settings, names) as watch:
-                err.print(f"Working on {queues}. Ctrl-C ends.")
+                say(f"Working on {queues}. Ctrl-C ends.")
                 waits = [asyncio.ensure_future(event.wait()) for event in (stop, watch.worker_failed)]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for wait in waits:
@@ -96,7 +96,10 @@ def api(
 
     asyncio.run(
         serve(
-            read_settings(), host, port, lambda address: print(f"API at {address}, docs at {address}/docs", flush=True)
+            read_settings(serves=True),
+            host,
+            port,
+            lambda address: print(f"API at {address}, docs at {address}/docs", flush=True),
         )
     )
 

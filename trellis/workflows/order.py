@@ -178,7 +178,7 @@ class OrderWorkflow:
             try:
                 dispatched: Dispatched = await workflow.execute_child_workflow(
                     SHIPPING_WORKFLOW,
-                    ShippingInput(self._order, self._round, self._policy.retry, workflow.info().workflow_id),
+                    self._round_input(),
                     id=shipping_workflow_id(self._order.order_id, self._round),
                     task_queue=self._given.shipping_queue,
                     result_type=Dispatched,
@@ -206,7 +206,7 @@ class OrderWorkflow:
         self._progress.state = State.SHIPPING
         self._budget.end()
         self._timers_changed = True
-        await self._outside(Step.SHIP, without_limit=True)
+        await self._outside(Step.SHIP)
         self._progress.state = State.SHIPPED
         self._step = Step.COMPLETE
         await ledger("finish", Ending(self._order.order_id, State.COMPLETED))
@@ -275,7 +275,7 @@ class OrderWorkflow:
     async def _unwind(self, ending: State, *, claimed: bool) -> Unwound:
         """Compensations retry without limit and outside the budget."""
         self._step = Step.REFUND
-        retry = replace(self._policy.retry, max_tries=0)
+        retry = self._policy.retry_of(Step.REFUND)
         given = Unwind(self._order, retry, self._reason, claimed, self._round, ending)
         unwound: Unwound = await outside(Step.REFUND, given, retry, Unwound)
         return unwound
@@ -399,10 +399,14 @@ class OrderWorkflow:
 
     # --- small things --------------------------------------------------------------------------------------
 
-    async def _outside(self, step: Step, given: object = None, *, without_limit: bool = False) -> None:
+    async def _outside(self, step: Step, given: object = None) -> None:
         self._step = step
-        retry = replace(self._policy.retry, max_tries=0) if without_limit else self._policy.retry
+        retry = self._policy.retry_of(step)
         await outside(step, given or StepInput(self._order, retry), retry)
+
+    def _round_input(self) -> ShippingInput:
+        policy, me = self._policy, workflow.info().workflow_id
+        return ShippingInput(self._order, self._round, policy.retry, me, policy.steps)
 
     async def _outlast(self, doing: Any) -> Any:
         """Wait for something that a cancellation must not interrupt."""

@@ -27,10 +27,12 @@ class ShippingWorkflow:
 
     @workflow.run
     async def run(self, given: ShippingInput) -> Dispatched:
-        step = StepInput(given.order, given.retry, given.round)
+        prepare, dispatch = (
+            StepInput(given.order, given.retry_of(step), given.round) for step in (Step.PREPARE, Step.DISPATCH)
+        )
         try:
-            await outside(Step.PREPARE, step, given.retry)
-            dispatched: Dispatched = await outside(Step.DISPATCH, step, given.retry, Dispatched)
+            await outside(Step.PREPARE, prepare, prepare.retry)
+            dispatched: Dispatched = await outside(Step.DISPATCH, dispatch, dispatch.retry, Dispatched)
             return dispatched
         except FailureError as failure:
             if not is_cancelled_exception(failure):
