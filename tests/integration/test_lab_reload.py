@@ -17,6 +17,7 @@ from trellis.errors import TrellisError
 from trellis.lab import reloading
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
+from trellis.policies import preset, tuned
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.3])
@@ -33,30 +34,33 @@ def test_a_reload_that_is_interrupted_still_comes_to_its_end(session: Session, m
 
 @pytest.fixture
 def editable(tmp_path: Path, session: Session) -> Iterator[Callable[[str, str, str], None]]:
-    """Edits copies of the package's modules; afterwards the real ones are back."""
-    names = [name for name in reloading.MODULES if ".workflows." in name or ".activities." in name]
-    folders = {}
-    for package in ("workflows", "activities"):
-        module = sys.modules[f"trellis.{package}"]
-        folders[package] = list(module.__path__)
-        shutil.copytree(folders[package][0], tmp_path / package)
-        module.__path__ = [str(tmp_path / package)]
-    specs = {name: sys.modules[name].__spec__ for name in names}
+    """Edits a copy of the package, which kernel and sandbox import from; afterwards the real one is back."""
+    copy = tmp_path / "trellis"
+    real = Path(str(sys.modules["trellis"].__file__)).parent
+    shutil.copytree(real, copy, ignore=shutil.ignore_patterns("*.pyc", "page", "jupyter"))
+    packages = {name: sys.modules[name] for name in ("trellis", *reloading.FOLDERS)}
+    paths = {name: list(package.__path__) for name, package in packages.items()}
+    specs = {name: sys.modules[name].__spec__ for name in reloading.modules()}
+    for name, package in packages.items():
+        package.__path__ = [str(copy.joinpath(*name.split(".")[1:]))]
+    # The sandbox looks for packages by itself, from the beginning of this list.
+    sys.path.insert(0, str(tmp_path))
     session.reload()
 
     def edit(file: str, old: str, new: str) -> None:
-        path = tmp_path / file
+        path = copy / file
         text = path.read_text("utf-8")
         assert old in text
         path.write_text(text.replace(old, new), "utf-8")
 
     yield edit
-    for package, before in folders.items():
-        sys.modules[f"trellis.{package}"].__path__ = before
+    sys.path.remove(str(tmp_path))
+    for name, before in paths.items():
+        packages[name].__path__ = before
     for name, spec in specs.items():
         sys.modules[name].__spec__ = spec
     session.reload()
-    assert all(str(tmp_path) not in str(sys.modules[name].__file__) for name in names)
+    assert all(str(tmp_path) not in str(sys.modules[name].__file__) for name in specs)
 
 
 Edit = Callable[[str, str, str], None]
@@ -81,6 +85,33 @@ def test_a_reload_takes_edits_into_kernel_and_sandbox_and_keeps_running_orders(
     assert asyncio.run(session.wait(other))["state"] == "CANCELLED"
     log = session.events(other).set_index("type")["payload_json"]
     assert json.loads(log["ORDER_CANCELLED"])["reason"] == "by the new code"
+
+
+def test_what_is_reloaded_is_all_that_the_workers_are_made_of() -> None:
+    """Every module under workflows/ and activities/ that the workers import, each after its own imports, no words."""
+    found = reloading.modules()
+    for name in ("trellis.activities.undo", "trellis.workflows.shipping", "trellis.rules"):
+        assert name in found
+    assert found[-1] == "trellis.workers"
+    assert found.index("trellis.activities.undo") < found.index("trellis.activities.steps")
+    assert not {"trellis.model", "trellis.messages", "trellis.policies", "trellis.faults"} & set(found)
+
+
+def test_an_edit_of_a_module_that_an_activity_imports_is_taken(session: Session, editable: Edit) -> None:
+    """Nobody listed `undo.py`; the refund of the next order runs its new code. A file that is new is taken, too."""
+    imported = "from trellis.db.ledger import Ledger, Tried\n"
+    editable("activities/undo.py", imported, imported + "from trellis.activities.fresh import WORDS\n")
+    editable("activities/undo.py", "undone.refunded, reason, tried", "undone.refunded, WORDS, tried")
+    (Path(str(sys.modules["trellis.activities"].__path__[0])) / "fresh.py").write_text("WORDS = 'by a new file'\n")
+    assert session.reload().startswith("Reloaded")
+    assert reloading.modules().index("trellis.activities.fresh") < reloading.modules().index("trellis.activities.undo")
+    session.faults("dispatch: error*")
+    order = session.start_order(policy=tuned(preset("swift"), max_tries=1, dispatch_retries=0))
+    session.approve(order)
+    assert asyncio.run(session.wait(order))["state"] == "FAILED"
+    session.faults("calm")
+    log = session.events(order).set_index("type")["payload_json"]
+    assert json.loads(log["PAYMENT_REFUNDED"])["reason"] == "by a new file"
 
 
 def test_an_order_whose_history_does_not_fit_is_named_and_goes_on_after_the_edit_is_undone(

@@ -99,7 +99,7 @@ def order_cancel(
 @commands.command("update-address")
 def order_update_address(
     order_id: OrderId,
-    address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...")],
+    address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...; it replaces the whole address.")],
     as_json: Json = False,
 ) -> None:
     """Send the parcel elsewhere."""
@@ -113,11 +113,9 @@ def order_status(order_id: OrderId, as_json: Json = False) -> None:
     settings = read_settings()
 
     async def work() -> dict[str, Any]:
-        from trellis.desk import to_json
-
         async with open_desk(settings) as desk:
             found = await desk.status(order_id)
-        return to_json({**found, "events": [to_json(event) for event in found["events"]]})
+        return found.to_json()
 
     result = asyncio.run(work())
     brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
@@ -134,10 +132,8 @@ def order_list(
     settings = read_settings()
 
     async def work() -> list[dict[str, Any]]:
-        from trellis.desk import to_json
-
         async with open_desk(settings) as desk:
-            return [to_json(row) for row in await desk.orders(state=state, limit=limit)]
+            return [row.to_json() for row in await desk.orders(state=state, limit=limit)]
 
     rows = asyncio.run(work())
 
@@ -156,10 +152,8 @@ def order_events(order_id: OrderId, as_json: Json = False) -> None:
     settings = read_settings()
 
     async def work() -> list[dict[str, Any]]:
-        from trellis.desk import to_json
-
         async with open_desk(settings) as desk:
-            return [to_json(row) for row in await desk.events(order_id)]
+            return [row.to_json() for row in await desk.events(order_id)]
 
     rows = asyncio.run(work())
 

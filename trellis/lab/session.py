@@ -23,6 +23,7 @@ from trellis.lab.engine import STOPPED, Engine
 from trellis.model import State
 from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
+from trellis.status import OrderStatus
 
 if TYPE_CHECKING:
     from trellis.lab.control_room.widget import ControlRoom
@@ -80,11 +81,11 @@ class Session(Engine):
         """Raises RequestRefused with the reason."""
         return self.do(self.desk.update_address(order_id, address))
 
-    def status(self, order_id: str) -> dict[str, Any]:
+    def status(self, order_id: str) -> OrderStatus:
         """As `Desk.status`."""
         return self.do(self.desk.status(order_id))
 
-    async def wait(self, order_id: str, timeout: float = 60) -> dict[str, Any]:
+    async def wait(self, order_id: str, timeout: float = 60) -> OrderStatus:
         """The status once the order has ended: `await session.wait(id)`. Raises TimeoutError after `timeout` seconds.
 
         Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
@@ -125,7 +126,7 @@ class Session(Engine):
         return outcome
 
     async def _reload(self) -> str:
-        reloading.check()
+        reloading.modules()
         try:
             await self._replace_workers(reloading.reload)
         except TrellisError:

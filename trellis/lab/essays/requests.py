@@ -60,9 +60,9 @@ async def _send_after(
             "sent_after": delay,
             "verdict": verdict,
             "reason": reason,
-            "state": str(end["state"]),
-            "payment": (end["payment"] or {}).get("status"),
-            "address": (end["address"] or {}).get("line1"),
+            "state": str(end.state),
+            "payment": end.payment.status if end.payment else None,
+            "address": (end.address or {}).get("line1"),
         }
 
     return pd.DataFrame(await asyncio.gather(*(one(delay) for delay in delays)))
