@@ -121,11 +121,11 @@ def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session
         say(room, "fault", step=None, name="error", value=n / 100)
         say(room, "fault", step="charge", name="latency", value=n / 10)
     asked(room, "fault", step=None, name="hang", value=0.3)
-    plan = session.do(session.desk.ledger.fault_plan()).plan
+    plan = session.do(session.desk.faults()).plan
     assert plan.mix == Mix(error=0.25, hang=0.3)
     assert plan.steps["charge"].latency == 2.5
     asked(room, "weather", name="calm")
-    assert session.do(session.desk.ledger.fault_plan()).plan == FaultPlan.calm()
+    assert session.do(session.desk.faults()).plan == FaultPlan.calm()
 
 
 def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session, room: ControlRoom) -> None:

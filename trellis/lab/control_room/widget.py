@@ -274,7 +274,7 @@ class ControlRoom(anywidget.AnyWidget):
             await self._force(plan)
 
     async def _force(self, plan: FaultPlan) -> None:
-        await self._engine.desk.ledger.set_fault_plan(plan)
+        await self._engine.desk.set_faults(plan)
         await self._engine.watch.refresh()
         self._feed.tell_faults()
 
