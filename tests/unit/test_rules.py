@@ -63,7 +63,7 @@ ALLOWED = {
     "sandbox": set(),
     "workers": {"activities", "config", "db", "errors", "faults", "model", "sandbox", "workflows"},
     "temporal_calls": {"errors"},
-    "status": {"db", "errors", "messages", "model", "parsing", "temporal_calls"},
+    "status": {"db", "errors", "messages", "model", "parsing", "rules", "temporal_calls"},
     "desk": {"config", "db", "errors", "messages", "model", "parsing", "policies", "stack", "status", "temporal_calls"},
     "histories": {"messages"},
     "audit": {"db", "errors", "histories", "messages", "model", "temporal_calls", "workers", "workflows"},

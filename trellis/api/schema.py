@@ -157,6 +157,7 @@ class Status(BaseModel):
     last_failure: str | None
     review_deadline: str | None
     seconds_left: float | None
+    can_approve: bool
     can_cancel: bool
     can_update_address: bool
     total: str | None
