@@ -10,7 +10,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from trellis.messages import (
@@ -39,7 +39,9 @@ with workflow.unsafe.imports_passed_through():
     from trellis.model import State, Step, shipping_workflow_id
     from trellis.policies import AtWindowEnd, WhenParentCloses
     from trellis.rules import Budget, Progress, root_cause
-    from trellis.workflows.calls import ledger, outside
+
+# Not passed through: the sandbox restricts only what it imports itself.
+from trellis.workflows.calls import ledger, outside
 
 ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
 
@@ -50,12 +52,24 @@ _PARENT_CLOSE = {
 }
 
 
-class ReviewTimedOut(Exception):
-    """nobody approved the order in time"""
+class OrderFailed(Exception):
+    """The business process cannot go on. The order is compensated and ends."""
 
 
-class DispatchGaveUp(Exception):
+class ReviewTimedOut(OrderFailed):
+    """Nobody approved the order in time."""
+
+
+class DispatchGaveUp(OrderFailed):
     """Every round of shipping failed."""
+
+
+FAILURES = (FailureError, OrderFailed)
+"""What makes an order fail. Anything else is a mistake in this code, a call that the sandbox refuses among them.
+
+Such a mistake fails the workflow task, and Temporal tries that again until the code is mended. If it failed the order
+instead, an edit gone wrong would undo every order that it meets.
+"""
 
 
 @workflow.defn(name=ORDER_WORKFLOW)
@@ -206,7 +220,7 @@ class OrderWorkflow:
         if self._progress.ending is None:
             try:
                 tracking = await work
-            except Exception as failure:
+            except FAILURES as failure:
                 state = State.APPROVAL_TIMEOUT if isinstance(failure, ReviewTimedOut) else State.FAILED
                 reason = root_cause(failure)
                 if not await self._raise_fence(state, reason):
@@ -215,7 +229,9 @@ class OrderWorkflow:
             # What an activity answered in this very task is taken first: nobody would ask for it any more.
             await asyncio.sleep(0)
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            (mistake,) = await asyncio.gather(work, return_exceptions=True)
+            if isinstance(mistake, Exception) and not isinstance(mistake, FAILURES):
+                raise mistake
         ending = self._progress.ending
         if ending is not None:
             if self._charging and tracking is None:
