@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -11,8 +12,8 @@ from typing import Any
 import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from trellis import sandbox
 from trellis.activities.attempts import worker_name
 from trellis.activities.collecting import activities_on
 from trellis.activities.ledger_only import LedgerActivities
@@ -22,7 +23,7 @@ from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
-from trellis.faults import FaultPlan, FlakyCall, PlanInForce
+from trellis.faults import FlakyCall, PlanInForce, plan_in_force
 from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
@@ -32,11 +33,10 @@ log = structlog.get_logger("trellis.workers")
 # A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
 SLOTS = 400
 
-# The sandbox imports a workflow's module anew for every workflow. What the workflow files import is pure
-# and kept out of that: it makes half a busy worker's work.
-RUNNER = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules("trellis", "temporalio")
-)
+RUNNER = sandbox.RUNNER
+
+# Runs again when this module is reloaded, which is the last of those that a reload takes.
+sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trellis.workflows.")))
 
 
 class FaultWatch:
@@ -44,7 +44,7 @@ class FaultWatch:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._fallback = PlanInForce(FaultPlan.parse(settings.faults or "canonical"))
+        self._fallback = plan_in_force(None, settings.faults)
         self.current = self._fallback
         self.worker_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

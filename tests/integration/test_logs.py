@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import House
@@ -108,3 +109,38 @@ async def test_a_terminal_reads_lines_without_json(house: House, tmp_path: Path,
 def test_every_state_is_reached_by_an_event() -> None:
     """A change of state without a line would be one that no event stands for."""
     assert {state for edge in EDGES for state in edge} == set(STATE_OF.values())
+
+
+async def test_the_api_logs_one_line_a_request(house: House, tmp_path: Path) -> None:
+    """Every request is one JSON line with its status and duration, refused ones too; no token is in it."""
+    stream = tmp_path / "log"
+    order = house.order()
+    secret = "t0ken-of-the-api"
+    environment = house.desk.settings.environment() | {
+        "LOG_LEVEL": "INFO", "LOG_FORMAT": "json", "TRELLIS_API_TOKEN": secret,
+    }  # fmt: skip
+    with stream.open("wb") as err:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trellis", "api", "--port", "0", stdout=asyncio.subprocess.PIPE, stderr=err,
+            env=os.environ | environment,
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        address = (await process.stdout.readline()).decode().split()[2].rstrip(",")
+        async with httpx.AsyncClient(base_url=address, headers={"Authorization": f"Bearer {secret}"}) as client:
+            await client.get("/health")
+            await client.post(f"/orders/{order.order_id}/start", json={"payment_id": order.payment_id})
+            await client.get(f"/orders/{order.order_id}/status", headers={"Authorization": "Bearer no"})
+            await client.get(f"/orders?state=nonsense&token={secret}")
+    finally:
+        process.terminate()
+        await process.communicate()
+    requests = [line for line in lines_of(stream) if line["event"] == "request"]
+    assert [(line["method"], line["path"], line["status"], line.get("order_id")) for line in requests] == [
+        ("GET", "/health", 200, None),
+        ("POST", f"/orders/{order.order_id}/start", 201, order.order_id),
+        ("GET", f"/orders/{order.order_id}/status", 401, order.order_id),
+        ("GET", "/orders", 422, None),
+    ]
+    assert all(line["duration_ms"] > 0 for line in requests)
+    assert secret not in stream.read_text("utf-8")

@@ -81,11 +81,10 @@ def progress(what: str, total: int | None, as_json: bool) -> Iterator[Callable[.
 @asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk on this workspace's servers. Raises StackError when they do not run."""
-    from trellis import stack
-    from trellis.desk import opened
+    from trellis.runtime import opened
 
-    async with opened(stack.require(settings), settings) as desk:
-        yield desk
+    async with opened(settings) as runtime:
+        yield runtime.desk
 
 
 def masked(url: str) -> str:
