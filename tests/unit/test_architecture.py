@@ -56,8 +56,8 @@ ALLOWED: dict[str, set[str]] = {
         "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs", "reconcile",
-        "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs",
+        "reconcile", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),
