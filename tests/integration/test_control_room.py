@@ -9,7 +9,8 @@ import pytest
 
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis.faults import FaultPlan, Mix
-from trellis.lab.control_room import rows
+from trellis.lab.control_room.fault_panel import moved
+from trellis.lab.control_room.panels import Orders
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
 
@@ -59,7 +60,7 @@ def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session
     assert eventually(lambda: sum(line["state"] == "AWAITING_APPROVAL" for line in seen.lines.values()) >= 3)
     ids = [line["id"] for line in seen.lines.values() if line["state"] == "AWAITING_APPROVAL"][:3]
     assert eventually(lambda: seen.state(over) == "CANCELLED")
-    say(room, "ask", name="update_address", ids=[*ids, over], n=1, address={"line1": "2 New Road"})
+    say(room, "ask", name="update_address", ids=[*ids, over], n=1, text="2 New Road")
     assert eventually(lambda: room.verdicts and room.verdicts[0]["ok"] is False)
     assert "accepted (3 orders)" in room.verdicts[0]["text"]
     assert f"Order {over} refused update_address: the order is CANCELLED" in room.verdicts[0]["text"]
@@ -102,7 +103,7 @@ def test_sliders_change_the_plan_that_running_orders_follow(session: Session, ro
     say(room, "focus", id=order)
     session.approve(order)
     assert eventually(lambda: any(bar["outcome"] == "timed out" for bar in room.timeline.get("bars", ())))
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     assert eventually(lambda: room.faults["steps"] == {})
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
 
@@ -116,7 +117,7 @@ def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: 
 
 def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session: Session, room: ControlRoom) -> None:
     """Fifty messages without a pause: no slider's place is lost to another's, and none to its own earlier one."""
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     for n in range(1, 26):
         say(room, "fault", step=None, name="error", value=n / 100)
         say(room, "fault", step="charge", name="latency", value=n / 10)
@@ -124,7 +125,7 @@ def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session
     plan = session.do(session.desk.ledger.fault_plan()).plan
     assert plan.mix == Mix(error=0.25, hang=0.3)
     assert plan.steps["charge"].latency == 2.5
-    asked(room, "weather", name="calm")
+    asked(room, "preset faults", name="calm")
     assert session.do(session.desk.ledger.fault_plan()).plan == FaultPlan.calm()
 
 
@@ -132,12 +133,13 @@ def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session,
     """The page's buttons wait for an answer; the same mistake, or an order that is being asked already, has one too."""
     order = session.start_order(policy="patient")
     for _ in range(2):
-        answer = asked(room, "ask", name="update_address", ids=[order], address={"line1": ""})
+        answer = asked(room, "ask", name="update_address", ids=[order], text="")
         assert "must have a line1" in answer["error"]
     assert not room.verdicts
-    room._busy.add((order, "cancel"))
+    under_way = next(panel for panel in room._panels if isinstance(panel, Orders))._under_way
+    under_way.add((order, "cancel"))
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
-    room._busy.clear()
+    under_way.clear()
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
     assert room.verdicts[0]["ok"]
 
@@ -151,13 +153,13 @@ def test_the_room_gives_signs_of_life_while_the_kernel_is_busy(room: ControlRoom
 
 def test_what_does_not_fit_under_one_is_taken_from_the_other_sliders() -> None:
     """Probabilities never add up to more than 1, whatever is moved; a script ends, other steps are left alone."""
-    plan = rows.turned(FaultPlan.canonical(), None, "error", 0.8)
+    plan = moved(FaultPlan.canonical(), None, "error", 0.8)
     assert plan.mix.error == 0.8
     assert plan.mix.hang == pytest.approx(0.2)
-    plan = rows.turned(plan, "charge", "reply_lost", 1.0)
+    plan = moved(plan, "charge", "reply_lost", 1.0)
     assert plan.steps["charge"] == Mix(reply_lost=1.0)
     assert plan.mix.error == 0.8
-    assert rows.turned(FaultPlan.scripted("charge: error"), None, "latency", 1.5).script == ""
+    assert moved(FaultPlan.scripted("charge: error"), None, "latency", 1.5).script == ""
 
 
 def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:
