@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trellis import logs, stack, workers
+from trellis import logs, runtime, stack, workers
 from trellis.config import Settings
-from trellis.db.migrate import migrate
-from trellis.db.pool import Pool, open_pool
-from trellis.desk import Desk, opened
+from trellis.db.pool import Pool
+from trellis.desk import Desk
 from trellis.faults import FaultPlan
 from trellis.lab.session import Session
 from trellis.model import Order, State, charge_key, dispatch_key
@@ -29,49 +25,45 @@ from trellis.status import OrderStatus
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     """A lab with its stack, for the tests of one module."""
-    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
-    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
-    session = Session(settings)
-    yield session
-    session.stop()
-    stack.down(settings)
-    shutil.rmtree(home, ignore_errors=True)
+    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm"})) as settings:
+        session = Session(settings)
+        yield session
+        session.stop()
 
 
 @pytest.fixture(scope="session")
 async def settings() -> AsyncIterator[Settings]:
-    home = Path(tempfile.mkdtemp(prefix="trellis-test-"))
-    mine = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})
-    logs.configure(mine)
-    yield mine
-    stack.down(mine)
-    shutil.rmtree(home, ignore_errors=True)
+    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})) as mine:
+        logs.configure(mine)
+        yield mine
 
 
 @pytest.fixture(scope="session")
-async def running(settings: Settings) -> stack.Stack:
-    up = await stack.up(settings)
-    await migrate(up.database_url)
-    return up
+async def opened(settings: Settings) -> AsyncIterator[runtime.Runtime]:
+    """Everything but workers."""
+    async with runtime.opened(settings, start=True, pool_size=16, pool_wait=30) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
-async def pool(running: stack.Stack) -> AsyncIterator[Pool]:
-    pool = await open_pool(running.database_url, size=16)
-    yield pool
-    await pool.close()
+def running(opened: runtime.Runtime) -> stack.Stack:
+    return opened.stack
 
 
 @pytest.fixture(scope="session")
-async def idle_desk(running: stack.Stack, settings: Settings, pool: Pool) -> AsyncIterator[Desk]:
+def pool(opened: runtime.Runtime) -> Pool:
+    return opened.pool
+
+
+@pytest.fixture(scope="session")
+def idle_desk(opened: runtime.Runtime) -> Desk:
     """A desk; no worker needs to run."""
-    async with opened(running, settings, pool=pool) as desk:
-        yield desk
+    return opened.desk
 
 
 @pytest.fixture(scope="session")
-async def watch(idle_desk: Desk, settings: Settings, pool: Pool) -> AsyncIterator[workers.FaultWatch]:
-    async with workers.running(idle_desk.client, pool, settings) as watch:
+async def watch(opened: runtime.Runtime) -> AsyncIterator[workers.FaultWatch]:
+    async with opened.workers() as watch:
         yield watch
 
 

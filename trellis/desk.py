@@ -174,7 +174,10 @@ class Desk:
         return await self._request(order_id, "cancel", Cancel(id_, parse_reason(reason)), id_)
 
     async def update_address(self, order_id: str, address: object, *, request_id: str | None = None) -> Receipt:
-        """Send the parcel elsewhere. Raises OrderNotFound, BadInput, or RequestRefused."""
+        """Replace the whole address; a field that is left out becomes empty.
+
+        Raises OrderNotFound, BadInput, or RequestRefused.
+        """
         id_ = request_id or new_request_id()
         return await self._request(order_id, "update_address", UpdateAddress(id_, parse_address(address)), id_)
 

@@ -99,6 +99,7 @@ class StepInfo:
     runs the activity. `calls_out`: an outside system is called, so calls may fail and are tried again. `forward`: on
     the way of an order that goes well. `per_round`: leaves its event once in each round of shipping, not once in the
     order's life. `reply_can_be_lost`: the provider keeps a book, so a call may succeed there and fail here.
+    `endless`: tried until it succeeds, whatever the policy says: stopping half-way would lose money or a parcel.
     `activity`: the activity type, where it is not called like the step.
     """
 
@@ -110,6 +111,7 @@ class StepInfo:
     forward: bool = False
     per_round: bool = False
     reply_can_be_lost: bool = False
+    endless: bool = False
     activity: str = ""
 
 
@@ -152,7 +154,9 @@ STEPS: dict[Step, StepInfo] = {
         forward=True,
         reply_can_be_lost=True,
     ),
-    Step.SHIP: StepInfo("mark as shipped", {EventType.ORDER_SHIPPED: State.SHIPPED}, calls_out=True, forward=True),
+    Step.SHIP: StepInfo(
+        "mark as shipped", {EventType.ORDER_SHIPPED: State.SHIPPED}, calls_out=True, forward=True, endless=True
+    ),
     Step.COMPLETE: StepInfo(
         "complete the order", {EventType.ORDER_COMPLETED: State.COMPLETED}, forward=True, activity=_FINISH
     ),
@@ -162,6 +166,7 @@ STEPS: dict[Step, StepInfo] = {
         {EventType.PAYMENT_REFUNDED: None, EventType.PAYMENT_FAILED: None, EventType.CARRIER_DISPATCHED: None},
         calls_out=True,
         reply_can_be_lost=True,
+        endless=True,
     ),
     Step.CANCEL: StepInfo("end as cancelled", {EventType.ORDER_CANCELLED: State.CANCELLED}, activity=_FINISH),
     Step.FAIL: StepInfo(

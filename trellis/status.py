@@ -17,8 +17,9 @@ from trellis.db.ledger import Ledger
 from trellis.db.rows import EventRow, OrderRow, PaymentRow, Record, ShipmentRow
 from trellis.errors import OrderNotFound
 from trellis.messages import Status
-from trellis.model import EventType, State, Step, shipping_workflow_id, workflow_id
+from trellis.model import ATTEMPTS, REVIEW, EventType, State, shipping_workflow_id, workflow_id
 from trellis.parsing import parse_id
+from trellis.rules import newest_on_the_way, next_step, permissions
 from trellis.temporal_calls import describe
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class OrderStatus(Record):
     last_failure        the error of the step's last failed attempt
     review_deadline     when the review ends (ISO 8601), during a review only
     seconds_left        seconds until then
-    can_cancel, can_update_address     whether such a request can still be granted
+    can_approve, can_cancel, can_update_address     whether such a request can still be granted
     total, items, address, policy      the order as it was started, with its present address
     created_at, updated_at             of the order's row
     payment, shipments  the rows, or None and ()
@@ -80,6 +81,7 @@ class OrderStatus(Record):
     last_failure: str | None
     review_deadline: str | None
     seconds_left: float | None
+    can_approve: bool
     can_cancel: bool
     can_update_address: bool
     total: Decimal | None
@@ -170,26 +172,28 @@ def join(
     closed = temporal.close_status if temporal.close_status != WorkflowExecutionStatus.RUNNING.name else None
     stranded = never_received(closed) if row is None and closed else None
     ended = state.terminal or stranded is not None
-    step = _step(state, events, temporal, live) if not ended else None
+    step = _step(row, events, temporal, live) if not ended else None
     tries = [event for event in events if event.attempt is not None and event.step == step]
-    failures = [event for event in tries if event.type.startswith("ATTEMPT_")]
+    failures = [event for event in tries if event.type in ATTEMPTS]
+    claimed, closing = bool(row and row.claimed_at), bool(row and row.closing_at)
     # A closed workflow takes no requests any more, whatever the row says.
-    open_ = not (ended or closed or (row and (row.claimed_at or row.closing_at)))
+    may = permissions(state, claimed=claimed, closing=closing, step=step, closed=closed is not None)
     deadline = None
-    if step == "review":
+    if step == REVIEW:
         deadline = live.review_deadline if live else _review_deadline(row, events)
     last_failure = temporal.pending[0].last_failure if temporal.pending else None
     return OrderStatus(
         order_id=order_id,
         state=state,
         step=step,
-        attempt=((tries[-1].attempt or 0) + 1 if tries else 1) if step and step != "review" else None,
+        attempt=((tries[-1].attempt or 0) + 1 if tries else 1) if step and step != REVIEW else None,
         last_error=(row.last_error if row else stranded) or (live.last_error if live else None),
         last_failure=failures[-1].payload_json.get("error") if failures else last_failure,
         review_deadline=deadline,
         seconds_left=max(0.0, (datetime.fromisoformat(deadline) - now).total_seconds()) if deadline else None,
-        can_cancel=open_ and (live is None or live.can_cancel),
-        can_update_address=open_ and (live is None or live.can_update_address),
+        can_approve=may.approve,
+        can_cancel=may.cancel and (live is None or live.can_cancel),
+        can_update_address=may.update_address and (live is None or live.can_update_address),
         total=row.total if row else None,
         items=tuple(_item(item) for item in row.items_json) if row else (),
         address=row.address_json if row else None,
@@ -218,28 +222,15 @@ def _item(item: dict[str, Any]) -> dict[str, Any]:
     return {"sku": item["sku"], "quantity": item["quantity"], "price": f"{item['price_cents'] / 100:.2f}"}
 
 
-def _step(state: State, events: Sequence[EventRow], temporal: WorkflowStatus, live: Status | None) -> str | None:
+def _step(
+    row: OrderRow | None, events: Sequence[EventRow], temporal: WorkflowStatus, live: Status | None
+) -> str | None:
     if temporal.pending:
         return temporal.pending[0].step
-    return live.step if live else _step_by_ledger(state, events)
-
-
-def _step_by_ledger(state: State, events: Sequence[EventRow]) -> str | None:
-    types = {event.type for event in events}
-    if state is State.AWAITING_APPROVAL:
-        return Step.CHARGE if EventType.ORDER_APPROVED in types else "review"
-    if state is State.SHIPPING and EventType.CARRIER_DISPATCHED in types:
-        return Step.SHIP
-    return _NEXT.get(state)
-
-
-_NEXT = {
-    State.ORDER_RECEIVED: Step.VALIDATE,
-    State.ORDER_VALIDATED: Step.VALIDATE,
-    State.PAYMENT_CHARGED: Step.PREPARE,
-    State.SHIPPING: Step.DISPATCH,
-    State.SHIPPED: Step.COMPLETE,
-}
+    if live:
+        return live.step
+    last, step = newest_on_the_way((event.type, event.step) for event in events)
+    return next_step(row.state if row else None, closing=bool(row and row.closing_at), last=last, last_step=step)
 
 
 def _review_deadline(row: OrderRow | None, events: Sequence[EventRow]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -11,8 +12,9 @@ from typing import Any
 import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from trellis import sandbox
+from trellis.activities.attempts import worker_name
 from trellis.activities.collecting import activities_on
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
@@ -31,11 +33,10 @@ log = structlog.get_logger("trellis.workers")
 # A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
 SLOTS = 400
 
-# The sandbox imports a workflow's module anew for every workflow. What the workflow files import is pure
-# and kept out of that: it makes half a busy worker's work.
-RUNNER = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules("trellis", "temporalio")
-)
+RUNNER = sandbox.RUNNER
+
+# Runs again when this module is reloaded, which is the last of those that a reload takes.
+sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trellis.workflows.")))
 
 
 class FaultWatch:
@@ -127,7 +128,7 @@ async def running(
 
     Yields the plan of faults in force. Its `worker_failed` is set when a worker dies before its time.
     """
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, worker_name())
     async with FaultWatch(ledger, settings) as watch:
         outside = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
         workers = build(client, settings, [outside, LedgerActivities(ledger)], queues)

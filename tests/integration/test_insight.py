@@ -226,7 +226,7 @@ def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: 
 
 
 def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
-    """A chart leaves a renderer that was chosen; without a choice it is one that JupyterLab knows, with an SVG."""
+    """A chart leaves a renderer that was chosen; without a choice it is one that JupyterLab knows, with pictures."""
     log = insight.events(filled, "order-1")
     try:
         alt.renderers.enable("png")
@@ -234,7 +234,7 @@ def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
         assert alt.renderers.active == "png"
         alt.renderers.enable("default")
         shown = insight.state_map(log)._repr_mimebundle_()
-        assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml"}
+        assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml", "image/png"}
         insight.static()
         assert set(insight.state_map(log)._repr_mimebundle_()) == {"image/svg+xml"}
     finally:

@@ -20,11 +20,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_m
 from tests.conftest import House
 from trellis import stack, workers
 from trellis.audit import audit
-from trellis.chaos import worker_process
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.desk import Receipt, opened
+from trellis.driving import worker_process
 from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
 from trellis.model import Order, State, shipping_workflow_id, workflow_id

@@ -42,7 +42,7 @@ class OutsideActivities:
     @activity.defn(name=Step.RECEIVE)
     async def receive(self, given: OrderInput) -> None:
         """Insert the order and reserve its payment id. Another order's payment id is final."""
-        tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry)
+        tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry_of(Step.RECEIVE))
         owner = await self._ledger.receive(given.order, given.policy, tried)
         if owner is not None:
             message = f"payment id {given.order.payment_id} belongs to order {owner}"

@@ -26,6 +26,8 @@ log = structlog.get_logger("trellis.api")
 STATUS_SECONDS = 0.025
 """How long a status waits for Temporal: a busy server takes its time, and the ledger knows nearly as much."""
 
+ADDRESS_SUMMARY = "Send the parcel elsewhere: the new address replaces the whole old one"
+
 Id = Annotated[str, Path(json_schema_extra=schema.ID)]
 
 _KINDS: dict[type[TrellisError], tuple[int, str]] = {
@@ -102,8 +104,9 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
 
     move = schema.body(schema.MOVE, schema.MOVE_EXAMPLES, required=True)
 
-    @steer("address", "Send the parcel elsewhere (the same, shorter)", move)
-    @steer("signals/update-address", "Send the parcel elsewhere", move)
+    @steer("address", f"{ADDRESS_SUMMARY} (an alias of signals/update-address)", move)
+    @steer("signals/address", f"{ADDRESS_SUMMARY} (an alias of signals/update-address)", move)
+    @steer("signals/update-address", ADDRESS_SUMMARY, move)
     async def update_address(order_id: Id, request: Request) -> JSONResponse:
         address = parse_address(read_json(await request.body()))
         return await receipt(desk.update_address(order_id, address))

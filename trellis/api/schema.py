@@ -63,7 +63,10 @@ START: Json = _object(
 )
 NOTHING: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 REASON: Json = _object({"reason": {"anyOf": [_text(500), {"type": "null"}]}}, [])
-MOVE: Json = {"anyOf": [*ADDRESS["anyOf"], _object({"address": ADDRESS}, ["address"])]}
+MOVE: Json = {
+    "anyOf": [*ADDRESS["anyOf"], _object({"address": ADDRESS}, ["address"])],
+    "description": "The whole new address, bare or wrapped. A field that is left out becomes empty.",
+}
 
 START_EXAMPLES: Json = {
     "whole": {
@@ -81,7 +84,10 @@ START_EXAMPLES: Json = {
     },
 }
 MOVE_EXAMPLES: Json = {
-    "bare": {"value": {"line1": "2 New Road", "city": "Springfield"}},
+    "bare": {
+        "summary": "Fields that are left out become empty",
+        "value": {"line1": "2 New Road", "city": "Springfield"},
+    },
     "wrapped": {"value": {"address": {"street": "2 New Road"}}},
 }
 CANCEL_EXAMPLES: Json = {"reason": {"value": {"reason": "changed my mind"}}, "nothing": {"value": {}}}
@@ -151,6 +157,7 @@ class Status(BaseModel):
     last_failure: str | None
     review_deadline: str | None
     seconds_left: float | None
+    can_approve: bool
     can_cancel: bool
     can_update_address: bool
     total: str | None

@@ -14,6 +14,7 @@ import uvicorn
 
 from trellis import stack
 from trellis.api.app import create
+from trellis.api.request_log import RequestLog
 from trellis.config import Settings
 from trellis.desk import default_policy, opened
 from trellis.errors import ConfigError, StackError
@@ -44,7 +45,7 @@ async def serve(settings: Settings, host: str, port: int, said: Callable[[str], 
             app = create(desk, token=settings.api_token)
             server = _Server(
                 uvicorn.Config(
-                    app,
+                    RequestLog(app),
                     log_config=None,
                     access_log=False,
                     lifespan="off",

@@ -16,7 +16,7 @@ import typer
 from trellis.cli import bench, faults, orders
 from trellis.cli.advice import recommend
 from trellis.cli.books import audit, reconcile
-from trellis.cli.common import err
+from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
 from trellis.cli.running import chaos, demo, load
 from trellis.cli.servers import down, migrate, reset, status, up
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app()
     except TrellisError as error:
-        err.print(f"trellis: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(str(error), error=True)
         code = 1
     except KeyboardInterrupt:
         code = 130

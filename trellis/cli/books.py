@@ -23,23 +23,15 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Check the books: ten invariants, from the ledger, the provider and Temporal's histories."""
-    from trellis import stack
     from trellis.audit import audit as check
-    from trellis.db.migrate import check_schema
-    from trellis.db.pool import open_pool
+    from trellis.runtime import opened
 
     settings = read_settings()
 
     async def work() -> Report:
-        found = stack.require(settings)
-        await check_schema(found.database_url)
-        client = await stack.connect(found.temporal)
-        pool = await open_pool(found.database_url)
-        try:
+        async with opened(settings, pool_wait=30) as runtime:
             with progress("orders and histories", None, as_json) as tick:
-                return await check(client, pool, histories=histories, query=query, tick=tick)
-        finally:
-            await pool.close()
+                return await check(runtime.desk.client, runtime.pool, histories=histories, query=query, tick=tick)
 
     report = asyncio.run(work())
     show(report_json(report), as_json, lambda: print_report(report))
@@ -52,31 +44,24 @@ def reconcile(
     as_json: Json = False,
 ) -> None:
     """Find orders whose workflow Temporal closed behind our back, and end them by the fence."""
-    from trellis import stack
-    from trellis.db.pool import open_pool
-    from trellis.desk import opened
     from trellis.reconcile import reconcile as repairs
+    from trellis.runtime import opened
 
     settings = read_settings()
 
     done: list[Repair] = []
 
     async def work() -> None:
-        found = stack.require(settings)
-        pool = await open_pool(found.database_url)
-        try:
-            async with opened(found, settings, pool=pool) as desk:
-                try:
-                    async for repair in repairs(desk, pool, apply=apply):
-                        done.append(repair)
-                        if not as_json:
-                            _print_repair(repair)
-                finally:
-                    # What was done is told even when a server goes away in the middle.
-                    if as_json:
-                        print(json.dumps([asdict(repair) for repair in done]), flush=True)
-        finally:
-            await pool.close()
+        async with opened(settings, pool_wait=30) as runtime:
+            try:
+                async for repair in repairs(runtime.desk, runtime.pool, apply=apply):
+                    done.append(repair)
+                    if not as_json:
+                        _print_repair(repair)
+            finally:
+                # Print what was done, even when a server goes away in the middle.
+                if as_json:
+                    print(json.dumps([asdict(repair) for repair in done]), flush=True)
 
     asyncio.run(work())
     planned = sum(repair.outcome == "planned" for repair in done)

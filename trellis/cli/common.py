@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,13 +22,31 @@ err = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def read_settings() -> Settings:
-    """The settings of this process; logging follows them."""
+def read_settings(*, serves: bool = False) -> Settings:
+    """The settings of this process; logging follows them.
+
+    A command that `serves` until it is ended logs its work. The others show a result, and log only what went wrong,
+    unless LOG_LEVEL asks for more.
+    """
     from trellis import config, logs
 
     settings = config.load()
-    logs.configure(settings)
+    logs.configure_process(settings, quiet=not serves)
     return settings
+
+
+def say(sentence: str, *, error: bool = False) -> None:
+    """A sentence on stderr. It is a log record where LOG_FORMAT=json says that all of stderr is JSON."""
+    from trellis import config
+
+    if config.asks_for_json_logs():
+        from trellis import logs
+
+        logs.say(sentence, logging.ERROR if error else logging.INFO)
+    elif error:
+        err.print(f"trellis: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
+    else:
+        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def show(value: dict[str, Any] | list[Any], as_json: bool, human: Callable[[], None] | None = None) -> None:
@@ -62,11 +81,10 @@ def progress(what: str, total: int | None, as_json: bool) -> Iterator[Callable[.
 @asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk on this workspace's servers. Raises StackError when they do not run."""
-    from trellis import stack
-    from trellis.desk import opened
+    from trellis.runtime import opened
 
-    async with opened(stack.require(settings), settings) as desk:
-        yield desk
+    async with opened(settings) as runtime:
+        yield runtime.desk
 
 
 def masked(url: str) -> str:

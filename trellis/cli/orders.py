@@ -99,7 +99,7 @@ def order_cancel(
 @commands.command("update-address")
 def order_update_address(
     order_id: OrderId,
-    address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...")],
+    address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...; it replaces the whole address.")],
     as_json: Json = False,
 ) -> None:
     """Send the parcel elsewhere."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trellis.cli.common import Json, err, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, say, show
 from trellis.errors import StackError, TemporalUnavailable
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ def worker(
     ] = False,
 ) -> None:
     """Run workers until Ctrl-C; they finish what they can first."""
-    from trellis import stack, workers
-    from trellis.db.migrate import check_schema
-    from trellis.db.pool import open_pool
+    from trellis import workers
     from trellis.desk import default_policy
+    from trellis.runtime import opened
 
-    settings = read_settings()
+    settings = read_settings(serves=not check)
     names = tuple(filter(None, queues.split(",")))
     if check:
         asyncio.run(_check_workers(settings, workers.task_queues(settings, names)))
@@ -44,24 +43,18 @@ def worker(
     default_policy(settings)
 
     async def work() -> None:
-        found = stack.require(settings)
-        await check_schema(found.database_url)
-        client = await stack.connect(found.temporal)
-        pool = await open_pool(found.database_url)
-        stop = asyncio.Event()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        try:
-            async with workers.running(client, pool, settings, names) as watch:
-                err.print(f"Working on {queues}. Ctrl-C ends.")
+        async with opened(settings, pool_wait=30) as runtime:
+            stop = asyncio.Event()
+            for name in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(name, stop.set)
+            async with runtime.workers(names) as watch:
+                say(f"Working on {queues}. Ctrl-C ends.")
                 waits = [asyncio.ensure_future(event.wait()) for event in (stop, watch.worker_failed)]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for wait in waits:
                     wait.cancel()
             if watch.worker_failed.is_set():
                 raise TemporalUnavailable("A worker failed; the log says why. Run `trellis worker` again.")
-        finally:
-            await pool.close()
 
     asyncio.run(work())
 
@@ -96,7 +89,10 @@ def api(
 
     asyncio.run(
         serve(
-            read_settings(), host, port, lambda address: print(f"API at {address}, docs at {address}/docs", flush=True)
+            read_settings(serves=True),
+            host,
+            port,
+            lambda address: print(f"API at {address}, docs at {address}/docs", flush=True),
         )
     )
 

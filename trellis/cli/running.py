@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, out, progress, read_settings, show
+from trellis.cli.common import Json, open_desk, out, progress, read_settings, show
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
@@ -25,35 +25,21 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """One order from start to end, live in the terminal, on servers that come up by themselves."""
-    from trellis import stack, workers
-    from trellis.bench.floor import sample_order
-    from trellis.db.migrate import migrate as apply
-    from trellis.db.pool import open_pool
-    from trellis.desk import opened
+    from trellis.driving import sample_order
+    from trellis.runtime import opened
 
     settings = read_settings().model_copy(update={"faults": faults})
     plan = FaultPlan.parse(faults)
     chosen = preset(policy or settings.policy)
 
     async def work() -> dict[str, Any]:
-        mine = stack.find(settings) is None
-        running = await stack.up(settings)
-        try:
-            await apply(running.database_url)
-            pool = await open_pool(running.database_url)
-            try:
-                async with (
-                    opened(running, settings, pool=pool) as desk,
-                    workers.running(desk.client, pool, settings) as watch,
-                ):
-                    await desk.ledger.set_fault_plan(plan)
-                    await watch.refresh()
-                    return await _watch_one(desk, sample_order("demo"), chosen, quiet=as_json)
-            finally:
-                await pool.close()
-        finally:
-            if mine:
-                stack.down(settings)
+        async with (
+            opened(settings, start=True, end=True, pool_wait=30) as runtime,
+            runtime.workers() as watch,
+        ):
+            await runtime.desk.ledger.set_fault_plan(plan)
+            await watch.refresh()
+            return await _watch_one(runtime.desk, sample_order("demo"), chosen, quiet=as_json)
 
     result = asyncio.run(work())
     show(result, as_json, lambda: None)
@@ -101,16 +87,14 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Run many orders through the workers of this workspace, each approved at once."""
-    from trellis import stack
-    from trellis.chaos import drive
-    from trellis.desk import opened
+    from trellis.driving import drive
 
     settings = read_settings()
     plan = None if faults is None else FaultPlan.parse(faults)
     chosen = preset(policy or settings.policy)
 
     async def work() -> dict[str, Any]:
-        async with opened(stack.require(settings), settings) as desk:
+        async with open_desk(settings) as desk:
             if not await desk.workers():
                 raise TemporalUnavailable("No worker is running. Start one with `trellis worker`.")
             if plan is not None:

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import EventRow, OrderLine, OrderRow, read_order
+from trellis.db.written import log_written
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
 from trellis.model import ENDINGS, Address, EventType, Order, State, TryId, event_id
@@ -75,8 +76,20 @@ _TRY: LiteralString = "ROW(%s, %s, %s, %s, %s, %s, %s)::try_info"
 
 
 class Ledger:
-    def __init__(self, pool: Pool) -> None:
+    """`worker` names the process that works on orders, in the log lines of what it writes."""
+
+    def __init__(self, pool: Pool, worker: str | None = None) -> None:
         self._pool = pool
+        self._worker = worker
+
+    async def _write(
+        self, call: LiteralString, order_id: str, tried: Tried | None, *args: object, reason: str = ""
+    ) -> tuple[Any, ...]:
+        """Call a function of sql/003 and log the events that it added, with the numbers that it gave them."""
+        # The function scan runs before the select list is computed: the setting is read after the events were added.
+        row = await self._row(f"SELECT current_setting('trellis.written', true), called.* FROM {call} AS called", *args)
+        log_written(order_id, row[0], tried, self._worker, reason)
+        return row[1:]
 
     async def _row(self, sql: LiteralString, *args: object) -> tuple[Any, ...]:
         async with borrowed(self._pool) as connection:
@@ -92,18 +105,20 @@ class Ledger:
 
     async def add_failed_try(self, failed: FailedTry) -> None:
         tried = failed.tried
-        await self._row(
-            f"SELECT add_event(%s, %s, %s, {_TRY}, %s)",
+        await self._write(
+            f"add_event(%s, %s, %s, {_TRY}, %s)",
+            tried.id.order_id, tried,
             tried.id.event_id, tried.id.order_id, failed.type, *tried.row(),
-            Jsonb(tried.payload() | {"error": failed.error}),
+            Jsonb(tried.payload() | {"error": failed.error}), reason=failed.error,
         )  # fmt: skip
 
     # --- steps ---------------------------------------------------------------------------------------------
 
     async def receive(self, order: Order, policy: Policy, tried: Tried | None) -> str | None:
         """The order that owns the payment id, when it is not this one."""
-        (owner,) = await self._row(
-            f"SELECT receive_order(%s, %s, %s, %s, %s, %s, %s, %s, {_TRY}, %s)",
+        (owner,) = await self._write(
+            f"receive_order(%s, %s, %s, %s, %s, %s, %s, %s, {_TRY}, %s)",
+            order.order_id, tried,
             event_id(order.order_id, EventType.ORDER_RECEIVED), order.order_id,
             Jsonb([asdict(item) for item in order.items]),
             Jsonb(asdict(order.address)) if order.address else None,
@@ -113,8 +128,9 @@ class Ledger:
         return None if owner is None else str(owner)
 
     async def validate(self, order_id: str, tried: Tried) -> None:
-        await self._row(
-            f"SELECT validate_order(%s, %s, %s, {_TRY}, %s)",
+        await self._write(
+            f"validate_order(%s, %s, %s, {_TRY}, %s)",
+            order_id, tried,
             event_id(order_id, EventType.ORDER_VALIDATED), event_id(order_id, EventType.AWAITING_APPROVAL),
             order_id, *tried.row(), Jsonb(tried.payload()),
         )  # fmt: skip
@@ -125,16 +141,18 @@ class Ledger:
         return (str(row[0]), bool(row[1])) if row and row[0] else ("MISSING", True)
 
     async def record_charge(self, order: Order, tried: Tried) -> bool:
-        (ours,) = await self._row(
-            f"SELECT record_charge(%s, %s, {_TRY}, %s)",
+        (ours,) = await self._write(
+            f"record_charge(%s, %s, {_TRY}, %s)",
+            order.order_id, tried,
             event_id(order.order_id, EventType.PAYMENT_CHARGED), order.order_id, *tried.row(),
             Jsonb(tried.payload() | {"payment_id": order.payment_id, "amount": f"{order.total_cents / 100:.2f}"}),
         )  # fmt: skip
         return bool(ours)
 
     async def prepare(self, order_id: str, round_: int, tried: Tried) -> bool:
-        (open_,) = await self._row(
-            f"SELECT prepare_package(%s, %s, %s, %s, {_TRY})",
+        (open_,) = await self._write(
+            f"prepare_package(%s, %s, %s, %s, {_TRY})",
+            order_id, tried,
             event_id(order_id, EventType.SHIPPING_STARTED), event_id(order_id, EventType.PACKAGE_PREPARED, round_),
             order_id, round_, *tried.row(),
         )  # fmt: skip
@@ -146,21 +164,24 @@ class Ledger:
         return (True, row[0]) if row else (False, None)
 
     async def record_dispatch(self, order_id: str, round_: int, tracking: str, tried: Tried | None) -> None:
-        await self._row(
-            f"SELECT record_dispatch(%s, %s, %s, %s, {_TRY}, %s)",
+        await self._write(
+            f"record_dispatch(%s, %s, %s, %s, {_TRY}, %s)",
+            order_id, tried,
             event_id(order_id, EventType.CARRIER_DISPATCHED), order_id, round_, tracking, *_row_of(tried),
             Jsonb(_payload_of(tried)),
         )  # fmt: skip
 
     async def ship(self, order_id: str, tried: Tried | None) -> None:
-        await self._row(
-            f"SELECT move_order(%s, %s, '{{SHIPPING}}', 'SHIPPED', 'ORDER_SHIPPED', {_TRY}, %s)",
+        await self._write(
+            f"move_order(%s, %s, '{{SHIPPING}}', 'SHIPPED', 'ORDER_SHIPPED', {_TRY}, %s)",
+            order_id, tried,
             event_id(order_id, EventType.ORDER_SHIPPED), order_id, *_row_of(tried), Jsonb(_payload_of(tried)),
         )  # fmt: skip
 
     async def record_refund(self, order: Order, refunded: bool, reason: str, tried: Tried | None) -> None:
-        await self._row(
-            f"SELECT record_refund(%s, %s, %s, %s, {_TRY}, %s)",
+        await self._write(
+            f"record_refund(%s, %s, %s, %s, {_TRY}, %s)",
+            order.order_id, tried,
             event_id(order.order_id, EventType.PAYMENT_REFUNDED), event_id(order.order_id, EventType.PAYMENT_FAILED),
             order.order_id, refunded, *_row_of(tried),
             Jsonb(
@@ -172,16 +193,18 @@ class Ledger:
     # --- ledger-only steps ---------------------------------------------------------------------------------
 
     async def approve(self, order_id: str, request_id: str, by: str) -> None:
-        await self._row(
-            "SELECT add_event(%s, %s, 'ORDER_APPROVED', "
+        await self._write(
+            "add_event(%s, %s, 'ORDER_APPROVED', "
             "ROW('approve', NULL, NULL, NULL, NULL, NULL, NULL)::try_info, %s)",
+            order_id, None,
             event_id(order_id, EventType.ORDER_APPROVED), order_id, Jsonb({"request_id": request_id, "by": by}),
         )  # fmt: skip
 
     async def change_address(self, order_id: str, request_id: str, address: Address) -> str | None:
         """None, or why not; a refusal is written down with it."""
-        (why,) = await self._row(
-            "SELECT change_address(%s, %s, %s, %s, %s)",
+        (why,) = await self._write(
+            "change_address(%s, %s, %s, %s, %s)",
+            order_id, None,
             event_id(order_id, EventType.ADDRESS_UPDATED, request_id),
             event_id(order_id, EventType.REQUEST_REFUSED, request_id),
             order_id, request_id, Jsonb(asdict(address)),
@@ -199,32 +222,38 @@ class Ledger:
         return FenceAnswer(bool(closed), bool(claimed), ends or "", why or "")
 
     async def refuse(self, order_id: str, request_id: str, request: str, reason: str) -> None:
-        await self._row(
-            "SELECT refuse_request(%s, %s, %s, %s, %s)",
+        await self._write(
+            "refuse_request(%s, %s, %s, %s, %s)",
+            order_id, None,
             event_id(order_id, EventType.REQUEST_REFUSED, request_id), order_id, request_id, request, reason,
+            reason=reason,
         )  # fmt: skip
 
     async def fail_dispatch(self, order_id: str, round_: int, reason: str) -> None:
-        await self._row(
-            "SELECT fail_dispatch(%s, %s, %s, %s)",
+        await self._write(
+            "fail_dispatch(%s, %s, %s, %s)",
+            order_id, None,
             event_id(order_id, EventType.DISPATCH_FAILED, round_), order_id, round_, reason,
+            reason=reason,
         )  # fmt: skip
 
     async def finish(self, order_id: str, state: State, reason: str) -> None:
         type_, step = ENDINGS[state]
-        await self._row(
-            "SELECT finish_order(%s, %s, %s, %s, %s, %s, %s)",
+        await self._write(
+            "finish_order(%s, %s, %s, %s, %s, %s, %s)",
+            order_id, None,
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason} if reason else {}),
+            Jsonb({"reason": reason} if reason else {}), reason=reason,
         )  # fmt: skip
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
         """`finish`, for an order whose workflow is gone: the row and the event say so."""
         type_, step = ENDINGS[state]
-        await self._row(
-            "SELECT reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
+        await self._write(
+            "reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
+            order_id, None,
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason}),
+            Jsonb({"reason": reason}), reason=reason,
         )  # fmt: skip
 
     # --- reading -------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.charts.theme import MOST, WIDTH, _check
-from trellis.insight.colours import OUTCOMES
+from trellis.insight.charts.theme import MOST, WIDTH, need_rows
+from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILLION, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -49,7 +49,7 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
 
 def _outcome_colour(alt: Any, present: Sequence[str]) -> Any:
     names = [name for name in OUTCOMES if name in set(present)]
-    scale = alt.Scale(domain=names, range=[OUTCOMES[name] for name in names])
+    scale = alt.Scale(domain=names, range=[on_paper(OUTCOMES[name]) for name in names])
     return alt.Color("outcome:N", scale=scale, legend=alt.Legend(orient="top", title=None))
 
 
@@ -63,7 +63,7 @@ def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
     """A mark for each row at `x`: filled, or hollow where `times` are not known."""
     shape = _outcome_shape(alt, list(data["outcome"]))
     styles: dict[str, dict[str, Any]] = {
-        "known": {"filled": True, "size": 42, "stroke": "white", "strokeWidth": 0.6},
+        "known": {"filled": True, "size": 42, "stroke": PAPER, "strokeWidth": 0.6},
         "not known": {"filled": False, "size": 55, "strokeWidth": 1.5},
     }
     return [
@@ -82,9 +82,9 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
     import altair as alt
 
-    _check(attempts, "attempts")
+    need_rows(attempts, "attempts")
     rows = _placed(attempts).head(MOST)
-    _check(rows, "attempts with a known time")
+    need_rows(rows, "attempts with a known time")
     first = rows["from"].min()
     data = pd.DataFrame(
         {
@@ -104,13 +104,11 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
         color=_outcome_colour(alt, present),
         tooltip=["step", "attempt", "outcome", "times", *seconds],
     )
-    bars = base.mark_bar(height=16, stroke="white", strokeWidth=0.5).encode(
+    bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(
         x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
     )
     # A try that failed at once is thinner than a pixel; its mark keeps it in the picture, and says more than colour.
-    layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(
-        width=WIDTH, height=alt.Step(26), background="white"
-    )
+    layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(width=WIDTH, height=alt.Step(26))
     chart: alt.LayerChart = layered
     return chart
 
@@ -122,7 +120,7 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     """
     import altair as alt
 
-    _check(orders, "orders")
+    need_rows(orders, "orders")
     shown = orders.sort_values("began_at").head(most)
     tries = attempts[attempts["order_id"].isin(shown["order_id"])]
     latest = tries.groupby("order_id")["ended_at"].max().reindex(shown["order_id"]).set_axis(shown.index)
@@ -150,7 +148,7 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     y = alt.Y("order:N", sort=order, title=None, axis=alt.Axis(labelLimit=110))
     line = (
         alt.Chart(lines)
-        .mark_rule(strokeWidth=2, color="#666666")
+        .mark_rule(strokeWidth=2, color=on_paper(GREY))
         .encode(
             y=y, x=alt.X("start:Q", title="seconds since the order's first try"), x2="to:Q",
             strokeDash=alt.StrokeDash(
@@ -168,7 +166,7 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     if len(marks):
         base = alt.Chart(marks).encode(y=y, color=_outcome_colour(alt, list(marks["outcome"])))
         layers += _marks(alt, base, marks, "at:Q")
-    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16), background="white")
+    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16))
     chart: alt.LayerChart = layered
     return chart
 
@@ -180,7 +178,7 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     """
     import altair as alt
 
-    _check(attempts, "attempts")
+    need_rows(attempts, "attempts")
     # Hedge losers and lost tries say nothing about how often one must call. One that a history does not hold was
     # followed by another: it did not work.
     judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]
@@ -195,27 +193,26 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     highest = int(min(taken.max(), 15))
     counts = taken.clip(upper=highest).value_counts().reindex(range(1, highest + 1), fill_value=0)
     law = [p * (1 - p) ** (k - 1) for k in range(1, highest)] + [(1 - p) ** (highest - 1)]
-    labels = [str(k) for k in range(1, highest)] + [f"{highest}+" if taken.max() > highest else str(highest)]
+    labels = [str(k) for k in range(1, highest)] + [f"{highest} and more" if taken.max() > highest else str(highest)]
     data = pd.DataFrame({"attempts": labels, "measured": counts.to_numpy() / len(taken), "law": law})
-    x = alt.X(
-        "attempts:N", sort=labels, title=f"attempts of a step ({len(taken):,} steps)", axis=alt.Axis(labelAngle=0)
-    )
+    # In two lines: the label of the last bin is wider than its bar.
+    lines = "indexof(datum.label, ' ') > 0 ? [split(datum.label, ' ')[0], 'and more'] : datum.label"
+    axis = alt.Axis(labelAngle=0, labelExpr=lines)
+    x = alt.X("attempts:N", sort=labels, title=f"attempts of a step ({len(taken):,} steps)", axis=axis)
     share = alt.Y("measured:Q", title="share of steps", axis=alt.Axis(format="%"))
     base = alt.Chart(data)
     bars = (
         base.transform_calculate(name="'measured'")
         .mark_bar()
-        .encode(x=x, y=share, color=_named(alt, "measured", "#56B4E9"))
+        .encode(x=x, y=share, color=_named(alt, "measured", on_paper(SKY)))
     )
-    told = f"geometric law, p = {p:.2f}"
+    law_name = f"geometric law, p = {p:.2f}"
     line = (
-        base.transform_calculate(name=f"'{told}'")
+        base.transform_calculate(name=f"'{law_name}'")
         .mark_line(point=alt.OverlayMarkDef(size=45), strokeDash=[4, 3])
-        .encode(x=x, y="law:Q", color=_named(alt, told, "#000000"))
+        .encode(x=x, y="law:Q", color=_named(alt, law_name, INK))
     )
-    chart: alt.LayerChart = (
-        (bars + line).resolve_scale(color="independent").properties(width=WIDTH, height=240, background="white")
-    )
+    chart: alt.LayerChart = (bars + line).resolve_scale(color="independent").properties(width=WIDTH, height=240)
     return chart
 
 
@@ -232,7 +229,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     import altair as alt
 
     done = steps[steps["succeeded"] & steps["seconds"].notna()]
-    _check(done, "finished steps")
+    need_rows(done, "finished steps")
     cuts = (
         done.groupby("step", observed=True)["seconds"]
         .quantile(np.array([0.5, 0.95, 0.99]))
@@ -247,9 +244,9 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     order = list(dict.fromkeys(steps.sort_values("started_at")["step"].astype(str)))
     y = alt.Y("step:N", sort=order, title=None)
     x = alt.X("seconds:Q", scale=alt.Scale(type="log"), title="seconds from first start to last end (log scale)")
-    line = alt.Chart(wide).mark_rule(color="#999999").encode(y=y, x=alt.X("p50:Q", scale=alt.Scale(type="log"),
+    line = alt.Chart(wide).mark_rule(color=on_paper(GREY)).encode(y=y, x=alt.X("p50:Q", scale=alt.Scale(type="log"),
                      title="seconds from first start to last end (log scale)"), x2="p99:Q")  # fmt: skip
-    names, colours = ["p50", "p95", "p99"], ["#0072B2", "#E69F00", "#D55E00"]
+    names, colours = ["p50", "p95", "p99"], [on_paper(one) for one in (BLUE, ORANGE, VERMILLION)]
     legend = alt.Legend(orient="top", title=None)
     points = (
         alt.Chart(cuts)
@@ -262,5 +259,5 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
             tooltip=["step", "percentile", alt.Tooltip("seconds:Q", format=".3f")],
         )
     )  # fmt: skip
-    chart: alt.LayerChart = (line + points).properties(width=WIDTH, height=alt.Step(26), background="white")
+    chart: alt.LayerChart = (line + points).properties(width=WIDTH, height=alt.Step(26))
     return chart

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.charts.theme import MOST, WIDTH, _check
+from trellis.insight.charts.theme import MOST, WIDTH, need_rows
+from trellis.insight.colours import BLUE, SKY, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -18,11 +19,11 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
     """Tries under way over time, a row of its own for each worker (or `by="step"`, or another column): mean per bin."""
     import altair as alt
 
-    _check(attempts, "attempts")
+    need_rows(attempts, "attempts")
     if by not in attempts.columns:
         raise BadInput(f"by={by!r}: the attempts have no such column.")
     rows = attempts[attempts["started_at"].notna() & attempts["ended_at"].notna() & attempts[by].notna()]
-    _check(rows, "attempts with a start and an end")
+    need_rows(rows, "attempts with a start and an end")
     began = rows["started_at"].min()
     start = (rows["started_at"] - began).dt.total_seconds().to_numpy()
     end = np.maximum((rows["ended_at"] - began).dt.total_seconds().to_numpy(), start)
@@ -38,13 +39,13 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
     table = pd.concat(data, ignore_index=True)
     chart: alt.Chart = (
         alt.Chart(table)
-        .mark_area(interpolate="step-after", color="#56B4E9", line={"color": "#0072B2"})
+        .mark_area(interpolate="step-after", color=on_paper(SKY), line={"color": on_paper(BLUE)})
         .encode(
             x=alt.X("t:Q", title="seconds since the first attempt"),
             y=alt.Y("busy:Q", title="under way"),
             row=alt.Row("who:N", title=None, header=alt.Header(labelAngle=0, labelAlign="left", labelOrient="top")),
         )
-        .properties(width=WIDTH, height=70, background="white")
+        .properties(width=WIDTH, height=70)
     )
     return chart
 

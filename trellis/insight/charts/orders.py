@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.charts.theme import WIDTH, _check
-from trellis.insight.colours import PARTS
+from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows
+from trellis.insight.colours import PAPER, PARTS, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -25,7 +25,7 @@ def shares(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> p
     own time, the ledger). Lanes of a hedge overlap, so the parts are scaled down where they exceed the whole.
     """
     ended = orders[orders["ended_at"].notna()].set_index("order_id")
-    _check(ended, "ended orders")
+    need_rows(ended, "ended orders")
     sums = steps.groupby("order_id")[["good_s", "failed_s", "hung_s", "wait_s"]].sum()
     sums = sums.reindex(ended.index).fillna(0.0).clip(lower=0)
     sums.columns = pd.Index(["success", "failed attempts", "hangs", "backoff"])
@@ -58,14 +58,14 @@ def where_the_seconds_go(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.D
     data["label"] = [f"{s:.2f}" if s > widest / 18 else "" for s in data["seconds"]]
     data["from"] = data["to"] - data["seconds"]
     y = alt.Y("orders:N", sort=list(groups), title=None)
-    scale = alt.Scale(domain=list(PARTS), range=list(PARTS.values()))
-    bars = alt.Chart(data).mark_bar(stroke="white").encode(
+    scale = alt.Scale(domain=list(PARTS), range=[on_paper(colour) for colour in PARTS.values()])
+    bars = alt.Chart(data).mark_bar(stroke=PAPER, size=16, yOffset=-7).encode(
         y=y, x=alt.X("from:Q", title="seconds, mean"), x2="to:Q",
         color=alt.Color("part:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
         tooltip=["orders", "part", alt.Tooltip("seconds:Q", format=".3f")],
     )  # fmt: skip
-    text = alt.Chart(data).mark_text(fontSize=11, color="black").encode(y=y, x="middle:Q", text="label:N")
-    chart: alt.LayerChart = (bars + text).properties(width=WIDTH, height=alt.Step(34), background="white")
+    text = alt.Chart(data).mark_text(fontSize=11, dy=10).encode(y=y, x="middle:Q", text="label:N")
+    chart: alt.LayerChart = (bars + text).properties(width=WIDTH, height=alt.Step(34))
     return chart
 
 
@@ -83,7 +83,7 @@ def completion(
     """
     import altair as alt
 
-    _check(orders, "orders")
+    need_rows(orders, "orders")
     done = np.sort(orders.loc[orders["state"] == "COMPLETED", "seconds"].to_numpy(dtype=float))
     if not len(done):
         raise BadInput("No order has completed yet: there is no completion time to draw.")
@@ -106,20 +106,16 @@ def completion(
     y = alt.Y("share:Q", title="not yet completed" if log else "completed",
               scale=alt.Scale(type="log") if log else alt.Scale(domain=[0, 1]),
               axis=alt.Axis(format=".0e" if log else "%"))  # fmt: skip
-    names = ["measured", "predicted"]
-    legend = alt.Legend(orient="top", title=None)
     curves = alt.Chart(data).mark_line(interpolate="step-after", strokeWidth=2).encode(
-        x=alt.X("t:Q", title="seconds since the order's first try"), y=y,
-        color=alt.Color("line:N", scale=alt.Scale(domain=names, range=["#0072B2", "#D55E00"]), legend=legend),
-        strokeDash=alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend),
+        x=alt.X("t:Q", title="seconds since the order's first try"), y=y, **measured_or_predicted(alt)
     )  # fmt: skip
     layers: list[Any] = [curves]
     if deadline is not None:
         at = alt.Chart(pd.DataFrame({"t": [deadline], "label": [f"deadline {deadline:g} s"]}))
         layers += [
-            at.mark_rule(color="black", strokeDash=[2, 2]).encode(x="t:Q"),
-            at.mark_text(align="right", dx=-5, color="black").encode(x="t:Q", y=alt.value(12), text="label:N"),
+            at.mark_rule(strokeDash=[2, 2]).encode(x="t:Q"),
+            at.mark_text(align="right", dx=-5).encode(x="t:Q", y=alt.value(12), text="label:N"),
         ]
-    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=260, background="white")
+    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=260)
     chart: alt.LayerChart = layered
     return chart

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trellis.insight.charts.theme import WIDTH, _check
+from trellis.insight.charts.theme import WIDTH, need_rows
+from trellis.insight.colours import AXIS, BLUE, PAPER, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,7 +34,7 @@ def follows(events: pd.DataFrame) -> pd.DataFrame:
 def variants(events: pd.DataFrame, most: int = 10) -> pd.DataFrame:
     """The paths that orders took, most frequent first. Columns: path [str], orders [int], share [float]."""
     log = events[~events["type"].astype(str).str.startswith("ATTEMPT_")].sort_values(["order_id", "id"])
-    _check(log, "events")
+    need_rows(log, "events")
     paths = log["type"].astype(str).groupby(log["order_id"]).agg(" \u2192 ".join)
     counts = paths.value_counts()
     return pd.DataFrame(
@@ -50,7 +51,7 @@ def state_map(events: pd.DataFrame) -> alt.LayerChart:
     import altair as alt
 
     edges = follows(events)
-    _check(edges, "events that follow one another")
+    need_rows(edges, "events that follow one another")
     log = events[~events["type"].astype(str).str.startswith("ATTEMPT_")]
     log = log.assign(place=log.sort_values("id").groupby("order_id").cumcount(), kind=log["type"].astype(str))
     middle = log.groupby("kind")["place"].median()
@@ -80,30 +81,30 @@ def state_map(events: pd.DataFrame) -> alt.LayerChart:
         text = f"{count:,} \u00b7 {p50:.2g} / {p95:.2g} s"
         labels.append((0.08 if tip[0] else bow + side * 0.28, tip[1], text, "left" if tip[0] or side > 0 else "right"))
     path = pd.DataFrame(points, columns=["edge", "i", "x", "y", "width"])
-    told = pd.DataFrame(labels, columns=["x", "y", "label", "align"])
-    farthest = float(max(2.0, path["x"].abs().max(), told["x"].abs().max())) + 1.6
+    texts = pd.DataFrame(labels, columns=["x", "y", "label", "align"])
+    farthest = float(max(2.0, path["x"].abs().max(), texts["x"].abs().max())) + 1.6
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-farthest if (path["x"] < 0).any() else -1.6, farthest]))
     down = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[len(place) - 0.5, -0.6]))
-    arcs = alt.Chart(path).mark_line(color="#0072B2", opacity=0.55, interpolate="monotone").encode(
+    arcs = alt.Chart(path).mark_line(color=on_paper(BLUE), opacity=0.55, interpolate="monotone").encode(
         x=x, y=down, detail="edge:N", order="i:Q",
         strokeWidth=alt.StrokeWidth("width:Q", scale=None, legend=None),
     )  # fmt: skip
     heads = alt.Chart(path[path["i"] == 12]).mark_point(
-        shape="triangle-down", filled=True, size=55, color="#0072B2", opacity=0.9
+        shape="triangle-down", filled=True, size=55, color=on_paper(BLUE), opacity=0.9
     ).encode(x=x, y=down)  # fmt: skip
     nodes = alt.Chart(boxes.assign(x=-1.0, x2=1.0, top=boxes["y"] - 0.16, bottom=boxes["y"] + 0.16))
-    rects = nodes.mark_rect(fill="#ffffff", stroke="#333333", cornerRadius=4).encode(x=x, x2="x2:Q", y=alt.Y(
+    rects = nodes.mark_rect(fill=PAPER, stroke=AXIS, cornerRadius=4).encode(x=x, x2="x2:Q", y=alt.Y(
         "top:Q", axis=None), y2="bottom:Q")  # fmt: skip
-    names = alt.Chart(boxes.assign(x=0.0)).mark_text(fontSize=11, color="black").encode(x=x, y=down, text="label:N")
+    names = alt.Chart(boxes.assign(x=0.0)).mark_text(fontSize=11).encode(x=x, y=down, text="label:N")
     layers: list[Any] = [arcs, heads, rects, names]
     for align in ("left", "right"):
         layers.append(
-            alt.Chart(told[told["align"] == align])
-            .mark_text(align=align, fontSize=10, color="black")
+            alt.Chart(texts[texts["align"] == align])
+            .mark_text(align=align, fontSize=10)
             .encode(x=x, y=down, text="label:N")
         )
     layered: Any = alt.layer(*layers).properties(
-        width=WIDTH + 60, height=52 * len(place), background="white"
+        width=WIDTH + 60, height=52 * len(place)
     ).configure_view(stroke=None)  # fmt: skip
     chart: alt.LayerChart = layered
     return chart

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from trellis.insight.charts.theme import WIDTH, _check
+from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows
+from trellis.insight.colours import BLUE, GREY, VERMILLION, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,7 +25,7 @@ def raced(
     """
     import altair as alt
 
-    _check(races, "races")
+    need_rows(races, "races")
     frames = []
     for policy, orders in races.groupby("policy", sort=False, observed=True):
         done = np.sort(orders.loc[orders["outcome"] == "completed", "seconds"].to_numpy(dtype=float))
@@ -37,20 +38,17 @@ def raced(
             curve = np.interp(at, t, cdf)
             frames.append(pd.DataFrame({"policy": policy, "t": at, "share": curve, "line": "predicted"}))
     data = pd.concat(frames, ignore_index=True)
-    names = ["measured", "predicted"]
-    legend = alt.Legend(orient="top", title=None)
     base = alt.Chart(data)
     curves = base.mark_line(interpolate="step-after", strokeWidth=2).encode(
         x=alt.X("t:Q", title="seconds since the start"),
         y=alt.Y("share:Q", title="completed", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
-        color=alt.Color("line:N", scale=alt.Scale(domain=names, range=["#0072B2", "#D55E00"]), legend=legend),
-        strokeDash=alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend),
+        **measured_or_predicted(alt),
     )
-    rule = base.mark_rule(color="black", strokeDash=[2, 2]).encode(x=alt.datum(deadline))
+    rule = base.mark_rule(strokeDash=[2, 2]).encode(x=alt.datum(deadline))
     layered: Any = alt.layer(curves, rule).properties(width=170, height=130)
     facets: alt.FacetChart = layered.facet(
         facet=alt.Facet("policy:N", title=None, sort=list(dict.fromkeys(races["policy"]))), columns=3
-    ).properties(background="white")
+    )
     return facets
 
 
@@ -61,7 +59,7 @@ def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 1
     """
     import altair as alt
 
-    _check(table, "frontier")
+    need_rows(table, "frontier")
     data = table[["name", "calls_per_step", "p_miss", "pareto", "hedge"]].copy()
     data["p_miss"] = data["p_miss"].clip(lower=1e-12)
     data["kind"] = np.where(data["name"] == chosen, "recommended", np.where(data["pareto"], "on the frontier", "other"))
@@ -72,13 +70,12 @@ def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 1
         y=alt.Y("p_miss:Q", title=f"share that misses {deadline:g} s", scale=alt.Scale(type="log"),
                 axis=alt.Axis(format=".0e")),
     )  # fmt: skip
+    hues = [on_paper(one) for one in (VERMILLION, BLUE, GREY)]
     marks = base.mark_point(filled=True, size=60, opacity=0.8).encode(
-        color=alt.Color(
-            "kind:N", scale=alt.Scale(domain=kinds, range=["#D55E00", "#0072B2", "#BBBBBB"]), legend=legend
-        ),
+        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=hues), legend=legend),
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["diamond", "circle", "cross"]), legend=legend),
         tooltip=["name", alt.Tooltip("p_miss:Q", format=".1e"), alt.Tooltip("calls_per_step:Q", format=".2f")],
     )
-    line = base.transform_filter("datum.pareto").mark_line(color="#0072B2", strokeWidth=1)
-    chart: alt.LayerChart = (line + marks).properties(width=WIDTH, height=260, background="white")
+    line = base.transform_filter("datum.pareto").mark_line(color=on_paper(BLUE), strokeWidth=1)
+    chart: alt.LayerChart = (line + marks).properties(width=WIDTH, height=260)
     return chart
