@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,8 +83,8 @@ class Nothing:
 
 
 class Ended:
-    async def status(self, order_id: str) -> dict[str, Any]:
-        return {"workflow": {"close_status": "TERMINATED" if order_id == "o9" else "RUNNING"}}
+    async def status(self, order_id: str) -> Any:
+        return SimpleNamespace(workflow=SimpleNamespace(close_status="TERMINATED" if order_id == "o9" else "RUNNING"))
 
 
 async def test_more_orders_starting_than_a_page_holds_leave_it_in_peace() -> None:

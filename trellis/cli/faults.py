@@ -20,14 +20,10 @@ def _plan(change: Callable[[FaultPlan], FaultPlan] | None, as_json: bool) -> Non
 
     async def work() -> dict[str, Any]:
         async with open_desk(settings) as desk:
-            force = await desk.ledger.fault_plan()
-            plan, version = (
-                (force.plan, force.version) if force else (FaultPlan.parse(settings.faults or "canonical"), 0)
-            )
+            in_force = await desk.faults()
             if change is not None:
-                plan = change(plan)
-                version = await desk.ledger.set_fault_plan(plan)
-            return {"version": version, "plan": plan.to_json()}
+                in_force = await desk.set_faults(change(in_force.plan))
+            return {"version": in_force.version, "plan": in_force.plan.to_json()}
 
     show(asyncio.run(work()), as_json)
 

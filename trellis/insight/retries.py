@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
-from trellis.model import OUTSIDE_WAY
+from trellis.faults import FaultPlan
+from trellis.model import OUTSIDE_WAY, REPLY_CAN_BE_LOST
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -51,7 +51,7 @@ class Session(Engine):
         chosen = FaultPlan.parse(plan) if isinstance(plan, str) else plan.check()
 
         async def change() -> None:
-            await self.desk.ledger.set_fault_plan(chosen)
+            await self.desk.set_faults(chosen)
             await self.watch.refresh()
 
         self.do(change())

@@ -225,7 +225,7 @@ class Feed:
         gone = []
         for id_ in old[:AT_ONCE]:
             try:
-                close = (await self._desk.status(id_))["workflow"]["close_status"]
+                close = (await self._desk.status(id_)).workflow.close_status
             except OrderNotFound:
                 close = "unknown"
             except TrellisError:

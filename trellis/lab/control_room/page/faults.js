@@ -12,10 +12,10 @@ export function faults({ store, on, prefix, options }) {
   const step = h("select", { "aria-label": "Which step's calls fail" },
     h("option", { value: "" }, "all steps"), options.steps.map((name) => h("option", { value: name }, name)));
   const note = h("small", { class: "tr-quiet" });
-  const sliders = options.sliders.map(({ name, label, unit, max, step: stride, only }) => {
+  const sliders = options.sliders.map(({ name, label, says, unit, least, most, stride, steps }) => {
     const inWords = UNITS[unit];
     const out = h("output", { for: `${prefix}-${name}` });
-    const range = h("input", { type: "range", id: `${prefix}-${name}`, min: 0, max, step: stride, value: 0 });
+    const range = h("input", { type: "range", id: `${prefix}-${name}`, title: says, min: least, max: most, step: stride, value: least });
     let held = false;
     let waiting = 0;
     // Dragged away and back to where it was, a slider tells of no change: letting go is what counts. A change is
@@ -38,7 +38,7 @@ export function faults({ store, on, prefix, options }) {
       waiting -= 1;
       release();
     });
-    return { name, only, range, out, inWords, held: () => held, node: h("div", { class: "tr-slider" }, h("label", { for: range.id }, label), out, range) };
+    return { name, steps, range, out, inWords, held: () => held, node: h("div", { class: "tr-slider" }, h("label", { for: range.id }, label), out, range) };
   });
   function show() {
     const plan = model.get("faults");
@@ -51,7 +51,7 @@ export function faults({ store, on, prefix, options }) {
         text(slider.out, slider.inWords(mix[slider.name]));
         set(slider.range, "aria-valuetext", slider.out.textContent);
       }
-      slider.range.disabled = slider.only !== null && step.value !== "" && !slider.only.includes(step.value);
+      slider.range.disabled = slider.steps !== null && step.value !== "" && !slider.steps.includes(step.value);
     }
     const own = Object.keys(plan.steps);
     text(note, plan.script ? `A script is in force: ${plan.script}. Moving a slider ends it.`
