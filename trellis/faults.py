@@ -312,6 +312,14 @@ class PlanInForce:
     version: int = 0
 
 
+def plan_in_force(stored: PlanInForce | None, named: str | None) -> PlanInForce:
+    """The plan that the ledger holds; else the one that TRELLIS_FAULTS names; else the canonical one.
+
+    Raises ConfigError for a name that is no plan.
+    """
+    return stored or PlanInForce(FaultPlan.parse(named or "canonical"))
+
+
 class FlakyCall:
     """The stub that stands where an outside system would be; it runs first in every outside step."""
 

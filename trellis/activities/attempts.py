@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from temporalio import activity
 
 from trellis.activities.retrying import Attempt, Retrying, Stop, beating
-from trellis.db.ledger import FailedTry, Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
+from trellis.db.tries import FailedTry, Tried
 from trellis.faults import FlakyCall, InjectedError
 from trellis.model import EventType, TryId
 from trellis.policies import Retry
