@@ -11,10 +11,11 @@ from scipy import stats
 
 from trellis.bench.bench_stack import bench_stack
 from trellis.config import Settings
+from trellis.desk import Desk
 from trellis.driving import drive
 from trellis.faults import FaultPlan
 from trellis.insight.retries import predict, queued
-from trellis.model import State
+from trellis.model import EventType, State
 from trellis.policies import Policy
 
 DEADLINE = 15.0
@@ -23,12 +24,13 @@ DEADLINE = 15.0
 async def run(
     settings: Settings, policy: Policy, orders: int, concurrency: int, seed: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """{policy, hedge, orders, missed, p50, p99, max [s], attempts_per_step, states, cpu_s_per_order, cores, interval,
-    predicted}.
+    """{policy, hedge, orders, missed, late, rounds_used_up, p50, p99, max [s], attempts_per_step, states,
+    cpu_s_per_order, cores, interval, predicted}.
 
-    `interval`: of the share that missed, at 95 % (Clopper and Pearson). `predicted`: {p50, p99, p_miss}, with the wait
-    for `cores`, those that other programs left, at the CPU seconds measured in this run; the policy's budget is not in
-    it.
+    `missed`: not COMPLETED within 15 s. Of these, `rounds_used_up` FAILED because no round of dispatch succeeded, and
+    `late` are the others. `interval`: of the share that missed, at 95 % (Clopper and Pearson). `predicted`: {p50, p99,
+    p_miss}, with the wait for CPU cores: `cores` is the number that other programs left, and the CPU seconds are those
+    measured in this run. The prediction does not know the policy's budget.
     """
     async with bench_stack(settings) as bench:
         await bench.set_faults(FaultPlan.canonical(seed))
@@ -37,12 +39,14 @@ async def run(
         spent, unused = sum(bench.cpu()) - sum(before), psutil.cpu_times().idle - unused
         cpu = spent / orders
         attempts = await bench.desk.ledger.attempts_per_step()
+        failed = [one.order_id for one in driven.ended if one.state is State.FAILED]
+        rounds_used_up = sum([await _used_up_its_rounds(bench.desk, order_id, policy) for order_id in failed])
     seconds = driven.seconds
     missed = sum(one.state is not State.COMPLETED or one.seconds > DEADLINE for one in driven.ended)
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
     exact = stats.binomtest(missed, orders).proportion_ci(0.95)
     alone = predict(policy)
-    # What other programs of this machine took was not there for us.
+    # Other programs of this machine took their share of the cores.
     cores = min(psutil.cpu_count() or 1, max(0.5, (spent + unused) / driven.elapsed))
     overhead = queued(alone, at_once=min(concurrency, orders), cpu=cpu, cores=cores)
     found = predict(policy, overhead=overhead)
@@ -51,6 +55,8 @@ async def run(
         "hedge": policy.retry.hedge,
         "orders": orders,
         "missed": missed,
+        "late": missed - rounds_used_up,
+        "rounds_used_up": rounds_used_up,
         "p50": round(cuts[49], 3),
         "p99": round(cuts[98], 3),
         "max": round(max(seconds), 3),
@@ -65,3 +71,9 @@ async def run(
             "p_miss": found.p_miss(DEADLINE),
         },
     }
+
+
+async def _used_up_its_rounds(desk: Desk, order_id: str, policy: Policy) -> bool:
+    """Whether all the rounds of dispatch that the policy allows have failed."""
+    events = await desk.events(order_id)
+    return sum(event.type == EventType.DISPATCH_FAILED for event in events) > policy.dispatch_retries
