@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
@@ -12,7 +12,7 @@ from scipy import stats
 from trellis.bench.bench_stack import bench_stack
 from trellis.config import Settings
 from trellis.desk import Desk
-from trellis.driving import drive
+from trellis.driving import Ended, drive
 from trellis.faults import FaultPlan
 from trellis.insight.retries import predict, queued
 from trellis.model import EventType, State
@@ -27,10 +27,11 @@ async def run(
     """{policy, hedge, orders, missed, late, rounds_used_up, p50, p99, max [s], attempts_per_step, states,
     cpu_s_per_order, cores, interval, predicted}.
 
-    `missed`: not COMPLETED within 15 s. Of these, `rounds_used_up` FAILED because no round of dispatch succeeded, and
-    `late` are the others. `interval`: of the share that missed, at 95 % (Clopper and Pearson). `predicted`: {p50, p99,
-    p_miss}, with the wait for CPU cores: `cores` is the number that other programs left, and the CPU seconds are those
-    measured in this run. The prediction does not know the policy's budget.
+    `missed`: not COMPLETED within 15 s. Of these, `rounds_used_up` FAILED because no round of shipping succeeded, and
+    `late` are the others, also those whose budget ended. `interval`: of the share that missed, at 95 % (Clopper and
+    Pearson). `predicted`: {p50, p99, p_miss, p_late, p_rounds_used_up}, with the wait for CPU cores: `cores` is the
+    number that other programs left, and the CPU seconds are those measured in this run. The prediction does not know
+    the policy's budget.
     """
     async with bench_stack(settings) as bench:
         await bench.set_faults(FaultPlan.canonical(seed))
@@ -39,8 +40,7 @@ async def run(
         spent, unused = sum(bench.cpu()) - sum(before), psutil.cpu_times().idle - unused
         cpu = spent / orders
         attempts = await bench.desk.ledger.attempts_per_step()
-        failed = [one.order_id for one in driven.ended if one.state is State.FAILED]
-        rounds_used_up = sum([await _used_up_its_rounds(bench.desk, order_id, policy) for order_id in failed])
+        used_up = await rounds_used_up(bench.desk, driven.ended, policy)
     seconds = driven.seconds
     missed = sum(one.state is not State.COMPLETED or one.seconds > DEADLINE for one in driven.ended)
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
@@ -55,8 +55,8 @@ async def run(
         "hedge": policy.retry.hedge,
         "orders": orders,
         "missed": missed,
-        "late": missed - rounds_used_up,
-        "rounds_used_up": rounds_used_up,
+        "late": missed - used_up,
+        "rounds_used_up": used_up,
         "p50": round(cuts[49], 3),
         "p99": round(cuts[98], 3),
         "max": round(max(seconds), 3),
@@ -69,11 +69,17 @@ async def run(
             "p50": round(found.percentile(0.5), 3),
             "p99": round(found.percentile(0.99), 3),
             "p_miss": found.p_miss(DEADLINE),
+            "p_late": found.p_late(DEADLINE),
+            "p_rounds_used_up": found.rounds_used_up,
         },
     }
 
 
-async def _used_up_its_rounds(desk: Desk, order_id: str, policy: Policy) -> bool:
-    """Whether all the rounds of dispatch that the policy allows have failed."""
-    events = await desk.events(order_id)
-    return sum(event.type == EventType.DISPATCH_FAILED for event in events) > policy.dispatch_retries
+async def rounds_used_up(desk: Desk, ended: Iterable[Ended], policy: Policy) -> int:
+    """How many of these orders failed because each round of shipping that `policy` allows had failed."""
+    count = 0
+    for one in ended:
+        if one.state is State.FAILED:
+            types = [event.type for event in await desk.events(one.order_id)]
+            count += types.count(EventType.DISPATCH_FAILED) > policy.dispatch_retries
+    return count
