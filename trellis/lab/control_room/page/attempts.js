@@ -23,7 +23,7 @@ function drawn(kind) {
   return { node, show: (entries) => keep(node, kept, entries, make, show) };
 }
 
-export function attempts({ store, on }) {
+export function attempts({ store, on, options }) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
@@ -42,7 +42,7 @@ export function attempts({ store, on }) {
   const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
 
   function draw() {
-    const { id, bars: tries = [], marks: events = [], link: href, cut } = model.get("timeline");
+    const { id, bars: tries = [], marks: events = [], round = 1, link: href, cut } = model.get("timeline");
     const row = store.rows.get(id);
     link.hidden = !href;
     if (href) set(link, "href", href);
@@ -54,7 +54,8 @@ export function attempts({ store, on }) {
     const lane = (bar) => bar.step + (bar.round > 1 ? ` ${bar.round}` : "");
     const names = [...new Set(tries.map(lane))];
     const under = row?.step && row.attempt && !row.ended;
-    if (under && !names.some((name) => name.split(" ")[0] === row.step)) names.push(row.step);
+    const now = under && lane({ step: row.step, round: options.per_round.includes(row.step) ? round : 0 });
+    if (under && !names.includes(now)) names.push(now);
     const noted = events.filter((mark) => MARKS.includes(mark.type));
     // A refusal may come hours later; it would press all that happened into a sliver.
     const happened = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
@@ -98,9 +99,8 @@ export function attempts({ store, on }) {
       `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
     ]]));
     const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
-    const on = names.findLastIndex((name) => name.split(" ")[0] === row?.step);
     running.show(!under ? [] : [["now", [
-      { class: "tr-running", x: x(since), y: on * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
+      { class: "tr-running", x: x(since), y: names.indexOf(now) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
       `${row.step}, attempt ${row.attempt}: under way`,
     ]]]);
     if (table.open) list();

@@ -13,7 +13,7 @@ function layout(columns) {
   return `--columns: ${widths(0).join(" ")}; --columns-1: ${narrower(widths(1))}; --columns-2: ${narrower(widths(2))}`;
 }
 // A minimum that suits the whole width would push the last column out of a narrow one.
-const narrower = (widths) => widths.map((width) => width.replace(/^minmax\([^,]*,[^)]*\)$/, "minmax(0, 1fr)")).join(" ");
+const narrower = (widths) => widths.map((width) => width.replace(/^minmax\([^,]*,/, "minmax(60px,")).join(" ");
 
 function table(store, on) {
   const { setup } = store;
