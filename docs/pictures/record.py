@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import sys
 from pathlib import Path
 
@@ -32,17 +33,19 @@ class Recorder:
     def __init__(self, room: Locator) -> None:
         self._room = room
         self._frames: list[Image.Image] = []
+        self._times: list[float] = []
         self._task = asyncio.create_task(self._record())
 
     async def _record(self) -> None:
         while True:
             began = asyncio.get_running_loop().time()
             taken = await self._room.screenshot(animations="disabled")
+            self._times.append(began)
             self._frames.append(Image.open(io.BytesIO(taken)).convert("RGB"))
             await asyncio.sleep(max(0.0, 1 / FRAMES_PER_SECOND - (asyncio.get_running_loop().time() - began)))
 
-    async def stop(self) -> list[Image.Image]:
-        """The frames, in one size: the room grows while attempts are drawn."""
+    async def stop(self) -> tuple[list[Image.Image], list[int]]:
+        """The frames in one size (the room grows while attempts are drawn), and how long each stood [ms]."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         height = max(frame.height for frame in self._frames)
@@ -52,14 +55,15 @@ class Recorder:
             whole = Image.new("RGB", (frame.width, height), paper)
             whole.paste(frame, (0, 0))
             frames.append(whole)
-        return frames
+        stood = [round(1000 * (b - a)) for a, b in itertools.pairwise(self._times)]
+        return frames, [*stood, 2000]
 
 
-def save(frames: list[Image.Image], path: Path) -> None:
+def save(frames: list[Image.Image], stood: list[int], path: Path) -> None:
     """An animated WebP that repeats for ever, in the best quality that is small enough."""
     for quality in (70, 55, 40, 25):
         frames[0].save(
-            path, save_all=True, append_images=frames[1:], duration=1000 // FRAMES_PER_SECOND, loop=0,
+            path, save_all=True, append_images=frames[1:], duration=stood, loop=0,
             quality=quality, method=6,
         )  # fmt: skip
         if path.stat().st_size <= LARGEST:
@@ -103,13 +107,14 @@ async def main() -> None:
         await page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         recorder = Recorder(room)
         await act(room)
-        frames = await recorder.stop()
-        save(frames, HERE / "control_room.webp")
-        await page.set_viewport_size({"width": 1500, "height": 1150})
+        frames, stood = await recorder.stop()
+        await page.mouse.move(0, 0)
+        await page.set_viewport_size({"width": 1620, "height": 1150})
         for name in ("Light", "Dark"):
             await theme(page, name)
             picture = Image.open(io.BytesIO(await room.screenshot())).convert("RGB")
             picture.quantize(256).save(HERE / f"control_room_{name.lower()}.png", optimize=True)
+    save(frames, stood, HERE / "control_room.webp")
     size = (HERE / "control_room.webp").stat().st_size
     print(f"{len(frames)} frames, {frames[0].width} x {frames[0].height}, {size:,} bytes")
 

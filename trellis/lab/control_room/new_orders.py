@@ -126,6 +126,7 @@ def in_words(policy: Policy) -> str:
         f"review {policy.review_window:g} s, then {end}",
         f"a try may take {policy.retry.try_timeout:g} s, retried by the {policy.retry.placement}",
         *(f"{step}: {_own_rule(rule, policy.retry)}" for step, rule in policy.steps.items() if rule != policy.retry),
+        f"{policy.dispatch_retries + 1} rounds of shipping at most",
         f"budget {policy.budget:g} s",
     ]
     return "; ".join(parts)
