@@ -76,7 +76,7 @@ class House:
     watch: workers.FaultWatch
 
     async def faults(self, plan: FaultPlan | str) -> None:
-        await self.desk.ledger.set_fault_plan(FaultPlan.parse(plan) if isinstance(plan, str) else plan)
+        await self.desk.set_faults(FaultPlan.parse(plan) if isinstance(plan, str) else plan)
         await self.watch.refresh()
 
     def order(self, price: str = "12.50") -> Order:

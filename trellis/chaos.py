@@ -25,7 +25,7 @@ async def chaos(
     """
     with workspace(settings) as own:
         async with opened(own, start=True, pool_size=16, pool_wait=30) as runtime:
-            await runtime.desk.ledger.set_fault_plan(FaultPlan.canonical())
+            await runtime.desk.set_faults(FaultPlan.canonical())
             killer = asyncio.create_task(_kill_again_and_again(own, kill_every))
             driver = asyncio.create_task(drive(runtime.desk, orders, at_once, policy, tick))
             try:

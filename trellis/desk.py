@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -32,8 +31,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
-from trellis.db.migrate import check_schema
-from trellis.db.pool import Pool, open_pool
 from trellis.db.rows import EventRow, OrderLine, to_json
 from trellis.errors import (
     BadInput,
@@ -42,6 +39,7 @@ from trellis.errors import (
     OrderNotFound,
     RequestRefused,
 )
+from trellis.faults import FaultPlan, PlanInForce, plan_in_force
 from trellis.messages import (
     ORDER_WORKFLOW,
     Approve,
@@ -54,8 +52,7 @@ from trellis.messages import (
 from trellis.model import EventType, Order, State, workflow_id
 from trellis.parsing import parse_address, parse_id, parse_reason
 from trellis.policies import Policy, preset
-from trellis.stack import Stack, connect
-from trellis.stack.temporal import ensure_search_attributes
+from trellis.stack import Stack
 from trellis.status import OrderStatus, StatusReader, never_received
 from trellis.temporal_calls import CALL_TIMEOUT, describe, unavailable
 
@@ -264,6 +261,14 @@ class Desk:
             raise BadInput("The limit must be from 1 to 1000.")
         return await self.ledger.orders(state, limit, after)
 
+    async def faults(self) -> PlanInForce:
+        """The plan of faults in force. Its version is 0 unless somebody has set one."""
+        return plan_in_force(await self.ledger.fault_plan(), self.settings.faults)
+
+    async def set_faults(self, plan: FaultPlan) -> PlanInForce:
+        """Put a plan in force; all workers follow within a second. Raises ConfigError."""
+        return PlanInForce(plan, await self.ledger.set_fault_plan(plan.check()))
+
     async def health(self) -> dict[str, bool]:
         """Who answers within a second: {temporal, database}."""
 
@@ -328,25 +333,4 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-@asynccontextmanager
-async def opened(
-    stack: Stack, settings: Settings, *, pool: Pool | None = None, checked: bool = False
-) -> AsyncIterator[Desk]:
-    """A desk on a running stack, with a client and a pool of its own (see `open_pool` for `checked`) unless given one.
-
-    Raises TemporalUnavailable, DatabaseUnavailable, SchemaMismatch.
-    """
-    client, _ = await asyncio.gather(connect(stack.temporal), check_schema(stack.database_url))
-    known = await ensure_search_attributes(client)
-    if not known:
-        log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
-    # Somebody waits for each answer: better a clear word soon than a long silence.
-    own = pool or await open_pool(stack.database_url, patience=5, checked=checked)
-    try:
-        yield Desk(client, Ledger(own), settings, search_attributes=known, stack=stack)
-    finally:
-        if pool is None:
-            await own.close()
-
-
-__all__ = ["Desk", "Receipt", "Started", "default_policy", "new_request_id", "opened", "to_json"]
+__all__ = ["Desk", "Receipt", "Started", "default_policy", "new_request_id", "to_json"]

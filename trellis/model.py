@@ -284,5 +284,13 @@ class TryId:
     lane: int = 0
 
     @property
+    def ordinal(self) -> int:
+        """Which call of its lane this is, from 1: one execution may make many tries, or many executions one each.
+
+        It is not read from the ledger. After a lost execution an ordinal may come twice.
+        """
+        return self.execution + self.try_ - 1
+
+    @property
     def event_id(self) -> uuid.UUID:
         return event_id("try", self.order_id, self.step, self.round, self.execution, self.lane, self.try_)

@@ -23,7 +23,7 @@ from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
-from trellis.faults import FaultPlan, FlakyCall, PlanInForce
+from trellis.faults import FlakyCall, PlanInForce, plan_in_force
 from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
@@ -44,7 +44,7 @@ class FaultWatch:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._fallback = PlanInForce(FaultPlan.parse(settings.faults or "canonical"))
+        self._fallback = plan_in_force(None, settings.faults)
         self.current = self._fallback
         self.worker_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

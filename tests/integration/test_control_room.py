@@ -9,7 +9,6 @@ import pytest
 
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis.faults import FaultPlan, Mix
-from trellis.lab.control_room import rows
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
 
@@ -121,11 +120,11 @@ def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session
         say(room, "fault", step=None, name="error", value=n / 100)
         say(room, "fault", step="charge", name="latency", value=n / 10)
     asked(room, "fault", step=None, name="hang", value=0.3)
-    plan = session.do(session.desk.ledger.fault_plan()).plan
+    plan = session.do(session.desk.faults()).plan
     assert plan.mix == Mix(error=0.25, hang=0.3)
     assert plan.steps["charge"].latency == 2.5
     asked(room, "weather", name="calm")
-    assert session.do(session.desk.ledger.fault_plan()).plan == FaultPlan.calm()
+    assert session.do(session.desk.faults()).plan == FaultPlan.calm()
 
 
 def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session, room: ControlRoom) -> None:
@@ -151,13 +150,13 @@ def test_the_room_gives_signs_of_life_while_the_kernel_is_busy(room: ControlRoom
 
 def test_what_does_not_fit_under_one_is_taken_from_the_other_sliders() -> None:
     """Probabilities never add up to more than 1, whatever is moved; a script ends, other steps are left alone."""
-    plan = rows.turned(FaultPlan.canonical(), None, "error", 0.8)
+    plan = FaultPlan.canonical().moved(None, "error", 0.8)
     assert plan.mix.error == 0.8
     assert plan.mix.hang == pytest.approx(0.2)
-    plan = rows.turned(plan, "charge", "reply_lost", 1.0)
+    plan = plan.moved("charge", "reply_lost", 1.0)
     assert plan.steps["charge"] == Mix(reply_lost=1.0)
     assert plan.mix.error == 0.8
-    assert rows.turned(FaultPlan.scripted("charge: error"), None, "latency", 1.5).script == ""
+    assert FaultPlan.scripted("charge: error").moved(None, "latency", 1.5).script == ""
 
 
 def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:

@@ -99,7 +99,7 @@ def test_what_is_reloaded_is_all_that_the_workers_are_made_of() -> None:
 
 def test_an_edit_of_a_module_that_an_activity_imports_is_taken(session: Session, editable: Edit) -> None:
     """Nobody listed `undo.py`; the refund of the next order runs its new code. A file that is new is taken, too."""
-    imported = "from trellis.db.ledger import Ledger, Tried\n"
+    imported = "from trellis.db.ledger import Ledger\n"
     editable("activities/undo.py", imported, imported + "from trellis.activities.fresh import WORDS\n")
     editable("activities/undo.py", "undone.refunded, reason, tried", "undone.refunded, WORDS, tried")
     (Path(str(sys.modules["trellis.activities"].__path__[0])) / "fresh.py").write_text("WORDS = 'by a new file'\n")

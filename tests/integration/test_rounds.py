@@ -1,11 +1,14 @@
-"""Rounds of shipping, and retry rules for single steps, on the real servers."""
+"""Rounds of shipping, retry rules for single steps, and the luck of calls, on the real servers."""
 
 from __future__ import annotations
+
+from itertools import count, takewhile
 
 import pytest
 
 from tests.conftest import House
-from trellis.model import State, workflow_id
+from trellis.faults import FaultPlan, Mix, Outcome
+from trellis.model import OUTSIDE_WAY, STEPS, State, TryId, workflow_id
 from trellis.policies import preset, tuned
 
 
@@ -55,3 +58,23 @@ async def test_a_refund_outlives_the_limit_of_tries(house: House) -> None:
     await house.ends(order, State.FAILED)
     events = await house.desk.events(order.order_id)
     assert len([event for event in events if event["step"] == "refund" and event["type"] == "ATTEMPT_FAILED"]) == 5
+
+
+@pytest.mark.parametrize("placement", ["activity", "server"])
+async def test_the_luck_of_an_order_does_not_depend_on_its_placement(house: House, placement: str) -> None:
+    """Each step's calls go as the plan says for its first, second, third call, whoever made the call again."""
+    plan = FaultPlan(Mix(error=0.3, hang=0.2), seed=5)
+    await house.faults(plan)
+    policy = tuned(preset("swift"), placement=placement, jitter="none", try_timeout=0.5, max_tries=0, budget=200)
+    order = await house.start(policy, approve=True)
+    await house.ends(order, State.COMPLETED, timeout=200)
+    events = await house.desk.events(order.order_id)
+    seen = {
+        step: [event["type"] for event in events if event["step"] == step and event["type"].startswith("ATTEMPT")]
+        for step in OUTSIDE_WAY
+    }
+    words = {Outcome.ERROR: "ATTEMPT_FAILED", Outcome.HANG: "ATTEMPT_TIMED_OUT"}
+    for step in OUTSIDE_WAY:
+        round_ = int(STEPS[step].queue == "shipping")
+        drawn = (plan.outcome(TryId(order.order_id, step, round_, 1, number)) for number in count(1))
+        assert seen[step] == [words[outcome] for outcome in takewhile(lambda one: one in words, drawn)], step

@@ -10,7 +10,8 @@ from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
 from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import one_in, recommend
-from trellis.insight.retries import STEPS, predict
+from trellis.insight.retries import predict
+from trellis.model import OUTSIDE_WAY
 from trellis.policies import preset, tuned
 
 THIRDS = Mix(1 / 3, 1 / 3)
@@ -108,7 +109,7 @@ def named(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def test_one_bad_step_is_not_averaged_away() -> None:
     """Five calm steps and a charge of which nine in ten fail: learned apart, and the chain predicted as it is."""
-    mixes = {str(step): Mix(0.02, 0.01) for step in STEPS} | {"charge": Mix(0.5, 0.4)}
+    mixes = {str(step): Mix(0.02, 0.01) for step in OUTSIDE_WAY} | {"charge": Mix(0.5, 0.4)}
     learned = learn(named({step: made(6, 100, mix) for step, mix in mixes.items()}))
     assert not learned.alike
     assert learned.steps["charge"].shares["ok"] == pytest.approx(0.1, abs=0.02)
@@ -120,7 +121,7 @@ def test_one_bad_step_is_not_averaged_away() -> None:
 
 def test_like_steps_are_learned_together() -> None:
     """Six steps with the same faults share all tries, and keep the latencies of their own."""
-    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(STEPS)}))
+    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(OUTSIDE_WAY)}))
     assert learned.alike
     assert len({fit.shares["ok"] for fit in learned.steps.values()}) == 1
     with pytest.raises(BadInput, match="no attempts of refund"):

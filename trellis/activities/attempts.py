@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from trellis.db.ledger import FailedTry, Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
+from trellis.db.tries import FailedTry, Tried
 from trellis.faults import FlakyCall, InjectedError
 from trellis.model import EventType, TryId
 from trellis.policies import Placement, Retry

@@ -9,8 +9,9 @@ from temporalio import activity
 
 from trellis.activities.attempts import Stop, Tries, benign
 from trellis.activities.undo import record, undo
-from trellis.db.ledger import Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
+from trellis.db.tries import Tried
 from trellis.faults import FlakyCall
 from trellis.messages import Charged, Dispatched, OrderInput, StepInput, Unwind, Unwound
 from trellis.model import State, Step, charge_key, dispatch_key

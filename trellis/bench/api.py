@@ -44,7 +44,7 @@ async def run(
     """
     with workspace(settings, apart=False) as own:
         async with opened(own, start=True) as runtime:
-            await runtime.desk.ledger.set_fault_plan(FaultPlan.canonical())
+            await runtime.desk.set_faults(FaultPlan.canonical())
             with _process(own, "worker"), _process(own, "api", "--port", "0") as api:
                 assert api.stdout is not None
                 address = (await asyncio.to_thread(api.stdout.readline)).split()[2].rstrip(b",").decode()

@@ -27,7 +27,7 @@ class BenchStack:
 
     async def set_faults(self, plan: FaultPlan) -> None:
         """Put a plan in force, for the workers of this process at once."""
-        await self.desk.ledger.set_fault_plan(plan)
+        await self.desk.set_faults(plan)
         await self.watch.refresh()
 
     def cpu(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from trellis.cli.common import Json, open_desk, read_settings, show
-from trellis.faults import FaultPlan
+from trellis.faults import KINDS, FaultPlan
+from trellis.model import OUTSIDE_STEPS
 
 commands = typer.Typer(no_args_is_help=True, help="Choose which calls fail; running orders follow within a second.")
 
@@ -20,20 +22,16 @@ def _plan(change: Callable[[FaultPlan], FaultPlan] | None, as_json: bool) -> Non
 
     async def work() -> dict[str, Any]:
         async with open_desk(settings) as desk:
-            force = await desk.ledger.fault_plan()
-            plan, version = (
-                (force.plan, force.version) if force else (FaultPlan.parse(settings.faults or "canonical"), 0)
-            )
+            in_force = await desk.faults()
             if change is not None:
-                plan = change(plan)
-                version = await desk.ledger.set_fault_plan(plan)
-            return {"version": version, "plan": plan.to_json()}
+                in_force = await desk.set_faults(change(in_force.plan))
+            return {"version": in_force.version, "plan": in_force.plan.to_json()}
 
     show(asyncio.run(work()), as_json)
 
 
 @commands.command("show")
-def faultsshow(as_json: Json = False) -> None:
+def faults_show(as_json: Json = False) -> None:
     """The plan in force."""
     _plan(None, as_json)
 
@@ -52,22 +50,40 @@ def faults_calm(as_json: Json = False) -> None:
     _plan(lambda _: FaultPlan.calm(), as_json)
 
 
+def _with_an_option_per_fault(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace `**values` of a command by one option for each kind of fault."""
+    signature = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[float | None, typer.Option(help=f"{kind.says}.")],
+        )
+        for name, kind in KINDS.items()
+    ]
+    others = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    # Typer reads both: the signature for the defaults, the annotations for the types.
+    command.__signature__ = signature.replace(parameters=[*options, *others])  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in (*options, *others)}
+    return command
+
+
 @commands.command("set")
+@_with_an_option_per_fault
 def faults_set(
-    error: Annotated[float | None, typer.Option(help="Probability that a call raises at once.")] = None,
-    hang: Annotated[float | None, typer.Option(help="Probability that a call hangs.")] = None,
-    reply_lost: Annotated[float | None, typer.Option(help="Probability that a done call looks failed.")] = None,
-    latency: Annotated[float | None, typer.Option(help="Seconds that a good call takes.")] = None,
-    step: Annotated[str | None, typer.Option(help="Only this step.")] = None,
+    *,
+    step: Annotated[str | None, typer.Option(help=f"Only this step: {', '.join(OUTSIDE_STEPS)}.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all outcomes.")] = None,
     script: Annotated[str | None, typer.Option(help='Fixed outcomes: "dispatch: error, hang, ok".')] = None,
     as_json: Json = False,
+    **values: float | None,
 ) -> None:
-    """Change the plan in force."""
-    given = {"error": error, "hang": hang, "reply_lost": reply_lost, "latency": latency}
-    mix = {name: value for name, value in given.items() if value is not None}
+    """Change the plan in force: the faults of all steps or of one, the seed, the script."""
+    mix = {name: value for name, value in values.items() if value is not None}
     if not mix and seed is None and script is None:
-        raise typer.BadParameter("say what to change: --error, --hang, --reply-lost, --latency, --seed or --script")
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in (*KINDS, "seed"))
+        raise typer.BadParameter(f"Say what to change: {options} or --script.")
 
     def change(plan: FaultPlan) -> FaultPlan:
         if seed is not None:

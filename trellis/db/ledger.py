@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, LiteralString, TypeVar
@@ -13,10 +13,11 @@ from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import EventRow, OrderLine, OrderRow, read_order
+from trellis.db.tries import FailedTry, Tried
 from trellis.db.written import log_written
 from trellis.faults import FaultPlan, PlanInForce
 from trellis.messages import FenceAnswer
-from trellis.model import ENDINGS, Address, EventType, Order, State, TryId, event_id
+from trellis.model import ENDINGS, Address, EventType, Order, State, event_id
 from trellis.policies import Policy
 
 Row = dict[str, Any]
@@ -40,36 +41,6 @@ _ORDER: LiteralString = """
             FROM shipments s WHERE s.order_id = o.id), '[]') AS shipments
     FROM orders o WHERE o.id = %s
 """
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One finished try: who it was, when it began, how long it took [ms], where it ran, under which plan."""
-
-    id: TryId
-    started_at: datetime
-    duration_ms: float
-    worker: str
-    plan_version: int
-
-    def row(self) -> tuple[object, ...]:
-        return (
-            self.id.step, self.id.round, self.id.execution, self.id.try_, self.started_at, self.duration_ms,
-            self.worker,
-        )  # fmt: skip
-
-    def payload(self) -> dict[str, object]:
-        lane: dict[str, object] = {"lane": self.id.lane} if self.id.lane else {}
-        return {"fault_plan": self.plan_version} | lane
-
-
-@dataclass(frozen=True)
-class FailedTry:
-    """A try without success, and which of the three ways it went."""
-
-    tried: Tried
-    type: EventType
-    error: str
 
 
 _TRY: LiteralString = "ROW(%s, %s, %s, %s, %s, %s, %s)::try_info"

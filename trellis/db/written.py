@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
+from trellis.db.tries import Tried
 from trellis.model import EventType, State, shipping_workflow_id, workflow_id
-
-if TYPE_CHECKING:
-    from trellis.db.ledger import Tried
 
 log = logging.getLogger("trellis.ledger")
 

@@ -12,8 +12,10 @@ import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
+from trellis.insight.calls import Calls, Overhead
 from trellis.insight.fit import Learned
-from trellis.insight.retries import RESOLUTION, STEPS, Calls, Overhead, predict, sweep
+from trellis.insight.retries import RESOLUTION, predict, sweep
+from trellis.model import OUTSIDE_WAY
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 _TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -77,7 +79,7 @@ def recommend(
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: the ceiling must be 1 or more.")
     chain = _chain(faults)
-    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(STEPS))
+    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(OUTSIDE_WAY))
     policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
     table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
     table["pareto"] = _pareto(table)
@@ -114,7 +116,7 @@ def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[
     if isinstance(faults, Mapping):
         return faults
     plan = FaultPlan.canonical() if faults is None else faults
-    return {str(step): Calls.planned(plan, step) for step in STEPS}
+    return {str(step): Calls.planned(plan, step) for step in OUTSIDE_WAY}
 
 
 def _candidates(deadline: float, chain: Sequence[Calls] | Any) -> Iterator[Policy]:

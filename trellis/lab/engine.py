@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import structlog
 
-from trellis import config, stack, workers
-from trellis.db.migrate import migrate
-from trellis.db.pool import Pool, open_pool
-from trellis.desk import Desk, opened
+from trellis import config, workers
+from trellis.db.pool import Pool
+from trellis.desk import Desk
 from trellis.errors import TrellisError
 from trellis.lab.keeper import LogKeeper
+from trellis.runtime import Runtime, opened
 
 log = structlog.get_logger("trellis.lab")
 
@@ -38,6 +38,7 @@ class Engine:
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
+        self.runtime: Runtime
         self.desk: Desk
         self.pool: Pool
         self.watch: workers.FaultWatch
@@ -114,11 +115,8 @@ class Engine:
     # --- the workers ---------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        up = await stack.up(self.settings)
-        await migrate(up.database_url)
-        self.pool = await open_pool(up.database_url)
-        self._resources.push_async_callback(self.pool.close)
-        self.desk = await self._resources.enter_async_context(opened(up, self.settings, pool=self.pool))
+        self.runtime = await self._resources.enter_async_context(opened(self.settings, start=True, pool_wait=30))
+        self.desk, self.pool = self.runtime.desk, self.runtime.pool
         self._resources.push_async_callback(self._end_workers)
         await self._start_workers()
         replacing = asyncio.create_task(self._replace_lost_workers())
@@ -164,8 +162,7 @@ class Engine:
         self._workers.callback(watching.cancel)
 
     async def _run_workers(self) -> None:
-        running = workers.running(self.desk.client, self.pool, self.settings)
-        self.watch = await self._workers.enter_async_context(running)
+        self.watch = await self._workers.enter_async_context(self.runtime.workers())
 
     async def _watch_for_failure(self, watch: workers.FaultWatch) -> None:
         await watch.worker_failed.wait()

@@ -15,6 +15,7 @@ import pandas as pd
 
 from trellis import config, logs
 from trellis.desk import Receipt
+from trellis.driving import SAMPLE_ADDRESS, SAMPLE_ITEMS
 from trellis.errors import TrellisError
 from trellis.faults import FaultPlan
 from trellis.insight import events as read_events
@@ -28,8 +29,6 @@ from trellis.status import OrderStatus
 if TYPE_CHECKING:
     from trellis.lab.control_room.widget import ControlRoom
 
-SAMPLE_ITEMS = [{"sku": "book", "quantity": 2, "price": "12.50"}]
-SAMPLE_ADDRESS = {"line1": "1 Main Street", "city": "Springfield"}
 
 CHECKED_AFTER_RELOAD = 200
 """At most so many running orders are asked, after a reload, whether their histories fit the new code."""
@@ -51,7 +50,7 @@ class Session(Engine):
         chosen = FaultPlan.parse(plan) if isinstance(plan, str) else plan.check()
 
         async def change() -> None:
-            await self.desk.ledger.set_fault_plan(chosen)
+            await self.desk.set_faults(chosen)
             await self.watch.refresh()
 
         self.do(change())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from trellis.db.board import View
 from trellis.db.ledger import Row
-from trellis.faults import FaultPlan, Mix
 from trellis.model import State
 
 PATH = (
@@ -122,25 +120,3 @@ def timeline(order_id: str, events: list[Row], link: str | None, full: int) -> d
         if event["type"] not in _OUTCOMES
     ]
     return {"id": order_id, "bars": bars, "marks": marks, "link": link, "cut": len(events) >= full}
-
-
-def turned(plan: FaultPlan, step: str | None, name: str, value: float) -> FaultPlan:
-    """The plan with one slider moved, for one step or for all. Raises ConfigError.
-
-    What no longer fits under a probability of 1 is taken from the other outcomes in proportion. A script would
-    hide what the slider does; it ends here.
-    """
-
-    def mixed(mix: Mix) -> Mix:
-        mix = replace(mix, **{name: value})
-        others = [other for other in ("error", "hang", "reply_lost") if other != name]
-        total = sum(getattr(mix, other) for other in others)
-        if name == "latency" or total + value <= 1:
-            return mix
-        room = max(0.0, 1 - value) / total
-        return replace(mix, **{other: getattr(mix, other) * room for other in others})
-
-    if step is None:
-        steps = {one: mixed(mix) for one, mix in plan.steps.items()}
-        return replace(plan, mix=mixed(plan.mix), steps=steps, script="").check()
-    return replace(plan, steps={**plan.steps, step: mixed(plan.mix_of(step))}, script="").check()

@@ -22,12 +22,12 @@ import traitlets as t
 
 from trellis.db.board import COUNTED, BoardReader, View
 from trellis.errors import BadInput, TrellisError
-from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
+from trellis.faults import KINDS, FaultPlan
 from trellis.insight.colours import OUTCOMES, STATES, text_on
 from trellis.lab.control_room import assets, rows
 from trellis.lab.control_room.feed import Feed
 from trellis.lab.engine import Engine
-from trellis.model import OUTSIDE_STEPS, State
+from trellis.model import OUTSIDE_STEPS, REPLY_CAN_BE_LOST, State
 from trellis.parsing import parse_address, parse_item, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
 
@@ -255,7 +255,7 @@ class ControlRoom(anywidget.AnyWidget):
 
     async def _turn_fault(self, message: dict[str, Any]) -> None:
         name, value = str(message.get("name")), message.get("value")
-        if name not in ("error", "hang", "reply_lost", "latency") or not isinstance(value, int | float):
+        if name not in KINDS or not isinstance(value, int | float):
             return
         self._moved[message.get("step"), name] = float(value)
         async with self._forcing:
@@ -263,7 +263,7 @@ class ControlRoom(anywidget.AnyWidget):
             moved, self._moved = self._moved, {}
             plan = (await self._engine.watch.refresh()).plan
             for (step, slider), place in moved.items():
-                plan = rows.turned(plan, step, slider, place)
+                plan = plan.moved(step, slider, place)
             if moved:
                 await self._force(plan)
 
@@ -274,7 +274,7 @@ class ControlRoom(anywidget.AnyWidget):
             await self._force(plan)
 
     async def _force(self, plan: FaultPlan) -> None:
-        await self._engine.desk.ledger.set_fault_plan(plan)
+        await self._engine.desk.set_faults(plan)
         await self._engine.watch.refresh()
         self._feed.tell_faults()
 

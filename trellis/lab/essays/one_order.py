@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -66,10 +67,11 @@ def step_by_step(session: Session, order_id: str) -> HTML:
         of_step = entries[entries["step"] == step]
         cells = [f"<b>{step}</b>"]
         cells += ["<br>".join(html.escape(line) for line in of_step[book] if line) for book in ("ledger", "history")]
-        says = inspect.getdoc(found) or f"{found.__qualname__}, one round trip to Postgres"
-        code = f"<pre style='white-space: pre-wrap'>{html.escape(inspect.cleandoc(inspect.getsource(found)))}</pre>"
+        first_line = inspect.getdoc(found) or f"{found.__qualname__}, one round trip to Postgres"
+        source = html.escape(textwrap.dedent(inspect.getsource(found)))
+        code = f"<pre style='white-space: pre-wrap'><code>{source}</code></pre>"
         cells = [f'<td style="{style}; white-space: nowrap">{cell}</td>' for cell in cells]
-        summary = f"<summary>{html.escape(says.splitlines()[0])}</summary>"
+        summary = f"<summary>{html.escape(first_line.splitlines()[0])}</summary>"
         cells.append(f'<td style="{style}"><details>{summary}{code}</details></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return HTML(f"<table>{''.join(lines)}</table>")  # type: ignore[no-untyped-call]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +12,12 @@ import pandas as pd
 from IPython.display import display
 
 from trellis.desk import Desk
-from trellis.errors import RequestRefused
+from trellis.driving import run_order
 from trellis.faults import FaultPlan
 from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
-from trellis.lab.session import SAMPLE_ADDRESS, SAMPLE_ITEMS, Session
+from trellis.lab.session import Session
 from trellis.model import State
-from trellis.parsing import parse_order
 from trellis.policies import PRESETS, Placement, Policy, preset
 
 
@@ -55,28 +52,15 @@ async def compare_policies(
 async def _compare(
     desk: Desk, policies: Sequence[Policy], orders: int, cut: float, spread: float, tick: Callable[[], None]
 ) -> pd.DataFrame:
-    async def one(policy: Policy, number: int, place: int) -> dict[str, Any]:
+    async def one(policy: Policy, place: int) -> dict[str, Any]:
         await asyncio.sleep(spread * place / (orders * len(policies)))
-        id_ = f"compare-{policy.name.replace(' ', '-').replace(',', '')}-{time.time_ns():x}-{number}"
-        began = time.perf_counter()
-        await desk.start(parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS, SAMPLE_ADDRESS), policy)
-        await desk.approve(id_)
-        try:
-            end = await desk.wait(id_, max(0.1, cut - (time.perf_counter() - began)))
-        except TimeoutError:
-            outcome, seconds = "censored", cut
-            with suppress(RequestRefused):
-                await desk.cancel(id_, "the comparison is over")
-        else:
-            outcome = "completed" if end["state"] == State.COMPLETED else "failed"
-            seconds = time.perf_counter() - began
+        ended = await run_order(desk, policy, prefix="compare", cut=cut)
         tick()
-        return {"order_id": id_, "policy": policy.name, "seconds": seconds, "outcome": outcome}
+        outcome = "censored" if ended.state is None else "completed" if ended.state is State.COMPLETED else "failed"
+        return {"order_id": ended.order_id, "policy": policy.name, "seconds": ended.seconds, "outcome": outcome}
 
     runs = [
-        one(policy, number, number * len(policies) + place)
-        for number in range(orders)
-        for place, policy in enumerate(policies)
+        one(policy, number * len(policies) + place) for number in range(orders) for place, policy in enumerate(policies)
     ]
     return pd.DataFrame(await asyncio.gather(*runs))
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from trellis.desk import Desk
+from trellis.driving import sample_order
 from trellis.errors import BadInput, RequestRefused
-from trellis.lab.session import SAMPLE_ADDRESS, SAMPLE_ITEMS, Session
-from trellis.parsing import parse_order
+from trellis.lab.session import Session
 from trellis.policies import Policy, preset
 
 
@@ -41,7 +41,7 @@ async def _send_after(
 ) -> pd.DataFrame:
     async def one(delay: float) -> dict[str, Any]:
         id_ = f"send-{request.replace('_', '-')}-{uuid.uuid4().hex[:8]}-{delay:.2f}"
-        await desk.start(parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS, SAMPLE_ADDRESS), policy)
+        await desk.start(sample_order(order_id=id_), policy)
         if approved:
             await desk.approve(id_)
         await asyncio.sleep(delay)
