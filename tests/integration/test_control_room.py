@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis.faults import FaultPlan, Mix
+from trellis.lab.control_room.panels import Orders
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
 
@@ -58,7 +59,7 @@ def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session
     assert eventually(lambda: sum(line["state"] == "AWAITING_APPROVAL" for line in seen.lines.values()) >= 3)
     ids = [line["id"] for line in seen.lines.values() if line["state"] == "AWAITING_APPROVAL"][:3]
     assert eventually(lambda: seen.state(over) == "CANCELLED")
-    say(room, "ask", name="update_address", ids=[*ids, over], n=1, address={"line1": "2 New Road"})
+    say(room, "ask", name="update_address", ids=[*ids, over], n=1, text="2 New Road")
     assert eventually(lambda: room.verdicts and room.verdicts[0]["ok"] is False)
     assert "accepted (3 orders)" in room.verdicts[0]["text"]
     assert f"Order {over} refused update_address: the order is CANCELLED" in room.verdicts[0]["text"]
@@ -101,7 +102,7 @@ def test_sliders_change_the_plan_that_running_orders_follow(session: Session, ro
     say(room, "focus", id=order)
     session.approve(order)
     assert eventually(lambda: any(bar["outcome"] == "timed out" for bar in room.timeline.get("bars", ())))
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     assert eventually(lambda: room.faults["steps"] == {})
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
 
@@ -115,7 +116,7 @@ def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: 
 
 def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session: Session, room: ControlRoom) -> None:
     """Fifty messages without a pause: no slider's place is lost to another's, and none to its own earlier one."""
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     for n in range(1, 26):
         say(room, "fault", step=None, name="error", value=n / 100)
         say(room, "fault", step="charge", name="latency", value=n / 10)
@@ -123,7 +124,7 @@ def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session
     plan = session.do(session.desk.faults()).plan
     assert plan.mix == Mix(error=0.25, hang=0.3)
     assert plan.steps["charge"].latency == 2.5
-    asked(room, "weather", name="calm")
+    asked(room, "preset faults", name="calm")
     assert session.do(session.desk.faults()).plan == FaultPlan.calm()
 
 
@@ -131,12 +132,13 @@ def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session,
     """The page's buttons wait for an answer; the same mistake, or an order that is being asked already, has one too."""
     order = session.start_order(policy="patient")
     for _ in range(2):
-        answer = asked(room, "ask", name="update_address", ids=[order], address={"line1": ""})
+        answer = asked(room, "ask", name="update_address", ids=[order], text="")
         assert "must have a line1" in answer["error"]
     assert not room.verdicts
-    room._busy.add((order, "cancel"))
+    under_way = next(panel for panel in room._panels if isinstance(panel, Orders))._under_way
+    under_way.add((order, "cancel"))
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
-    room._busy.clear()
+    under_way.clear()
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
     assert room.verdicts[0]["ok"]
 

@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "messages": {"errors", "model", "parsing", "policies"},
     "rules": {"errors", "messages", "model", "parsing", "policies"},
     "faults": {"errors", "model"},
-    "config": {"errors"},
+    "database_url": set(),
+    "config": {"database_url", "errors"},
     "logs": {"config"},
     # what is replayed
     "sandbox": set(),
@@ -56,8 +57,8 @@ ALLOWED: dict[str, set[str]] = {
         "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "reconcile",
-        "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs",
+        "reconcile", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

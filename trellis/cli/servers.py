@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, masked, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, show
+from trellis.database_url import masked
 
 if TYPE_CHECKING:
     from trellis.stack import Stack

@@ -3,9 +3,9 @@
 import { h, text, set, button, enable } from "./dom.js";
 import { words } from "./words.js";
 
-export function filter(store, on) {
+export function filter(store, on, counted) {
   const { setup, model } = store;
-  const open = setup.states.filter((state) => !setup.terminal.includes(state));
+  const open = setup.states.filter((state) => !setup.ended.includes(state));
   const search = h("input", { type: "search", placeholder: "Order id begins with …", "aria-label": "Order id begins with", maxlength: 64 });
   let states = [];
   let later = 0;
@@ -32,7 +32,7 @@ export function filter(store, on) {
       const counts = model.get("counts");
       const each = (fitting.length ? fitting : setup.states).map((state) => counts[state] ?? 0);
       const sum = each.reduce((a, b) => a + b, 0);
-      text(count, each.some((n) => n >= setup.counted) ? `${sum}+` : String(sum));
+      text(count, each.some((n) => n >= counted) ? `${sum}+` : String(sum));
       const now = model.get("page").states ?? [];
       set(node, "aria-pressed", now.length === fitting.length && fitting.every((state) => now.includes(state)));
       // A state that no order is in is not worth a place, unless it is being looked at.

@@ -14,7 +14,7 @@ export function pathPicture(setup) {
   return {
     node: svg,
     show(row) {
-      const broken = setup.terminal.includes(row.state) && row.state !== "COMPLETED";
+      const broken = setup.ended.includes(row.state) && row.state !== setup.path[size - 1][0];
       const colour = row.state ? setup.colours[row.state][0] : null;
       dots.forEach((dot, i) => {
         const here = i === row.reached && !broken;

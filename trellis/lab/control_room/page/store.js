@@ -26,13 +26,13 @@ class Store extends EventTarget {
     this.gone = false;
     this.delays = [];
     this.verdictDelays = [];
-    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.lives());
-    model.on("change:page", () => this.turn());
-    model.on("change:changes", () => this.merge());
+    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.noteLife());
+    model.on("change:page", () => this.takePage());
+    model.on("change:changes", () => this.takeChanges());
     model.on("change:timeline", () => this.follow());
-    model.on("change:link", () => this.tell("link"));
+    model.on("change:link", () => this.announce("link"));
     model.on("msg:custom", (message) => this.settle(message.answer, message));
-    this.turn();
+    this.takePage();
     this.follow();
     // What came by now is the last whole page, without what changed since. A page that was loaded again, or a second
     // one, goes on with the order in focus.
@@ -46,7 +46,7 @@ class Store extends EventTarget {
   get link() {
     return this.gone ? { live: false, text: GONE } : this.model.get("link");
   }
-  tell(what) {
+  announce(what) {
     this.dispatchEvent(new Event(what));
   }
 
@@ -61,7 +61,7 @@ class Store extends EventTarget {
       } catch {
         this.settle(n, { lost: true });
         this.alive = -Infinity;
-        this.watch();
+        this.checkLife();
       }
     });
   }
@@ -69,17 +69,17 @@ class Store extends EventTarget {
     this.waits.get(n)?.(answer);
     this.waits.delete(n);
   }
-  lives() {
+  noteLife() {
     this.alive = performance.now();
-    this.watch();
+    this.checkLife();
   }
-  watch() {
+  checkLife() {
     const gone = !this.model.get("link").ended && performance.now() - this.alive > LOST;
     if (gone) for (const n of [...this.waits.keys()]) this.settle(n, { lost: true });
     if (gone === this.gone) return;
     this.gone = gone;
     if (!gone) this.request("hello");
-    this.tell("link");
+    this.announce("link");
   }
 
   // --- what the kernel tells ---
@@ -87,15 +87,15 @@ class Store extends EventTarget {
     return Date.now() + this.offset;
   }
   // The kernel's clock may not be the browser's.
-  hear(message) {
+  noteFrame(message) {
     const offset = message.now - Date.now();
     if (Math.abs(offset - this.offset) > 2000) this.offset = offset;
     this.frame = message.n;
   }
-  turn() {
+  takePage() {
     const page = this.model.get("page");
     if (!page.rows) return;
-    this.hear(page);
+    this.noteFrame(page);
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
     const view = JSON.stringify([page.states, page.prefix]);
     if (view !== this.view) {
@@ -105,11 +105,11 @@ class Store extends EventTarget {
     }
     this.sort();
   }
-  merge() {
+  takeChanges() {
     const changes = this.model.get("changes");
     if (!changes.rows) return;
     const missed = changes.n !== this.frame + 1;
-    this.hear(changes);
+    this.noteFrame(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
       // A claim changes the line and brings no event about: it is no measure of how late an event is.
@@ -127,7 +127,7 @@ class Store extends EventTarget {
       .sort((a, b) => (byId ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)))
       .map((row) => row.id);
     this.forget();
-    this.tell("rows");
+    this.announce("rows");
   }
 
   // --- which orders are meant ---
@@ -138,7 +138,7 @@ class Store extends EventTarget {
     const before = this.selected.size;
     for (const id of this.selected) if (!fits(id)) this.selected.delete(id);
     for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
-    if (this.selected.size !== before) this.tell("selection");
+    if (this.selected.size !== before) this.announce("selection");
   }
   // Who has had a verdict and has left the page is not meant by the next click.
   forget() {
@@ -148,7 +148,7 @@ class Store extends EventTarget {
     this.selected = new Set(id ? [id] : []);
     this.judged.clear();
     this.focus(id);
-    this.tell("selection");
+    this.announce("selection");
   }
   select(ids, on) {
     for (const id of ids) {
@@ -157,7 +157,7 @@ class Store extends EventTarget {
       this.judged.delete(id);
     }
     if (on && !this.focused && ids.length) this.focus(ids[0]);
-    this.tell("selection");
+    this.announce("selection");
   }
   toggle(id) {
     this.select([id], !this.selected.has(id));
@@ -170,20 +170,20 @@ class Store extends EventTarget {
       this.focusing -= 1;
       this.follow();
     });
-    this.tell("focus");
+    this.announce("focus");
   }
   // The same room may be open on another page, where another order was chosen.
   follow() {
     const id = this.model.get("timeline").id ?? null;
     if (this.focusing || id === this.focused) return;
     this.focused = id;
-    this.tell("focus");
+    this.announce("focus");
   }
   // Whether any of the selected orders can still be asked this. Those not shown may be.
-  can(name) {
+  can(request) {
     return [...this.selected].some((id) => {
       const row = this.rows.get(id);
-      return !row || (name === "approve" ? row.can_approve : row.open);
+      return !row || row[request.allowed];
     });
   }
   async ask(name, more = {}) {

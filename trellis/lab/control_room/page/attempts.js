@@ -23,7 +23,7 @@ function drawn(kind) {
   return { node, show: (entries) => keep(node, kept, entries, make, show) };
 }
 
-export function timeline(store, on) {
+export function attempts({ store, on }) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
@@ -57,9 +57,9 @@ export function timeline(store, on) {
     if (under && !names.some((name) => name.split(" ")[0] === row.step)) names.push(row.step);
     const noted = events.filter((mark) => MARKS.includes(mark.type));
     // A refusal may come hours later; it would press all that happened into a sliver.
-    const told = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
+    const happened = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
     const from = Math.min(...tries.map((bar) => bar.from));
-    const last = Math.max(...tries.map((bar) => bar.to), ...told.map((mark) => mark.at));
+    const last = Math.max(...tries.map((bar) => bar.to), ...happened.map((mark) => mark.at));
     const end = under ? Math.max(last, store.now()) : last;
     const span = Math.max(end - from, 50);
     const width = Math.max(picture.clientWidth, 320);
