@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer
 
 from tests.conftest import House
+from trellis.audit import audit
 from trellis.messages import ORDER_WORKFLOW
 from trellis.model import Order, State, workflow_id
 from trellis.parsing import parse_order
@@ -290,3 +291,29 @@ async def test_a_start_that_cannot_be_understood_fails_the_workflow_in_words(hou
     assert (await handle.describe()).status is WorkflowExecutionStatus.FAILED
     await no_task_failed(house, id_)
     assert await house.desk.ledger.order(id_.removeprefix("order-")) is None
+
+
+async def test_the_audit_reads_what_was_sent_by_hand(house: House) -> None:
+    """Orders started by hand under any id, requests in any form and starts that failed in words are no findings."""
+    prefix = f"hand-{uuid.uuid4().hex[:6]}"
+    first, second = (Order(f"{prefix}-{number}", f"{prefix}-{number}") for number in (1, 2))
+    await start(house, [payload(first)], workflow_id(first.order_id))
+    await start(house, [payload(second)], f"order-{prefix}-another-name")
+    await start(house, ["nonsense"], f"order-{prefix}-nonsense")
+    for order in (first, second):
+        await house.until(order, "AWAITING_APPROVAL")
+    handle = house.desk.client.get_workflow_handle(f"order-{prefix}-another-name")
+    await handle.signal("update_address", {"street": "2 New Road"})
+    await house.until(second, "ADDRESS_UPDATED")
+    await handle.signal("approve_order", "Ada")
+    await house.desk.client.get_workflow_handle(workflow_id(first.order_id)).signal("cancel_order", "no more")
+    await house.ends(first, State.CANCELLED)
+    await house.ends(second, State.COMPLETED)
+    query = f'WorkflowId STARTS_WITH "order-{prefix}"'
+    async with asyncio.timeout(30):
+        # Visibility lags behind.
+        while (await house.desk.client.count_workflows(f'{query} AND ExecutionStatus != "Running"')).count < 4:
+            await asyncio.sleep(0.2)
+    report = await audit(house.desk.client, house.pool, query=query)
+    assert report.looked_at == 4
+    assert not [one for one in report.violations if prefix in f"{one.order_id} {one.evidence}"]

@@ -88,7 +88,7 @@ class Requests:
     @workflow.update(name="approve")
     @undecoded
     async def approve_update(self, given: Given) -> Verdict:
-        return await self._handle(APPROVE, given)
+        return await self._once(APPROVE, self._read(APPROVE, given))
 
     @approve_update.validator
     @undecoded
@@ -108,7 +108,7 @@ class Requests:
     @workflow.update(name="cancel")
     @undecoded
     async def cancel_update(self, given: Given) -> Verdict:
-        return await self._handle(CANCEL, given)
+        return await self._once(CANCEL, self._read(CANCEL, given))
 
     @cancel_update.validator
     @undecoded
@@ -128,7 +128,7 @@ class Requests:
     @workflow.update(name="update_address")
     @undecoded
     async def address_update(self, given: Given) -> Verdict:
-        return await self._handle(UPDATE_ADDRESS, given)
+        return await self._once(UPDATE_ADDRESS, self._read(UPDATE_ADDRESS, given))
 
     @address_update.validator
     @undecoded
@@ -174,13 +174,6 @@ class Requests:
         else:
             await self._once(kind, request)
 
-    async def _handle(self, kind: str, given: Given) -> Verdict:
-        """An update that its validator let pass."""
-        request = self._read(kind, given)
-        if request is None:
-            raise ApplicationError("The update cannot be read.", type="BadInput")
-        return await self._once(kind, request)
-
     def _check(self, kind: str, given: Given, why_not: Callable[[Any], str | None]) -> None:
         """Refuse an update that cannot be read, or that comes too late. It leaves nothing in the history."""
         try:
@@ -213,8 +206,11 @@ class Requests:
             raise unreadable
         return today
 
-    async def _once(self, kind: str, request: Request) -> Verdict:
+    async def _once(self, kind: str, request: Request | None) -> Verdict:
         """Handle each request id once: a double, by whichever way it came, gets the first one's verdict."""
+        if request is None:
+            # No validator lets such an update pass.
+            raise ApplicationError("The request cannot be read.", type="BadInput")
         if not request.request_id:
             # Sent by hand without an id; a refusal of it still needs one.
             request = replace(request, request_id=str(workflow.uuid4()))
