@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
     "runtime": {"config", "db", "desk", "stack", "workers", *WORDS},
     "driving": {"config", "desk", *WORDS},
-    "histories": {"incoming", "messages", "model", "parsing"},
+    "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "audit": {"db", "histories", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
