@@ -23,12 +23,13 @@ async def application_url(url: str) -> str:
     who = await _user(url)
     if who == ROLE:
         return url
-    # A password is the owner's: with one, the server would refuse the role that has none.
-    if "password" not in psycopg.conninfo.conninfo_to_dict(url):
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    # Elsewhere a server asks for a password, and would log a refusal at each start: the role has none.
+    if str(given.get("host", "")).startswith("/") and "password" not in given:
         found = psycopg.conninfo.make_conninfo(url, user=ROLE)
         if await _is_application(found):
             return found
-    options = str(psycopg.conninfo.conninfo_to_dict(url).get("options") or "")
+    options = str(given.get("options") or "")
     found = psycopg.conninfo.make_conninfo(url, options=f"{options} -c role={ROLE}".strip())
     if await _is_application(found):
         return found
