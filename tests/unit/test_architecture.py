@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "db", "stack", *WORDS},
+    "insight": {"config", "database_url", "db", "stack", *WORDS},
     "lab": {
         "activities", "config", "db", "desk", "driving", "insight", "logs", "runtime", "sandbox", "stack", "status",
         "temporal_calls", "workers", "workflows", *WORDS,
