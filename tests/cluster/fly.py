@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -25,19 +24,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from tests.cluster.build import VERSION, CannotBuild, build
 from tests.cluster.servers import NAMESPACE, SHARDS, Cluster, ServerFailed
-from trellis import stack
 from trellis.config import Settings
-from trellis.db.pool import open_pool
-from trellis.desk import Desk, opened
+from trellis.desk import Desk
+from trellis.driving import sample_order
 from trellis.errors import RequestRefused, TrellisError
-from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
+from trellis.runtime import opened
 
 WORKER = "trellis worker"
 CRASHES = ("history", "matching", WORKER, "frontend")
@@ -80,6 +79,21 @@ class Workers:
         process.kill()
         process.wait()
 
+    def until_polling(self, settings: Settings, seconds: float = 60) -> None:
+        """Wait until Temporal has heard of workers on both queues. Raises TrellisError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.check()
+            try:
+                trellis(settings, "worker", "--check")
+                return
+            except TrellisError:
+                if time.monotonic() > deadline:
+                    raise
+
+    def process_ids(self) -> list[int]:
+        return [process.pid for process in self._processes.values()]
+
     def check(self) -> None:
         """Raises WorkerEnded."""
         for number, process in self._processes.items():
@@ -95,6 +109,42 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def costs(cluster: Cluster, workers: Workers) -> dict[str, dict[str, float]]:
+    """What has been used until now: CPU [s] by kind of process, and commits and rows written by database."""
+    cpu = {"trellis workers": sum(cpu_seconds(id_) for id_ in workers.process_ids())}
+    cpu |= {name: cpu_seconds(id_) for name, id_ in cluster.process_ids().items()}
+    found = {"cpu_seconds": cpu}
+    with psycopg.connect(cluster.database_url("postgres"), autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT datname, xact_commit, tup_inserted, tup_updated + tup_deleted FROM pg_stat_database "
+            "WHERE datname IN ('trellis', 'temporal', 'temporal_visibility')"
+        ).fetchall()
+    for name, commits, inserted, changed in rows:
+        found[f"database {name}"] = {"commits": commits, "rows_inserted": inserted, "rows_changed": changed}
+    return found
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Of the process and of its children, also of those that have ended."""
+    total = 0.0
+    with suppress(psutil.Error):
+        parent = psutil.Process(process_id)
+        for process in (parent, *parent.children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def each(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], orders: int
+) -> dict[str, dict[str, float]]:
+    """The difference, by order. What a killed process had used is not in it."""
+    return {
+        group: {name: round(max(0.0, value - before[group].get(name, 0)) / orders, 4) for name, value in now.items()}
+        for group, now in after.items()
+    }
 
 
 async def until_taken(call: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
@@ -115,20 +165,13 @@ async def until_taken(call: Callable[[], Awaitable[object]], seconds: float = 60
 
 async def start_orders(desk: Desk, flight: Flight, orders: int, at_once: int, policy: Policy) -> None:
     """Keep `at_once` orders under way until `orders` have been started; each is approved as it starts."""
-    for number in range(orders):
+    for _ in range(orders):
         while len(flight.began) - len(flight.states) >= at_once:
             await asyncio.sleep(0.02)
-        id_ = f"cluster-{number:05}-{uuid.uuid4().hex[:6]}"
-        order = parse_order(
-            id_, f"pay-{id_}", [{"sku": "book", "quantity": 2, "price": "12.50"}], {"line1": "1 Main Street"}
-        )
-        flight.began[id_] = time.monotonic()
-
-        async def begin(order_id: str = id_, order: Any = order) -> None:
-            await until_taken(lambda: desk.start(order, policy))
-            await until_taken(lambda: desk.approve(order_id))
-
-        await begin()
+        order = sample_order("cluster")
+        flight.began[order.order_id] = time.monotonic()
+        await until_taken(partial(desk.start, order, policy))
+        await until_taken(partial(desk.approve, order.order_id))
 
 
 async def watch_orders(url: str, flight: Flight, orders: int, patience: float) -> None:
@@ -202,23 +245,24 @@ async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "TEMPORAL_ADDRESS": cluster.address,
                 "TEMPORAL_NAMESPACE": NAMESPACE,
                 "DATABASE_URL": url,
-                "TRELLIS_FAULTS": "canonical",
+                "TRELLIS_FAULTS": arguments.faults,
             }
         )
         trellis(settings, "migrate")
         workers = Workers(settings, folder)
         flight = Flight()
         connections = AsyncExitStack()
-        pool = await open_pool(url, size=8)
-        connections.push_async_callback(pool.close)
-        began = time.monotonic()
         try:
             for number in range(arguments.workers):
                 workers.start(number)
-            desk = await connections.enter_async_context(opened(stack.require(settings), settings, pool=pool))
-            crashes = () if arguments.calm else CRASHES
+            # A worker imports for a second or two; the figures begin after that.
+            await asyncio.to_thread(workers.until_polling, settings)
+            began = time.monotonic()
+            before = costs(cluster, workers)
+            running = await connections.enter_async_context(opened(settings))
+            crashes = () if arguments.no_kills else CRASHES
             starting = asyncio.create_task(
-                start_orders(desk, flight, arguments.orders, arguments.at_once, preset(arguments.policy))
+                start_orders(running.desk, flight, arguments.orders, arguments.at_once, preset(arguments.policy))
             )
             killing = asyncio.create_task(
                 kill_in_turn(cluster, workers, flight, arguments.orders, arguments.away, crashes)
@@ -236,6 +280,7 @@ async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     task.cancel()
                 await asyncio.gather(starting, killing, watching, return_exceptions=True)
             await until_closed(cluster.address)
+            per_order = each(before, costs(cluster, workers), arguments.orders)
             say("all orders have ended; auditing")
             report = json.loads(trellis(settings, "audit", "--json", allowed=(0, 1)))
         finally:
@@ -248,6 +293,7 @@ async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "orders": arguments.orders,
         "workers": arguments.workers,
         "policy": arguments.policy,
+        "faults": arguments.faults,
         "killed": flight.killed,
         "states": dict(Counter(flight.states.values())),
         "seconds": round(took, 1),
@@ -255,6 +301,7 @@ async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "p50": round(statistics.median(seconds), 2),
         "p99": round(seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))], 2),
         "max": round(seconds[-1], 2),
+        "per_order": per_order,
         "audit": report,
     }
 
@@ -282,7 +329,8 @@ def main() -> int:
     parser.add_argument("--policy", default="swift", help="one of the presets")
     parser.add_argument("--away", type=float, default=2.0, help="seconds before what was killed is started again")
     parser.add_argument("--patience", type=float, default=90.0, help="give up after so many seconds without an end")
-    parser.add_argument("--calm", action="store_true", help="kill nothing")
+    parser.add_argument("--faults", default="canonical", help="canonical, calm or a script")
+    parser.add_argument("--no-kills", action="store_true", help="kill nothing; the costs per order are then complete")
     parser.add_argument(
         "--binaries", type=Path, default=Path.home() / ".cache" / "trellis-cluster" / VERSION,
         help="the folder of Temporal's server and schema tool; they are built there if it lacks them",

@@ -118,6 +118,9 @@ class Cluster:
                 process.kill()
                 process.wait()
 
+    def process_ids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self._processes.items()}
+
     def check(self) -> None:
         """Raises ServerFailed when a server has ended by itself."""
         for name, process in self._processes.items():

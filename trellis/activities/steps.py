@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from trellis.activities.attempts import Stop, Tries, benign
+from trellis.activities.attempts import Tries
+from trellis.activities.retrying import Stop, benign
 from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
