@@ -100,4 +100,6 @@ def timeline(order_id: str, events: list[Row], link: str | None, full: int) -> d
         for event in events
         if event["type"] not in ATTEMPTS
     ]
-    return {"id": order_id, "bars": bars, "marks": marks, "link": link, "cut": len(events) >= full}
+    # A round of shipping that failed is followed by another one.
+    round_ = 1 + sum(mark["type"] == EventType.DISPATCH_FAILED for mark in marks)
+    return {"id": order_id, "bars": bars, "marks": marks, "round": round_, "link": link, "cut": len(events) >= full}
