@@ -13,13 +13,13 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from trellis.api import schema
-from trellis.api.bodies import busy, error, read_cursor, read_json, write_cursor
+from trellis.api.bodies import busy, error, read_cursor, write_cursor
 from trellis.api.docs import page
 from trellis.api.gate import INSIDE, Gate
 from trellis.desk import Desk, Receipt
 from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
 from trellis.model import State
-from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start
+from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start, read_json
 
 log = structlog.get_logger("trellis.api")
 
