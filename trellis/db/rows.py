@@ -186,6 +186,30 @@ class TimelineRow(Record):
     error: str | None
 
 
+@dataclass(frozen=True)
+class FindingRow(Record):
+    """An order, the invariant that it breaks (1 to 10), what is wrong in words, and the figures behind it."""
+
+    order_id: str
+    invariant: int
+    sentence: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditedRow(Record):
+    """What the audit holds a history against.
+
+    `unchanged`: seconds since the row last changed. `events`: {type, round, request_id} of all events but failed tries.
+    """
+
+    state: str
+    reconciled: bool
+    ending: str | None
+    unchanged: float
+    events: list[dict[str, Any]]
+
+
 def read_order(**columns: Any) -> OrderRow:
     """A row of `Ledger.order`. Payment and shipments come as JSON, whose times are text."""
     payment, shipments, ending = columns.pop("payment"), columns.pop("shipments"), columns.pop("ending")
