@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "audit", "config", "db", "desk", "driving", "insight", "lab", "runtime", "sandbox", "stack", "workers",
+        "audit", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime", "sandbox", "stack", "workers",
         "workflows", *WORDS,
     },
     "cli": {
