@@ -66,6 +66,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         openapi_extra=schema.body(schema.START, schema.START_EXAMPLES, required=True),
         responses=_answers(409, 422, _200=schema.Started),
         response_model=schema.Started,
+        response_description="Started",
         status_code=201,
     )
     async def start(order_id: Id, request: Request) -> JSONResponse:
@@ -82,6 +83,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
             openapi_extra=body,
             responses=_answers(404, 409, 422),
             response_model=schema.Receipt,
+            response_description="Accepted, or pending until a worker judges it",
             status_code=202,
         )
 
