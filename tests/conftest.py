@@ -21,6 +21,19 @@ from trellis.parsing import parse_order
 from trellis.policies import Policy, preset, tuned
 from trellis.status import OrderStatus
 
+CALM_LIFE = [
+    "ORDER_RECEIVED",
+    "ORDER_VALIDATED",
+    "AWAITING_APPROVAL",
+    "ORDER_APPROVED",
+    "PAYMENT_CHARGED",
+    "SHIPPING_STARTED",
+    "PACKAGE_PREPARED",
+    "CARRIER_DISPATCHED",
+    "ORDER_SHIPPED",
+    "ORDER_COMPLETED",
+]
+
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:

@@ -5,80 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import LiteralString
+from contextlib import AsyncExitStack
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
-from temporalio.client import Client
 
 from tests.conftest import House
+from tests.integration.reconciling import answers, changed, ended, repairs, terminate, violations
 from tests.integration.test_cli import trellis
 from trellis import stack, workers
-from trellis.audit import audit
 from trellis.config import Settings
 from trellis.db.provider import Provider, ProviderRefused
-from trellis.desk import Desk
-from trellis.errors import TemporalUnavailable
-from trellis.messages import ORDER_WORKFLOW, OrderInput
-from trellis.model import Order, State, charge_key, dispatch_key, workflow_id
+from trellis.model import State, charge_key, dispatch_key, workflow_id
 from trellis.policies import preset, tuned
 from trellis.reconcile import Outcome, Repair, reconcile
 from trellis.runtime import open_desk
-
-
-async def repairs(house: House, order: Order, *, apply: bool = True) -> list[Repair]:
-    return [
-        repair async for repair in reconcile(house.desk, house.pool, apply=apply) if repair.order_id == order.order_id
-    ]
-
-
-async def terminate(house: House, order: Order) -> None:
-    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
-
-
-async def ended(house: House, order: Order, state: State, *, charges: int, refunds: int, parcels: int) -> None:
-    """The order ended so, marked as reconciled; both books agree, and the audit has nothing to say of it."""
-    row = await house.desk.ledger.order(order.order_id)
-    assert row is not None
-    assert (row["state"], row["reconciled"]) == (state, True)
-    for table, number in (("charges", charges), ("refunds", refunds), ("parcels", parcels)):
-        assert await house.one(f"SELECT count(*) FROM provider.{table} WHERE order_id = %s", order.order_id) == number
-    events = await house.desk.events(order.order_id)
-    assert [e["payload_json"].get("reconciled") for e in events if e["step"] in ("fail", "cancel", "complete")] == [
-        True
-    ]
-    assert await violations(house, order) == set()
-
-
-async def violations(house: House, order: Order) -> set[int]:
-    query = f"WorkflowId IN ('order-{order.order_id}', 'shipping-{order.order_id}-1')"
-    report = await audit(house.desk.client, house.pool, histories=await known(house, order), query=query)
-    assert not report.void
-    return {violation.invariant for violation in report.violations if violation.order_id == order.order_id}
-
-
-async def known(house: House, order: Order) -> bool:
-    """Has Temporal a history of it?"""
-    return (await house.desk.status(order.order_id))["workflow"]["close_status"] is not None
-
-
-async def answers(house: House, order: Order) -> dict[str, str]:
-    """The type of the event that each request left behind, by request id."""
-    events = await house.desk.ledger.events(order.order_id)
-    return {e["payload_json"]["request_id"]: e["type"] for e in events if e["payload_json"].get("request_id")}
-
-
-async def changed(house: House, statement: LiteralString, order: Order) -> None:
-    async with house.pool.connection() as connection:
-        await connection.execute(statement, (order.order_id,))
-
-
-async def outlived(house: House, order: Order) -> None:
-    """As if the order were older than its run timeout."""
-    await changed(house, "UPDATE orders SET created_at = created_at - interval '1 hour' WHERE id = %s", order)
 
 
 async def test_a_dry_run_changes_nothing(house: House) -> None:
@@ -156,122 +96,6 @@ async def test_a_run_that_timed_out_is_ended(house: House) -> None:
             await asyncio.sleep(0.2)
     assert found[0].workflow == "timed out"
     await repairs(house, order)
-    await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
-
-
-async def test_an_order_whose_history_is_gone_is_ended(house: House) -> None:
-    """Temporal has forgotten the workflow altogether: the ledger and the provider are enough to end it."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
-    await house.desk.client.workflow_service.delete_workflow_execution(
-        DeleteWorkflowExecutionRequest(
-            namespace=house.desk.client.namespace,
-            workflow_execution=WorkflowExecution(workflow_id=workflow_id(order.order_id)),
-        )
-    )
-    async with asyncio.timeout(30):
-        while not (found := await repairs(house, order, apply=False)) or "not known" not in found[0].workflow:
-            await asyncio.sleep(0.2)
-    # For all we know it runs elsewhere, until its run timeout is over.
-    [repair] = await repairs(house, order)
-    assert (repair.outcome, repair.ended) == (Outcome.LEFT_ALONE, None)
-    await outlived(house, order)
-    [repair] = await repairs(house, order)
-    assert "gone" in repair.workflow
-    await ended(house, order, State.FAILED, charges=1, refunds=1, parcels=0)
-
-
-async def test_a_living_order_survives_the_wrong_temporal(house: House, running: stack.Stack) -> None:
-    """Asked in a namespace that does not know the order, reconcile leaves it alone and says until when."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
-    before = await house.desk.ledger.order(order.order_id)
-    client = await Client.connect(running.temporal.address, namespace="elsewhere", lazy=True)
-    wrong = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
-    found: list[Repair] = []
-
-    async def mend() -> None:
-        async for repair in reconcile(wrong, house.pool, apply=True):
-            found.append(repair)
-
-    with pytest.raises(TemporalUnavailable, match="elsewhere"):
-        await mend()
-    [mine] = [repair for repair in found if repair.order_id == order.order_id]
-    assert (mine.outcome, mine.ended) == (Outcome.LEFT_ALONE, None)
-    assert "not known in namespace elsewhere" in mine.workflow
-    assert "until 20" in mine.action
-    assert await house.desk.ledger.order(order.order_id) == before
-    await house.faults("calm")
-    await house.ends(order, State.COMPLETED)
-
-
-async def test_a_temporal_that_is_away_stops_it(house: House, running: stack.Stack) -> None:
-    """A server that went away is one sentence for all orders, not a failure of each; nothing is changed."""
-    order = await house.start()
-    await house.until(order, "AWAITING_APPROVAL")
-    before = await house.desk.ledger.order(order.order_id)
-    async with wire(running.temporal.address) as address:
-        client = await Client.connect(address)
-    nowhere = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)
-    with pytest.raises(TemporalUnavailable, match="does not answer"):
-        await anext(reconcile(nowhere, house.pool, apply=True))
-    assert await house.desk.ledger.order(order.order_id) == before
-    await house.desk.cancel(order.order_id)
-
-
-@asynccontextmanager
-async def wire(address: str) -> AsyncIterator[str]:
-    """Another address of a server, which is dead after the block."""
-    host, port = address.rsplit(":", 1)
-    ends: list[asyncio.StreamWriter] = []
-
-    async def join(here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        there, out = await asyncio.open_connection(host, int(port))
-        ends.extend((back, out))
-
-        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(65536):
-                writer.write(data)
-            writer.close()
-
-        await asyncio.gather(pump(here, out), pump(there, back), return_exceptions=True)
-
-    server = await asyncio.start_server(join, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for end in ends:
-            end.close()
-
-
-async def test_another_order_under_the_same_id_proves_nothing(house: House) -> None:
-    """A Temporal that closed another order under this id says nothing of the one in our books."""
-    order = await house.start()
-    await house.until(order, "AWAITING_APPROVAL")
-    await terminate(house, order)
-    await changed(house, "UPDATE orders SET fingerprint = 'another' || fingerprint WHERE id = %s", order)
-    [repair] = await repairs(house, order)
-    assert repair.outcome is Outcome.LEFT_ALONE
-    assert "not the one that closed" in repair.workflow
-    await outlived(house, order)
-    await repairs(house, order)
-    await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
-
-
-async def test_an_order_started_by_hand_is_known_again(house: House) -> None:
-    """Its workflow has no memo to compare: what it was started with says that it is the order of the books."""
-    order = house.order()
-    await house.desk.client.start_workflow(
-        ORDER_WORKFLOW, OrderInput(order, preset("swift"), house.desk.settings.shipping_queue),
-        id=workflow_id(order.order_id), task_queue=house.desk.settings.orders_queue,
-    )  # fmt: skip
-    await house.until(order, "AWAITING_APPROVAL")
-    await terminate(house, order)
-    [repair] = await repairs(house, order)
-    assert (repair.outcome, repair.workflow) == (Outcome.ENDED, "was terminated")
     await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
 
 

@@ -65,3 +65,11 @@ def test_a_last_bin_that_holds_more_says_so() -> None:
     assert list(insight.attempts_per_step(_taken(20)).data["attempts"])[-2:] == ["14", "15 and more"]
     assert list(insight.attempts_per_step(_taken(15)).data["attempts"])[-1] == "15"
     assert ">and more<" in theme._static(insight.attempts_per_step(_taken(20)).to_dict())["image/svg+xml"]
+
+
+@pytest.mark.parametrize("colour", [*colours.STATES.values(), *colours.OUTCOMES.values()])
+def test_text_reads_well_on_every_colour(colour: str) -> None:
+    """Black on the light ones, white on the dark ones: never white on yellow."""
+    assert colours.text_on("#000000") == "#ffffff"
+    assert colours.text_on("#ffffff") == "#000000"
+    assert colours.text_on(colour) == ("#ffffff" if colour in ("#0072B2", "#000000") else "#000000")

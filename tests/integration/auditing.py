@@ -1,0 +1,54 @@
+"""What tests of the audit share: orders that ended, wrongs to plant in the books, and what the audit finds."""
+
+from __future__ import annotations
+
+from tests.conftest import House
+from trellis.audit import GRACE, audit
+from trellis.model import Order, State
+
+
+async def planted(house: House, *statements: str, **values: object) -> None:
+    """Change the books as only a superuser can: no trigger, no foreign key objects."""
+    async with house.pool.connection() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        for statement in statements:
+            await connection.execute(statement, values)  # type: ignore[arg-type]
+
+
+def about(order: Order) -> str:
+    """Its workflow, its children, and one under another id, by visibility query."""
+    ids = [f"WorkflowId STARTS_WITH '{prefix}-{order.order_id}'" for prefix in ("order", "shipping", "rogue")]
+    return " OR ".join(ids)
+
+
+async def looked(house: House, order: Order, *, histories: bool = False, grace: float = GRACE) -> set[int]:
+    """The invariants that an order breaks; each violation comes with evidence."""
+    report = await audit(house.desk.client, house.pool, histories=histories, query=about(order), grace=grace)
+    assert not report.void
+    mine = [violation for violation in report.violations if violation.order_id == order.order_id]
+    assert all(violation.sentence and violation.evidence for violation in mine)
+    return {violation.invariant for violation in mine}
+
+
+async def completed(house: House) -> Order:
+    order = await house.start(approve=True)
+    await house.ends(order, State.COMPLETED)
+    return order
+
+
+async def cancelled(house: House) -> Order:
+    await house.faults("prepare: hang*")
+    order = await house.start(approve=True)
+    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    await house.desk.cancel(order.order_id)
+    await house.ends(order, State.CANCELLED)
+    await house.faults("calm")
+    return order
+
+
+async def withdrawn(house: House) -> Order:
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    await house.desk.cancel(order.order_id)
+    await house.ends(order, State.CANCELLED)
+    return order

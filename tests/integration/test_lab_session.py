@@ -1,0 +1,119 @@
+"""A session of the lab: it starts and stops as often as one likes, and a busy cell holds no order up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.rooms import eventually
+from trellis import insight, lab
+from trellis.errors import BadInput, TrellisError
+from trellis.lab.essays import trips
+from trellis.lab.session import Session
+
+
+def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
+    """While this thread does nothing but sleep, as a busy cell would, an order completes."""
+    order = session.start_order()
+    session.approve(order)
+    time.sleep(4)
+    done = session.events(order).set_index("type")["ts"]["ORDER_COMPLETED"]
+    received = session.events(order).set_index("type")["ts"]["ORDER_RECEIVED"]
+    assert (done - received).total_seconds() < 4
+
+
+async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
+    """Each run of the trips has a query of its own, which finds all of its trips and no others."""
+    queries = set()
+    for number in (2, 3):
+        namespace, query = await trips.run_trips(session, number)
+        found = await asyncio.to_thread(
+            insight.history, query=query, client=session.desk.stack.temporal.address, namespace=namespace
+        )
+        assert insight.history_workflows(found)["state"].tolist() == ["COMPLETED"] * number
+        queries.add(query)
+    assert len(queries) == 2
+
+
+def test_frames_have_their_documented_types(session: Session) -> None:
+    """UTC times, categories and nullable integers; an unknown order gives an empty frame of the same shape."""
+    session.faults("charge: error, hang, ok")
+    order = session.start_order()
+    session.approve(order)
+    asyncio.run(session.wait(order))
+    events = session.events(order)
+    types = {name: str(kind) for name, kind in events.dtypes.items()}
+    assert types["ts"] == types["started_at"] == "datetime64[us, UTC]"
+    assert types["type"] == types["step"] == "category"
+    assert types["attempt"] == "Int32"
+    assert (session.events("nobody").dtypes.astype(str) == events.dtypes.astype(str)).all()
+    attempts = insight.attempts(events)
+    charge = attempts[attempts["step"] == "charge"]
+    assert list(charge["outcome"]) == ["failed", "timed out", "succeeded"]
+    assert list(charge["attempt"]) == [1, 2, 3]
+    assert insight.gantt(attempts).to_dict()["layer"]
+    with pytest.raises(BadInput, match="start an order"):
+        insight.gantt(attempts.iloc[:0])
+    session.faults("calm")
+
+
+def test_starting_the_lab_twice_gives_the_same_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
+    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
+    monkeypatch.chdir(tmp_path)
+    first = lab.start()
+    engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
+    assert lab.start() is first
+    assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines
+    first.stop()
+    again = lab.start()
+    assert again is not first
+    assert again.desk.stack == session.desk.stack
+    again.stop()
+
+
+def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After a stop every call is refused with a sentence, a wait under way ends, and an open panel goes quiet."""
+    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
+    monkeypatch.chdir(tmp_path)
+    mine = lab.start()
+    order = mine.start_order()
+    panel = lab.panel(mine, order)
+    assert eventually(lambda: panel.state == "AWAITING_APPROVAL")
+
+    async def stop_while_waiting() -> None:
+        waiting = asyncio.create_task(mine.wait(order))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(mine.stop)
+        with pytest.raises(TrellisError, match=r"Run lab\.start"):
+            await waiting
+
+    asyncio.run(stop_while_waiting())
+    with pytest.raises(TrellisError, match=r"Run lab\.start"):
+        mine.status(order)
+    assert eventually(lambda: "has stopped" in panel.detail.value)
+    assert panel.approve.disabled
+    assert panel.cancel.disabled
+    mine.stop()
+    session.cancel(order)
+
+
+def test_a_lab_that_cannot_start_says_why_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A notebook shows the sentence and no traceback, and no engine is left behind."""
+    monkeypatch.setenv("TRELLIS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRELLIS_POLICEY", "swift")
+    monkeypatch.chdir(tmp_path)
+    engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
+    with pytest.raises(TrellisError, match="TRELLIS_POLICEY") as failed:
+        lab.start()
+    shown = failed.value._render_traceback_()  # type: ignore[attr-defined]
+    assert shown == [f"{type(failed.value).__name__}: {failed.value}"]
+    assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines
