@@ -20,7 +20,8 @@ from temporalio.worker import Worker
 
 from trellis import insight
 from trellis.bench.bare import BareChild, BareOrder, nothing
-from trellis.bench.events import analysis, fill
+from trellis.bench.events import analysis
+from trellis.bench.filling import fill
 from trellis.db.migrate import migrate
 from trellis.errors import BadInput, DatabaseUnavailable, TrellisError
 from trellis.insight import exporting, frames

@@ -25,6 +25,12 @@ class BenchStack:
     watch: workers.FaultWatch
     settings: Settings
 
+    @property
+    def url(self) -> str:
+        """The database's address."""
+        assert self.desk.stack is not None
+        return self.desk.stack.database_url
+
     async def set_faults(self, plan: FaultPlan) -> None:
         """Put a plan in force, for the workers of this process at once."""
         await self.desk.set_faults(plan)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, LiteralString
 
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
-from trellis.policies import preset
 
 Finding = dict[str, Any]
 """order_id, invariant, sentence, evidence."""
@@ -96,13 +93,3 @@ class AuditBooks:
         async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(sql, args)
             return await cursor.fetchall()
-
-
-async def fill(pool: Pool, upto: int) -> None:
-    """Make completed orders, with their events and both books, until there are `upto` of them: for measurements."""
-    async with borrowed(pool) as connection, connection.transaction():
-        # An order begins as ORDER_RECEIVED, says the database; these never ran.
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(
-            (Path(__file__).parent / "fill.sql").read_bytes(), {"upto": upto, "policy": Jsonb(asdict(preset("swift")))}
-        )

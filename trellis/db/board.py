@@ -96,12 +96,14 @@ class BoardReader:
                 AND (cardinality(%(states)s::text[]) = 0 OR state = ANY (%(states)s))
                 ORDER BY id USING ~<~ LIMIT %(limit)s"""
         elif view.states:
-            # One short walk of the index per state, rather than a sort of all that are in any of them.
+            # One short walk of the index per state, rather than a sort of all that are in any of them. The
+            # state is given as a range and stands in the inner ORDER BY, so that only orders_by_state has this order.
+            # With `state = wanted` Postgres may walk orders_by_time: for a state without orders, the whole table.
             order = "o.created_at DESC, o.id DESC"
             found = f"""
                 SELECT one.* FROM unnest(%(states)s::text[]) wanted CROSS JOIN LATERAL (
-                    SELECT {_COLUMNS} FROM orders WHERE state = wanted AND {before}
-                    ORDER BY created_at DESC, id DESC LIMIT %(limit)s) one
+                    SELECT {_COLUMNS} FROM orders WHERE state >= wanted AND state <= wanted AND {before}
+                    ORDER BY state DESC, created_at DESC, id DESC LIMIT %(limit)s) one
                 ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
         else:
             order = "o.created_at DESC, o.id DESC"
@@ -118,10 +120,11 @@ class BoardReader:
 
     async def counts(self) -> dict[str, int]:
         """Orders in each state, none of them above `COUNTED`."""
-        # Ordered for the index's sake: a state that no order is in would otherwise be looked for in the whole table.
+        # A range and an order for the sake of the index, as in `page`.
         sql: LiteralString = """
             SELECT from_state AS state, (SELECT count(*) FROM (
-                SELECT FROM orders WHERE state = from_state ORDER BY created_at LIMIT %(most)s) few) AS n
+                SELECT FROM orders WHERE state >= from_state AND state <= from_state
+                ORDER BY state, created_at LIMIT %(most)s) few) AS n
             FROM (SELECT from_state FROM order_edges UNION SELECT to_state FROM order_edges) states"""
         return {row["state"]: row["n"] for row in await self._rows(sql, {"most": COUNTED})}
 
