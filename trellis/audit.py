@@ -29,7 +29,7 @@ from temporalio.worker import Replayer
 
 from trellis.db.audit import AuditBooks, Finding
 from trellis.db.pool import Pool
-from trellis.histories import OrderHistory, Request, UnreadableHistory
+from trellis.histories import NoOrder, OrderHistory, Request, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
 from trellis.model import OUTSIDE_STEPS, STEPS, EventType, State, Step, workflow_id
 from trellis.parsing import ID_PATTERN
@@ -249,13 +249,17 @@ class _Histories:
             raw = await self._fetch(handle)
             history = await OrderHistory.read(raw, self._converter)
         except UnreadableHistory as why:
+            if isinstance(why, NoOrder) and status is WorkflowExecutionStatus.FAILED:
+                # Whoever started it was told why; no order came of it.
+                return raw, []
             return None, await self._unreadable(execution, status, why)
         row = await self._books.order(history.order_id)
         findings = _Findings(history.order_id, execution.id)
         self._work(findings, history, row)
         if isinstance(history.input, OrderInput):
             overdue = _age(execution) > history.input.policy.whole_run + self._grace
-            await self._life(findings, execution, status, row, overdue=overdue)
+            if not history.passes_on:
+                await self._life(findings, execution, status, row, overdue=overdue)
             self._requests(findings, history, row, running=status is WorkflowExecutionStatus.RUNNING)
         return raw, findings.all
 

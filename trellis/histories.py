@@ -17,21 +17,19 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
 
-from trellis.messages import SHIPPING_WORKFLOW, OrderInput, ShippingInput, Verdict
+from trellis.errors import BadInput
+from trellis.incoming import KINDS, is_our_own, read_request, read_start
+from trellis.messages import SHIPPING_WORKFLOW, Cancel, OrderInput, ShippingInput, Verdict
+from trellis.model import workflow_id
 from trellis.parsing import ID_PATTERN
-
-KINDS = {
-    "approve": "approve",
-    "approve_order": "approve",
-    "cancel": "cancel",
-    "cancel_order": "cancel",
-    "update_address": "update_address",
-}
-"""What each signal and update asks for."""
 
 
 class UnreadableHistory(Exception):
     """The history cannot be read; the message says why, on one line."""
+
+
+class NoOrder(UnreadableHistory):
+    """The workflow was started with something that is no order. It fails with this sentence."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,16 @@ class Request:
 
 @dataclass
 class OrderHistory:
-    """Whose history it is, which activities completed (name, round), and what was asked, in order."""
+    """Whose history it is, which activities completed (name, round), and what was asked, in order.
+
+    `passes_on`: somebody started the order by hand under another workflow id. This workflow only passes signals on to
+    `order-{id}`, which it started.
+    """
 
     input: OrderInput | ShippingInput
     completed: list[tuple[str, int | None]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    passes_on: bool = False
 
     @property
     def order_id(self) -> str:
@@ -65,6 +68,8 @@ class OrderHistory:
         """Raises UnreadableHistory, whatever is wrong with the history."""
         try:
             return await _Reader(history, converter).read()
+        except UnreadableHistory:
+            raise
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UnreadableHistory(why) from error
@@ -84,8 +89,18 @@ class _Reader:
             raise ValueError("the history has no events")
         started = self._history.events[0].workflow_execution_started_event_attributes
         self._child = started.workflow_type.name == SHIPPING_WORKFLOW
-        input_ = await self._decode(started.input.payloads, ShippingInput if self._child else OrderInput)
+        input_: OrderInput | ShippingInput
+        if self._child:
+            input_ = await self._decode(started.input.payloads, ShippingInput)
+        else:
+            given = await self._plain(started.input.payloads)
+            try:
+                input_ = read_start(given, self._history.workflow_id)
+            except BadInput as error:
+                raise NoOrder(str(error)) from error
         self._found = OrderHistory(input_)
+        if not self._child and not is_our_own(given):
+            self._found.passes_on = self._history.workflow_id != workflow_id(self._found.order_id)
         # The id goes into queries and sentences.
         if not ID_PATTERN.fullmatch(self._found.order_id):
             raise ValueError(f"{self._found.order_id[:70]!r} is no order id")
@@ -133,18 +148,16 @@ class _Reader:
         if name not in KINDS:
             return None
         try:
-            body = await self._decode(payloads)
-        except Exception:
+            asked = read_request(KINDS[name], await self._plain(payloads))
+        except BadInput:
             return None
-        kind = KINDS[name]
-        if body is None:
-            return Request(kind, "", None, False)
-        if isinstance(body, str):
-            return Request(kind, "", None, False, body)
-        if not isinstance(body, dict):
-            return None
-        id_, reason = str(body.get("request_id") or ""), str(body.get("reason") or "")
-        return Request(kind, id_, None, acknowledged and bool(id_), reason)
+        reason = asked.reason if isinstance(asked, Cancel) else ""
+        return Request(KINDS[name], asked.request_id, None, acknowledged and bool(asked.request_id), reason)
+
+    async def _plain(self, payloads: Iterable[Payload]) -> list[Payload]:
+        """Payloads as the workflow gets them: a codec, where there is one, has been undone."""
+        codec = self._converter.payload_codec
+        return await codec.decode(list(payloads)) if codec else list(payloads)
 
     async def _decode(self, payloads: Iterable[Payload], type_: type | None = None) -> Any:
         found = list(payloads)

@@ -45,11 +45,6 @@ class StepInput:
 
 
 @dataclass(frozen=True)
-class Charged:
-    previous_status: str
-
-
-@dataclass(frozen=True)
 class Dispatched:
     tracking: str
 

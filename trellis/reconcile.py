@@ -148,30 +148,36 @@ async def _look(desk: Desk, order_id: str) -> _Stranded | None:
     # Ended in the ledger, and killed before Temporal heard of it: only the mark is missing.
     if (row is None or ended) and (status not in _KILLED or (row is not None and row.reconciled)):
         return None
-    if row is not None and not (described and await _same_order(described, row)):
+    history, unreadable = await _read(desk, described) if described else (None, "")
+    if row is not None and not (described and await _same_order(described, history, row)):
         until, over = await desk.ledger.longest_run(order_id, MARGIN)
         if not over:
             where = f"in namespace {desk.client.namespace}"
             why = f"is not known {where}" if described is None else f"is not the one that closed {where}"
             return None if ended else _Stranded(why, row, None, until)
         return _Stranded("is gone from Temporal", row, None)
-    assert described is not None
     assert status is not None
-    closed = _KILLED.get(status, f"closed as {status.name}")
+    if row is None and not unreadable and (history is None or history.order_id != order_id):
+        return None
+    return _Stranded(_KILLED.get(status, f"closed as {status.name}") + unreadable, row, history)
+
+
+async def _read(desk: Desk, described: WorkflowExecutionDescription) -> tuple[OrderHistory | None, str]:
+    """The history, or why it cannot be read, as the second half of a sentence. The books may suffice without it."""
     raw = await fetch_history(desk.client, described.id, described.run_id)
     try:
-        history = await OrderHistory.read(raw, desk.client.data_converter) if raw else None
+        return (await OrderHistory.read(raw, desk.client.data_converter) if raw else None), ""
     except UnreadableHistory as why:
-        # The books know what was ordered and charged: that is enough to undo it.
-        return _Stranded(f"{closed}, and its history cannot be read ({why})", row, None)
-    if row is None and (history is None or history.order_id != order_id):
-        return None
-    return _Stranded(closed, row, history)
+        return None, f", and its history cannot be read ({why})"
 
 
-async def _same_order(described: WorkflowExecutionDescription, row: OrderRow) -> bool:
+async def _same_order(described: WorkflowExecutionDescription, history: OrderHistory | None, row: OrderRow) -> bool:
     """Is this the run our books tell of? Another Temporal may know another order under the same id."""
-    if (await described.memo()).get("fingerprint") != row.fingerprint:
+    fingerprint = (await described.memo()).get("fingerprint")
+    if fingerprint is None and history is not None:
+        # Started by hand: nobody wrote the memo.
+        fingerprint = history.input.order.fingerprint()
+    if fingerprint != row.fingerprint:
         return False
     closed = described.close_time or row.created_at
     return bool(described.start_time - MARGIN <= row.created_at <= closed + MARGIN)

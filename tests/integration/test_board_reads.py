@@ -12,6 +12,7 @@ from trellis.config import Settings
 from trellis.db.board import CHANNEL, BoardReader, View, listening
 from trellis.db.ledger import Row
 from trellis.db.pool import Pool
+from trellis.db.roles import as_owner
 
 
 async def test_nobody_watching_means_no_notifications(house: Any) -> None:
@@ -61,11 +62,11 @@ async def test_the_board_reads_no_more_of_a_ledger_ten_times_as_large(settings: 
         touched = []
         for orders in (1_000, 10_000):
             await bench.pool.check()
-            async with bench.pool.connection() as connection:
+            async with as_owner(bench.database_url) as owner, owner.connection() as connection:
                 await connection.execute("DROP TRIGGER IF EXISTS events_append_only ON events")
                 await connection.execute("TRUNCATE events, orders CASCADE")
-            await asyncio.to_thread(fill_old_orders, bench.url, orders * 20)
-            async with bench.pool.connection() as connection:
+            await asyncio.to_thread(fill_old_orders, bench.database_url, orders * 20)
+            async with as_owner(bench.database_url) as owner, owner.connection() as connection:
                 await connection.execute("VACUUM ANALYZE orders, events")
             reader = Explaining(bench.pool)
             middle = (datetime.now(UTC) - timedelta(days=1) + timedelta(seconds=orders), "old-")

@@ -216,7 +216,7 @@ async def test_signals_sent_by_hand_are_read_or_passed_over(house: House) -> Non
         await handle.signal(name, body)
     history = await OrderHistory.read(await handle.fetch_history(), desk.client.data_converter)
     assert [(request.kind, request.reason) for request in history.requests] == [
-        ("update_address", ""), ("approve", "yes"), ("cancel", "changed my mind"),
+        ("update_address", ""), ("approve", ""), ("cancel", "changed my mind"),
     ]  # fmt: skip
     assert not any(request.acknowledged for request in history.requests)
     await handle.terminate("planted")

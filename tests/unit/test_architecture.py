@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "logs": {"config"},
     # what is replayed
     "sandbox": set(),
-    "workflows": WORDS - {"faults"},
+    "incoming": {"errors", "messages", "parsing", "policies"},
+    "workflows": {"incoming", *WORDS} - {"faults"},
     # side effects, servers
     "db": WORDS,
     "activities": {"db", *WORDS},
@@ -40,20 +41,20 @@ ALLOWED: dict[str, set[str]] = {
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
     "runtime": {"config", "db", "desk", "stack", "workers", *WORDS},
     "driving": {"config", "desk", *WORDS},
-    "histories": {"messages", "model", "parsing"},
+    "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "audit": {"db", "histories", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "db", "stack", *WORDS},
+    "insight": {"config", "database_url", "db", "stack", *WORDS},
     "lab": {
         "activities", "config", "db", "desk", "driving", "insight", "logs", "runtime", "sandbox", "stack", "status",
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "audit", "config", "db", "desk", "driving", "insight", "lab", "runtime", "sandbox", "stack", "workers",
-        "workflows", *WORDS,
+        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "runtime", "sandbox", "stack",
+        "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs",

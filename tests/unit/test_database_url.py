@@ -8,7 +8,8 @@ import pytest
 from trellis import config
 from trellis.config import Settings
 from trellis.database_url import masked, normalised
-from trellis.errors import ConfigError
+from trellis.errors import BadInput, ConfigError
+from trellis.insight import frames
 
 SECRET = "s3cr3t"
 
@@ -100,3 +101,11 @@ def test_settings_are_printed_without_secrets() -> None:
     settings = Settings.model_validate({"DATABASE_URL": f"postgresql://u:{SECRET}@h/d", "TRELLIS_API_TOKEN": SECRET})
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)
+
+
+def test_a_frame_is_read_from_the_same_spellings() -> None:
+    """What takes a database address takes what DATABASE_URL takes, and refuses the rest as quietly."""
+    assert frames.database_url("postgresql+asyncpg://u@h/d") == "postgresql://u@h/d"
+    with pytest.raises(BadInput, match="cannot be used: it names another kind") as refused:
+        frames.database_url(f"mysql://u:{SECRET}@h/d")
+    assert SECRET not in str(refused.value)

@@ -8,6 +8,7 @@ import pytest
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
+from trellis.insight.calls import Calls
 from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import one_in, recommend
 from trellis.insight.retries import predict
@@ -188,6 +189,34 @@ def test_a_tighter_deadline_costs_more_calls() -> None:
     """When time is short only hedging helps, and the recommendation pays for it."""
     assert recommend(1.0, 0.01).calls_per_step > recommend(15, 0.01).calls_per_step
     assert recommend(1.0, 0.01).policy.retry.hedge > 1
+
+
+def test_a_slow_step_gets_a_rule_of_its_own() -> None:
+    """The dispatch takes 0.8 s and fails often, the other steps are quick: only its rule has a long timeout."""
+    chain = {str(step): Calls(0.05, 0.05, latency=(0.02,)) for step in OUTSIDE_WAY}
+    chain["dispatch"] = Calls(0.3, 0.3, latency=(0.8,))
+    found = recommend(6, 1e-3, chain)
+    policy = found.policy.check()
+    assert list(policy.steps) == ["dispatch"]
+    assert policy.retry_of("dispatch").try_timeout > 0.8 > policy.retry_of("charge").try_timeout
+    assert f"; dispatch: timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
+    assert predict(policy, chain).p_miss(6) <= 1.1e-3
+    one_rule = found.frontier[(found.frontier["p_miss"] <= 1e-3) & (found.frontier["name"] != policy.name)]
+    assert found.calls_per_step <= 0.95 * one_rule["calls_per_step"].min()
+    assert found.frontier.set_index("name").loc[policy.name, "pareto"]
+
+
+def test_one_rule_is_kept_where_others_save_little() -> None:
+    """Under the canonical thirds and 15 s every step needs three calls, whatever its rule: there is one for all."""
+    assert recommend(15, 1e-5).policy.steps == {}
+
+
+def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
+    """1 % late after 1.5 s with 3.1 calls a step: a second lane for every step costs 3.3, so only some have it."""
+    found = recommend(1.5, 0.01, max_calls=3.1)
+    assert found.p_miss <= 0.01
+    assert found.calls_per_step <= 3.1
+    assert {found.policy.retry_of(step).hedge for step in OUTSIDE_WAY} == {1, 2}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> d
         filled = 0
         for number in (orders // 10, orders):
             await asyncio.to_thread(
-                fill, bench.url, number * EVENTS_PER_ORDER, first=filled * EVENTS_PER_ORDER, books=True
+                fill, bench.database_url, number * EVENTS_PER_ORDER, first=filled * EVENTS_PER_ORDER, books=True
             )
             filled = number
             peak = asyncio.create_task(_peak())

@@ -24,12 +24,8 @@ class BenchStack:
     pool: Pool
     watch: workers.FaultWatch
     settings: Settings
-
-    @property
-    def url(self) -> str:
-        """The database's address."""
-        assert self.desk.stack is not None
-        return self.desk.stack.database_url
+    database_url: str
+    """The owner's; the pool has the rights of desk and workers only."""
 
     async def set_faults(self, plan: FaultPlan) -> None:
         """Put a plan in force, for the workers of this process at once."""
@@ -60,4 +56,4 @@ async def bench_stack(settings: Settings, *, apart: bool = False) -> AsyncIterat
             runtime.opened(own, start=True, pool_size=16, pool_wait=30) as opened,
             opened.workers() as watch,
         ):
-            yield BenchStack(opened.desk, opened.pool, watch, own)
+            yield BenchStack(opened.desk, opened.pool, watch, own, opened.stack.database_url)

@@ -94,6 +94,8 @@ def order_status(order_id: OrderId, as_json: Json = False) -> None:
 
     result = asyncio.run(work())
     brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
+    if result["policy"]:
+        brief["policy"] = result["policy"]["name"]
     show(result if as_json else brief, as_json)
 
 

@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.model import ATTEMPTS, BESIDE_THE_WAY, STATE_AFTER, STEPS, TERMINAL, EventType
 
 Finding = dict[str, Any]
 """order_id, invariant, sentence, evidence."""
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
+_NAMES: dict[str, object] = {
+    "terminal": [str(state) for state in TERMINAL],
+    "state_after": Jsonb({str(event): str(state) for event, state in STATE_AFTER.items()}),
+    "repeated": [str(event) for event in (*BESIDE_THE_WAY, *ATTEMPTS)],
+    "per_round": [
+        str(event)
+        for event in (EventType.DISPATCH_FAILED, *(e for info in STEPS.values() if info.per_round for e in info.leaves))
+    ],
+}
+"""What the statement must know of states and events."""
 
 # What nobody in our books knows: its order's batch cannot show it. A second old, for our own record comes after.
 _STRAYS: LiteralString = """
@@ -76,7 +88,7 @@ class AuditBooks:
                 ).fetchone()
             if row is None or row[0] is None:
                 return
-            yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace)
+            yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace, **_NAMES)
             after = row[0]
 
     async def strays(self) -> list[Finding]:

@@ -18,6 +18,7 @@ from psycopg_pool import PoolTimeout
 from trellis.db.ledger import Row
 from trellis.db.pool import Pool
 from trellis.errors import DatabaseUnavailable
+from trellis.model import BESIDE_THE_WAY, PATH, STATE_AFTER, TERMINAL
 
 CHANNEL = "trellis_orders"
 COUNTED = 1000
@@ -25,7 +26,6 @@ COUNTED = 1000
 TRIES = 400
 """The newest events of one order that a timeline shows."""
 
-# ADDRESS_UPDATED and REQUEST_REFUSED say nothing of where the order stands.
 _SELECT: LiteralString = """
     SELECT o.id, o.state, o.total, o.address_json, o.last_error, o.claimed_at, o.closing_at, o.created_at,
            o.policy_json ->> 'name' AS policy, (o.policy_json ->> 'review_window')::float8 AS review_window,
@@ -35,13 +35,18 @@ _SELECT: LiteralString = """
 _DETAILS: LiteralString = """
     LEFT JOIN LATERAL (SELECT id, ts FROM events WHERE order_id = o.id ORDER BY id DESC LIMIT 1) newest ON true
     LEFT JOIN LATERAL (SELECT type, step, attempt, ts FROM events WHERE order_id = o.id
-        AND type NOT IN ('ADDRESS_UPDATED', 'REQUEST_REFUSED') ORDER BY id DESC LIMIT 1) step ON true
+        AND type <> ALL (%(beside)s) ORDER BY id DESC LIMIT 1) step ON true
     LEFT JOIN LATERAL (SELECT payload_json ->> 'error' AS error FROM events WHERE order_id = o.id
         AND type IN ('ATTEMPT_FAILED', 'ATTEMPT_TIMED_OUT') ORDER BY id DESC LIMIT 1) failed ON true
     LEFT JOIN LATERAL (SELECT type FROM events WHERE order_id = o.id
-        AND o.state IN ('FAILED', 'CANCELLED', 'APPROVAL_TIMEOUT') AND type IN ('ORDER_RECEIVED', 'ORDER_VALIDATED',
-        'AWAITING_APPROVAL', 'PAYMENT_CHARGED', 'SHIPPING_STARTED') ORDER BY id DESC LIMIT 1) far ON true
+        AND o.state = ANY (%(not_completed)s) AND type = ANY (%(on_the_path)s) ORDER BY id DESC LIMIT 1) far ON true
 """
+_NAMES: dict[str, object] = {
+    # Requests say nothing of where the order stands.
+    "beside": [str(event) for event in BESIDE_THE_WAY],
+    "not_completed": [str(state) for state in TERMINAL - set(PATH)],
+    "on_the_path": [str(event) for event, state in STATE_AFTER.items() if state in PATH],
+}
 _COLUMNS: LiteralString = "id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json"
 
 
@@ -77,7 +82,7 @@ class BoardReader:
             # A board would rather say "disconnected" soon than wait as long as an order does.
             async with self._pool.connection(timeout=3) as connection:
                 cursor = connection.cursor(row_factory=dict_row)
-                return await (await cursor.execute(sql, args)).fetchall()
+                return await (await cursor.execute(sql, _NAMES | args)).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise _away(error) from None
 

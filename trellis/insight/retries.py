@@ -156,11 +156,11 @@ def predict(
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {str(step): Calls.planned(plan, step) for step in steps}
     chain = tuple(Link(str(step), calls[str(step)], policy.retry_of(str(step))) for step in steps)
-    reach = _reach(chain, overhead) if chain else 0.0
-    dt = 0.002 * max(1.0, reach / 60) if dt is None else dt
+    needed = reach([(link.retry, link.calls) for link in chain], overhead) if chain else 0.0
+    dt = 0.002 * max(1.0, needed / 60) if dt is None else dt
     if not chain or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
-    size = 1 << math.ceil(math.log2(horizon / dt if horizon else min(max(reach / dt, 4096), _MOST_POINTS)))
+    size = 1 << math.ceil(math.log2(horizon / dt if horizon else min(max(needed / dt, 4096), _MOST_POINTS)))
     while True:
         empty = Prediction(policy, chain, dt, overhead, np.zeros(size))
         found = _order(empty, "mid", _TILT_WHOLE if horizon is None else _TILT_CUT)
@@ -251,15 +251,14 @@ def _turned_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
     return None if turned.first_backoff > turned.max_backoff else turned
 
 
-def _reach(chain: Sequence[Link], overhead: Overhead) -> float:
+def reach(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> float:
     """Seconds that a grid should be long, from the means: a geometric tail falls to a billionth in some 25 of them."""
     means = []
-    for link in chain:
-        retry = link.retry
+    for retry, calls in steps:
         server = retry.placement is Placement.SERVER
         pause = max(retry.max_backoff, SHORTEST_TIMER) if server else retry.max_backoff
         lost = max(retry.try_timeout, SHORTEST_TIMER) if server else retry.try_timeout
-        works, raises, cut = link.calls.under(retry.try_timeout)
+        works, raises, cut = calls.under(retry.try_timeout)
         good = max(total(works), 1e-3)
         most = max(seconds for _, seconds in (*works, *raises, (0.0, 0.0)))
         means.append((cut * lost + (1 - good) * (pause + overhead.execution)) / good + most)

@@ -12,9 +12,9 @@ from typing import Any
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.control_room.board import Answer, Handler, Message, Panel
 from trellis.lab.control_room.panels import AT_ONCE, orders
-from trellis.model import Address
+from trellis.model import Address, Step
 from trellis.parsing import parse_address, parse_item, parse_order
-from trellis.policies import PRESETS, AtWindowEnd, Policy, preset
+from trellis.policies import PRESETS, AtWindowEnd, Policy, Retry, preset, tuned
 
 MOST_ORDERS = 200
 
@@ -25,6 +25,7 @@ class NewOrders(Panel):
     def options(self) -> dict[str, Any]:
         return {
             "policies": {name: in_words(policy) for name, policy in PRESETS.items()},
+            "dispatch_tries": {name: policy.retry_of(Step.DISPATCH).max_tries for name, policy in PRESETS.items()},
             "default": self.room.engine.desk.default_policy().name,
         }
 
@@ -81,10 +82,22 @@ def read_form(message: Message) -> tuple[Form | None, dict[str, str]]:
         read(f"item {index}", partial(parse_item, item))
     address = read("address", lambda: parse_address(message.get("address")))
     policy = read("policy", lambda: preset(str(message.get("policy"))))
+    if policy is not None:
+        policy = read("dispatch_tries", lambda: _with_dispatch_tries(policy, message.get("dispatch_tries")))
     count = read("count", lambda: _count(message.get("count")))
     if not errors:
         read("form", lambda: parse_order("check", "check", items, address))
     return (None if errors else Form(items, address, policy, count)), errors
+
+
+def _with_dispatch_tries(policy: Policy, text: object) -> Policy:
+    """The policy with another limit for the tries of a dispatch in one round. An empty field changes nothing."""
+    tries = _whole(text or "")
+    if tries in ("", policy.retry_of(Step.DISPATCH).max_tries):
+        return policy
+    if not isinstance(tries, int) or not 0 <= tries <= 1000:
+        raise BadInput("The tries of a dispatch must be a whole number from 1 to 1,000, or 0 for no limit.")
+    return tuned(policy, steps={Step.DISPATCH: {"max_tries": tries}})
 
 
 def _item(raw: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +122,19 @@ def _whole(text: object) -> object:
 def in_words(policy: Policy) -> str:
     """A policy in a few words: the review, the general retry rule, and the rules of single steps."""
     end = "approved by itself" if policy.at_window_end is AtWindowEnd.APPROVE else "APPROVAL_TIMEOUT"
-    return (
-        f"review {policy.review_window:g} s, then {end}; a try may take {policy.retry.try_timeout:g} s, "
-        f"retried by the {policy.retry.placement}; budget {policy.budget:g} s"
-    )
+    parts = [
+        f"review {policy.review_window:g} s, then {end}",
+        f"a try may take {policy.retry.try_timeout:g} s, retried by the {policy.retry.placement}",
+        *(f"{step}: {_own_rule(rule, policy.retry)}" for step, rule in policy.steps.items() if rule != policy.retry),
+        f"{policy.dispatch_retries + 1} rounds of shipping at most",
+        f"budget {policy.budget:g} s",
+    ]
+    return "; ".join(parts)
+
+
+def _own_rule(rule: Retry, general: Retry) -> str:
+    """What a step's own rule changes of the general one."""
+    parts = [f"a try may take {rule.try_timeout:g} s"] if rule.try_timeout != general.try_timeout else []
+    if rule.max_tries != general.max_tries:
+        parts.append(f"at most {rule.max_tries} tries" if rule.max_tries else "tries without limit")
+    return ", ".join(parts) or "a backoff of its own"

@@ -9,6 +9,7 @@ from typing import Any
 from trellis.db.board import COUNTED, View
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.control_room.board import Answer, Handler, Message, Panel, Request, Room
+from trellis.model import STEPS, Step
 
 AT_ONCE = 10
 """Requests, or starts, that are under way at the same time."""
@@ -97,6 +98,10 @@ class Attempts(Panel):
     """Every attempt of the order in focus, on a time axis and as a table."""
 
     name = "attempts"
+
+    def options(self) -> dict[str, Any]:
+        shipping = STEPS[Step.DISPATCH].queue
+        return {"per_round": [step for step, info in STEPS.items() if info.queue == shipping]}
 
 
 class BackgroundLog(Panel):

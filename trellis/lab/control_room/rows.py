@@ -20,7 +20,6 @@ PATH = tuple((str(state), _short(state)) for state in model.PATH)
 """The states of an order that goes well, and a short word for each."""
 
 _REACHED = {state: index for index, state in enumerate(model.PATH)}
-_OUTCOMES = {type_: type_.removeprefix("ATTEMPT_").lower().replace("_", " ") for type_ in ATTEMPTS}
 
 
 def millis(when: datetime | None) -> int | None:
@@ -92,13 +91,15 @@ def timeline(order_id: str, events: list[Row], link: str | None, full: int) -> d
         bars.append(
             {
                 "step": event["step"], "attempt": event["attempt"], "round": event["round"], "lane": event["lane"],
-                "outcome": _OUTCOMES.get(event["type"], "succeeded"), "error": event["error"],
+                "outcome": ATTEMPTS.get(event["type"], "succeeded"), "error": event["error"],
                 "from": start.timestamp() * 1000, "to": start.timestamp() * 1000 + (event["duration_ms"] or 0),
             }
         )  # fmt: skip
     marks = [
         {"type": event["type"], "at": event["ts"].timestamp() * 1000, "reason": event["error"]}
         for event in events
-        if event["type"] not in _OUTCOMES
+        if event["type"] not in ATTEMPTS
     ]
-    return {"id": order_id, "bars": bars, "marks": marks, "link": link, "cut": len(events) >= full}
+    # A round of shipping that failed is followed by another one.
+    round_ = 1 + sum(mark["type"] == EventType.DISPATCH_FAILED for mark in marks)
+    return {"id": order_id, "bars": bars, "marks": marks, "round": round_, "link": link, "cut": len(events) >= full}

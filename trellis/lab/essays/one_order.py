@@ -13,7 +13,7 @@ from IPython.display import HTML
 from trellis.insight import download
 from trellis.lab.essays.source import activity_of
 from trellis.lab.session import Session
-from trellis.model import Step, workflow_id
+from trellis.model import STEP_OF, Step, workflow_id
 
 
 def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def _entries(session: Session, order_id: str) -> pd.DataFrame:
     rows: list[tuple[Any, str, str, str]] = []
     for event in session.do(session.desk.events(order_id)):
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
-        step = event["step"] or _WITH.get(event["type"], "")
+        step = event["step"] or str(STEP_OF.get(event["type"], ""))
         rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), step, f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
     found = session.do(download(session.desk.client, query))
@@ -45,10 +45,6 @@ def _entries(session: Session, order_id: str) -> pd.DataFrame:
         rows.append((when, step, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
     frame = pd.DataFrame(rows, columns=["at", "step", "ledger", "history"])
     return frame.sort_values("at", kind="stable", ignore_index=True)
-
-
-_WITH = {"AWAITING_APPROVAL": "validate", "SHIPPING_STARTED": "prepare", "APPROVAL_TIMEOUT": "fail"}
-"""Events that the record of another step brings about."""
 
 
 def step_by_step(session: Session, order_id: str) -> HTML:

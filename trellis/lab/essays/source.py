@@ -11,11 +11,12 @@ from typing import Any
 from IPython.display import Markdown
 from temporalio import workflow
 
+from trellis.activities.collecting import activities_of
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
 from trellis.db.migrate import migrations
 from trellis.errors import BadInput
-from trellis.model import Step
+from trellis.model import STEPS, Step
 from trellis.workflows.order import OrderWorkflow
 
 Shown = str | type | Callable[..., Any]
@@ -65,12 +66,10 @@ def sql_of(*functions: str) -> Markdown:
 
 def activity_of(step: str) -> Callable[..., Any]:
     """The method that is a step's activity. Raises BadInput for a step that nobody knows."""
-    name = "finish" if step in (Step.COMPLETE, Step.CANCEL, Step.FAIL) else step
-    for holder in (OutsideActivities, LedgerActivities):
-        found: Callable[..., Any] | None = getattr(holder, name, None)
-        if found is not None:
-            return found
-    raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
+    if step not in set(Step):
+        raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
+    name = STEPS[Step(step)].activity or step
+    return (activities_of(OutsideActivities) | activities_of(LedgerActivities))[name]
 
 
 def _coloured(found: Any) -> Markdown:

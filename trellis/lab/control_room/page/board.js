@@ -13,7 +13,7 @@ function layout(columns) {
   return `--columns: ${widths(0).join(" ")}; --columns-1: ${narrower(widths(1))}; --columns-2: ${narrower(widths(2))}`;
 }
 // A minimum that suits the whole width would push the last column out of a narrow one.
-const narrower = (widths) => widths.map((width) => width.replace(/^minmax\([^,]*,[^)]*\)$/, "minmax(0, 1fr)")).join(" ");
+const narrower = (widths) => widths.map((width) => width.replace(/^minmax\([^,]*,/, "minmax(60px,")).join(" ");
 
 function table(store, on) {
   const { setup } = store;
@@ -83,7 +83,7 @@ function table(store, on) {
     text(empty, !page.rows ? "Reading the ledger …"
       : page.prefix || page.states.length ? "No order fits this filter. Choose “All”, or empty the search field."
       : "No orders yet. Describe one under “New order” and press Start: it appears here by itself.");
-    // A line that left took the keyboard with it: it goes to the next one.
+    // A line that left the page had the focus: the next line gets it.
     if (held && !lines.has(held)) (lines.get(cursor)?.node ?? empty).focus();
     shown = store.order;
     mark();

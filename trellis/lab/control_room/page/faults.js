@@ -18,8 +18,8 @@ export function faults({ store, on, prefix, options }) {
     const range = h("input", { type: "range", id: `${prefix}-${name}`, title: says, min: least, max: most, step: stride, value: least });
     let held = false;
     let waiting = 0;
-    // Dragged away and back to where it was, a slider tells of no change: letting go is what counts. A change is
-    // told after the pointer is up, and must find the slider where it was left.
+    // A slider that is dragged away and back sends no "change" event, so the end of the drag counts. "change" comes
+    // after "pointerup", and must find the slider where it was left: hence the timeout.
     const release = () => setTimeout(() => {
       if (waiting || !held) return;
       held = false;
@@ -45,7 +45,7 @@ export function faults({ store, on, prefix, options }) {
     if (!plan.mix) return;
     const mix = (step.value && plan.steps[step.value]) || plan.mix;
     for (const slider of sliders) {
-      // Under somebody's finger a slider stays where it is.
+      // A slider that a person holds stays where it is.
       if (!slider.held()) {
         slider.range.value = mix[slider.name];
         text(slider.out, slider.inWords(mix[slider.name]));

@@ -36,7 +36,11 @@ export function newOrders({ store, on, prefix, options }) {
   const city = input({ value: "Springfield" });
   const policy = h("select", {}, Object.keys(options.policies).map((name) => h("option", { value: name, selected: name === options.default }, name)));
   const explained = h("small", { class: "tr-quiet" });
-  const explain = () => text(explained, options.policies[policy.value]);
+  const tries = input({ inputmode: "numeric", title: "In each round of shipping" });
+  const explain = () => {
+    text(explained, options.policies[policy.value]);
+    tries.value = options.dispatch_tries[policy.value];
+  };
   policy.addEventListener("change", explain);
   explain();
   const count = input({ value: "1", inputmode: "numeric" });
@@ -47,7 +51,8 @@ export function newOrders({ store, on, prefix, options }) {
   const form = h("form", { novalidate: true, "aria-label": "New order" },
     h("div", { class: "tr-field" }, h("span", { class: "tr-label" }, "Items: sku, quantity, unit price"), items, more),
     field("address", "Street and number", line1), field("city", "City", city),
-    h("div", { class: "tr-pair" }, field("policy", "Policy", policy), field("count", "How many", count)), explained,
+    h("div", { class: "tr-pair" }, field("policy", "Policy", policy), field("count", "How many", count)),
+    field("dispatch_tries", "Tries of a dispatch (0: no limit)", tries), explained,
     h("div", { class: "tr-bar" }, start, done), whole);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -56,7 +61,7 @@ export function newOrders({ store, on, prefix, options }) {
     answered({});
     const answer = await store.request("start", {
       items: [...items.children].map((row) => Object.fromEntries([...row.querySelectorAll("input")].map((one) => [one.name, one.value]))),
-      address: { line1: line1.value, city: city.value }, policy: policy.value, count: count.value,
+      address: { line1: line1.value, city: city.value }, policy: policy.value, dispatch_tries: tries.value, count: count.value,
     });
     waiting = false;
     answered(answer);

@@ -20,7 +20,7 @@ export function pathPicture(setup) {
         const here = i === row.reached && !broken;
         set(dot, "r", here ? 6 : 3.5);
         set(dot, "class", i <= row.reached ? "tr-on" : "tr-off");
-        // Where nothing has been painted the style sheet decides, and it knows the theme.
+        // Without a colour of its own the style sheet decides, which follows the theme.
         dot.style.fill = i <= row.reached && colour ? colour : "";
         dot.style.stroke = dot.style.fill;
       });

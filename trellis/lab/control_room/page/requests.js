@@ -24,7 +24,7 @@ export function requests(store, on, prefix, walk) {
     return { request, field, wrong, node, complain };
   });
   async function ask(request, field) {
-    // Off until the verdict is here: a double click is one request.
+    // Off until the verdict has come: a double click is one request.
     waiting = true;
     show();
     for (const one of asks) one.complain("");

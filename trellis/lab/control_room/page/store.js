@@ -1,6 +1,6 @@
 // One state for all views of the widget: the orders on the page, which of them are selected, and what is asked of the kernel.
 
-// A page that was loaded again must not take the answers to its earlier self for its own.
+// A page that was loaded again must not take answers to the page before it for its own.
 function unique() {
   return globalThis.crypto?.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 }
@@ -34,8 +34,8 @@ class Store extends EventTarget {
     model.on("msg:custom", (message) => this.settle(message.answer, message));
     this.takePage();
     this.follow();
-    // What came by now is the last whole page, without what changed since. A page that was loaded again, or a second
-    // one, goes on with the order in focus.
+    // The trait holds the last whole page, without the changes since: ask for it again. A page that was loaded again, or
+    // a second one, goes on with the order in focus.
     this.request("hello").then(() => {
       if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
     });
@@ -82,7 +82,7 @@ class Store extends EventTarget {
     this.announce("link");
   }
 
-  // --- what the kernel tells ---
+  // --- what the kernel sends ---
   now() {
     return Date.now() + this.offset;
   }
@@ -99,7 +99,7 @@ class Store extends EventTarget {
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
     const view = JSON.stringify([page.states, page.prefix]);
     if (view !== this.view) {
-      // Under another filter nobody sees, or remembers, what is selected and not shown.
+      // Under another filter a person does not see what is selected but not shown: drop it.
       this.view = view;
       this.keepSelected((id) => this.rows.has(id));
     }
@@ -112,7 +112,7 @@ class Store extends EventTarget {
     this.noteFrame(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
-      // A claim changes the line and brings no event about: it is no measure of how late an event is.
+      // A claim changes the line without an event: it does not tell how late an event is.
       if (row.event > (this.rows.get(row.id)?.event ?? 0)) this.delays.push(Date.now() - row.event_at);
       this.rows.set(row.id, row);
     }
@@ -140,7 +140,7 @@ class Store extends EventTarget {
     for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
     if (this.selected.size !== before) this.announce("selection");
   }
-  // Who has had a verdict and has left the page is not meant by the next click.
+  // An order that had its verdict and left the page is not meant by the next click.
   forget() {
     this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
   }
