@@ -31,6 +31,7 @@ from temporalio.service import RPCError
 
 from tests.cluster.build import VERSION, CannotBuild, build
 from tests.cluster.servers import NAMESPACE, SHARDS, Cluster, ServerFailed
+from trellis import logs
 from trellis.config import Settings
 from trellis.desk import Desk
 from trellis.driving import sample_order
@@ -248,6 +249,8 @@ async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "TRELLIS_FAULTS": arguments.faults,
             }
         )
+        # Sends Temporal's core to stderr: stdout is for the result alone.
+        logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
         trellis(settings, "migrate")
         workers = Workers(settings, folder)
         flight = Flight()

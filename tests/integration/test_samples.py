@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 
 from tests.conftest import House
 from tests.integration.http_api import Api
-from trellis.model import State
+from trellis.config import Settings
+from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
 SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "samples"
@@ -65,4 +68,69 @@ async def test_a_new_address_is_taken_over_http(name: str, path: str, api: Api, 
     await house.until(order, "ADDRESS_UPDATED")
     status = (await api.http.get(f"/orders/{order.order_id}/status")).json()
     assert status["address"]["line1"] == "2 New Road"
+    await house.desk.cancel(order.order_id)
+
+
+async def temporal(house: House, *words: str) -> str:
+    """Run Temporal's own command line on the tests' server; returns what it printed."""
+    assert house.desk.stack is not None
+    target = house.desk.stack.temporal
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("temporal")), *words, "--address", target.address,
+        "--namespace", house.desk.client.namespace,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, printed.decode()
+    return printed.decode()
+
+
+async def started_by_hand(settings: Settings, house: House, tmp_path: Path, name: str) -> Order:
+    """An order that nobody but Temporal's command line started."""
+    order = house.order()
+    file = tmp_path / name
+    file.write_text(json.dumps(sample(name, payment_id=order.payment_id, order_id=order.order_id)), "utf-8")
+    await temporal(
+        house, "workflow", "start", "--type", "OrderWorkflow", "--task-queue", settings.orders_queue,
+        "--workflow-id", workflow_id(order.order_id), "--input-file", str(file),
+    )  # fmt: skip
+    return order
+
+
+@pytest.mark.parametrize("name", ["start-by-hand.json", *STARTS])
+async def test_an_order_runs_by_temporals_command_line_alone(
+    name: str, settings: Settings, house: House, tmp_path: Path
+) -> None:
+    """Started and approved by hand, without Trellis's own door, the order completes with its books balanced."""
+    order = await started_by_hand(settings, house, tmp_path, name)
+    await house.until(order, "ORDER_RECEIVED")
+    await temporal(
+        house, "workflow", "signal", "--workflow-id", workflow_id(order.order_id), "--name", "approve",
+        "--input-file", str(SAMPLES / "approve.json"),
+    )  # fmt: skip
+    await house.ends(order, State.COMPLETED)
+
+
+@pytest.mark.parametrize("name", [*CANCELS, "cancel-by-hand.json"])
+@pytest.mark.parametrize("signal", ["cancel", "cancel_order"])
+async def test_a_cancel_is_taken_by_hand(name: str, signal: str, house: House) -> None:
+    """As an object, as an empty one, or as the bare reason."""
+    order = await house.start(WAITING)
+    await temporal(
+        house, "workflow", "signal", "--workflow-id", workflow_id(order.order_id), "--name", signal,
+        "--input-file", str(SAMPLES / name),
+    )  # fmt: skip
+    await house.ends(order, State.CANCELLED)
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+async def test_a_new_address_is_taken_by_hand(name: str, house: House) -> None:
+    """As an update, which answers with the verdict."""
+    order = await house.start(WAITING)
+    answer = await temporal(
+        house, "workflow", "update", "execute", "--workflow-id", workflow_id(order.order_id),
+        "--name", "update_address", "--input-file", str(SAMPLES / name),
+    )  # fmt: skip
+    assert "accepted:true" in answer
+    await house.until(order, "ADDRESS_UPDATED")
     await house.desk.cancel(order.order_id)

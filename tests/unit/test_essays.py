@@ -11,6 +11,9 @@ import pytest
 
 from trellis import lab
 from trellis.errors import BadInput
+from trellis.faults import FaultPlan
+from trellis.insight.retries import predict
+from trellis.policies import preset, tuned
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -32,6 +35,7 @@ SHOWN = {
     "02_talking_to_a_running_order": [
         "@workflow.query",
         '@workflow.update(name="update_address")',
+        "@undecoded",
         ".validator",
         "async def _once(",
         "asyncio.shield(self._handling",
@@ -105,3 +109,12 @@ def test_a_name_that_nobody_knows_is_refused_with_those_that_are_known(ask: obje
     """A notebook shows one sentence."""
     with pytest.raises(BadInput, match=re.escape(words)):
         ask()  # type: ignore[operator]
+
+
+def test_the_sliders_move_the_rules_of_single_steps_too() -> None:
+    """`swift` has a rule of its own for dispatch: a timeout that left it alone would predict another policy."""
+    box = lab.model_sliders(policy="swift")
+    timeout, prediction = box.children[0], box.children[-1]
+    timeout.value = 1.0
+    expected = predict(tuned(preset("swift"), try_timeout=1.0), FaultPlan.canonical(), dt=0.005)
+    assert f"within <b>{expected.percentile(0.5):.2f} s</b>" in prediction.value

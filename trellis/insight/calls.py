@@ -72,7 +72,11 @@ Faults = FaultPlan | Mapping[str, Calls] | None
 @dataclass(frozen=True)
 class Overhead:
     """What an order takes when nothing fails, and what each further execution of an activity and each further round of
-    shipping add to that [s]."""
+    shipping add to that [s].
+
+    `round` was measured with dispatches that always fail, 14 orders with one round and 14 with six: the fastest
+    differ by 0.11 s a round, the medians, on a machine with five programs for each core, by 0.21 s.
+    """
 
     order: float = 0.12
     execution: float = 0.01

@@ -22,7 +22,7 @@ SHORTEST_TIMER = 0.993
 server: medians of 0.992 to 0.994 s; timers of 1 s and more came 2 to 3 ms late."""
 
 EARLY_AFTER_RAISE, EARLY_AFTER_HANG, EARLIEST = 0.13, 0.18, 0.4
-"""When other timers are about, some of the server's retries come sooner, at any time within the floor: a timer that is
+"""When other timers are about, some of the server's retries come sooner, at any time within it: a timer that is
 set while the server's window of timers is open fires with that window. A try that raises leaves it so in this share,
 but for the first of a step, which opens a window itself; one that was cut off in this share for each second of its
 timeout, up to the last figure. From the gaps after some 4,000 tries of `patient`, `compact`, `warehouse` and `classic`,
