@@ -71,7 +71,7 @@ async def opened(
         else:
             found = stack.require(settings)
             await check_schema(found.database_url)
-        url = await application_url(found.database_url)
+        url = await application_url(found.database_url, login=not found.database_external)
         pool = await open_pool(url, size=pool_size, patience=pool_wait, checked=checked)
         try:
             yield Runtime(settings, found, pool, await open_desk(found, settings, pool))

@@ -10,7 +10,6 @@ from trellis.bench.bench_stack import bench_stack
 from trellis.bench.board import fill_old_orders
 from trellis.config import Settings
 from trellis.db.board import _NAMES, CHANNEL, BoardReader, View, listening
-from trellis.db.ledger import Row
 from trellis.db.pool import Pool
 from trellis.db.roles import as_owner
 
@@ -47,11 +46,10 @@ class Explaining(BoardReader):
         super().__init__(pool)
         self.blocks: list[int] = []
 
-    async def _rows(self, sql: LiteralString, args: dict[str, object]) -> list[Row]:
+    async def _rows(self, kind: Any, sql: LiteralString, args: dict[str, object]) -> list[Any]:
         async with self._pool.connection() as connection:
-            plan = await (
-                await connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", _NAMES | args)
-            ).fetchone()
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
+            plan = await (await connection.execute(explain, _NAMES | args)).fetchone()
         assert plan is not None
         top = plan[0][0]["Plan"]
         self.blocks.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])

@@ -12,6 +12,7 @@ from trellis.faults import FaultPlan, Mix
 from trellis.lab.control_room.panels import Orders
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
+from trellis.policies import preset, tuned
 
 
 def test_an_order_from_the_form_appears_is_approved_and_completes_on_the_board(room: ControlRoom) -> None:
@@ -105,6 +106,24 @@ def test_sliders_change_the_plan_that_running_orders_follow(session: Session, ro
     say(room, "preset faults", name="calm")
     assert eventually(lambda: room.faults["steps"] == {})
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+
+
+def test_the_timeline_tells_which_round_of_shipping_is_under_way(session: Session, room: ControlRoom) -> None:
+    """An attempt that has not ended is in no event yet: the page draws it on the line of this round."""
+    session.faults("dispatch: error | ok")
+    order = session.start_order(policy=tuned(preset("swift"), steps={"dispatch": {"max_tries": 1}}))
+    say(room, "focus", id=order)
+    assert eventually(lambda: room.timeline.get("id") == order and room.timeline["round"] == 1)
+    session.approve(order)
+    assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+    session.faults("calm")
+
+    def rounds() -> set[int]:
+        return {bar["round"] for bar in room.timeline["bars"] if bar["step"] == "dispatch"}
+
+    assert eventually(lambda: rounds() == {1, 2})
+    assert room.timeline["round"] == 2
+    assert set(room.setup["options"]["attempts"]["per_round"]) == {"prepare", "dispatch"}
 
 
 def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: ControlRoom) -> None:

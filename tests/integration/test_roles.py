@@ -117,19 +117,17 @@ async def test_a_database_that_allows_no_role_is_used_as_it_is(
     async with database(running, user, "NOCREATEROLE") as url:
         assert await migrations.migrate(url)
         await migrations.check_schema(url)
-        # With a password given the role cannot log in either: it has none.
-        given = psycopg.conninfo.make_conninfo(url, password="x")
-        assert await application_url(given) == given
+        assert await application_url(url, login=False) == url
         said = [record.getMessage() for record in caplog.records if record.name == "trellis.database"]
         assert any("works with all the rights" in line and user in line for line in said)
 
 
 async def test_an_owner_that_may_become_the_role_works_as_it(running: stack.Stack) -> None:
-    """A member of the role connects by its own name and password, and has the role's rights only."""
+    """A member of the role connects by its own name, and has the role's rights only."""
     user = f"member_{uuid.uuid4().hex[:6]}"
     async with database(running, user, "IN ROLE trellis_app") as url:
         await migrations.migrate(url)
-        works = await application_url(psycopg.conninfo.make_conninfo(url, password="x"))
+        works = await application_url(url, login=False)
         async with await psycopg.AsyncConnection.connect(works, autocommit=True) as connection:
             assert await (await connection.execute("SELECT session_user, current_user")).fetchone() == (user, ROLE)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -154,9 +152,9 @@ async def test_a_ledger_of_yesterday_gets_its_role_when_it_is_migrated(running: 
                         "INSERT INTO trellis_migrations VALUES (%s, %s, %s)",
                         (number, file, hashlib.sha256(text.encode()).hexdigest()),
                     )
-            assert await application_url(url) == url
+            assert await application_url(url, login=True) == url
             assert [one[:3] for one in await migrations.migrate(url)] == ["007", "008"]
-            assert psycopg.conninfo.conninfo_to_dict(await application_url(url))["user"] == ROLE
+            assert psycopg.conninfo.conninfo_to_dict(await application_url(url, login=True))["user"] == ROLE
             assert await migrations.migrate(url) == []
         finally:
             await admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

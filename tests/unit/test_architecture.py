@@ -53,8 +53,8 @@ ALLOWED: dict[str, set[str]] = {
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "runtime", "sandbox", "stack",
-        "workers", "workflows", *WORDS,
+        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime", "sandbox",
+        "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs",

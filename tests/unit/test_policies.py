@@ -118,7 +118,8 @@ def test_a_change_for_all_steps_reaches_those_with_a_rule_of_their_own() -> None
 def test_refund_and_ship_are_tried_without_limit() -> None:
     """No limit of tries may strand money or a parcel, and a policy that asks for one is refused."""
     policy = tuned(preset("swift"), max_tries=2, steps={"refund": {"try_timeout": 1}})
-    assert [policy.retry_of(step).max_tries for step in OUTSIDE_STEPS] == [2, 2, 2, 2, 2, 0, 0]
+    assert {step for step in OUTSIDE_STEPS if policy.retry_of(step).max_tries != 2} == {"ship", "refund"}
+    assert policy.retry_of("ship").max_tries == policy.retry_of("refund").max_tries == 0
     assert policy.retry_of("refund").try_timeout == 1
     with pytest.raises(ConfigError, match="refund is tried until it succeeds"):
         tuned(preset("swift"), steps={"refund": {"max_tries": 3}})

@@ -1,6 +1,6 @@
-"""The outside steps. Each: tries of the outside work, then one record in the ledger.
+"""The outside steps. Each tries its outside work until it succeeds, then writes one record into the ledger.
 
-Charge and dispatch make three round trips: look at the order (the claim), call the provider, record.
+Charge and dispatch make three round trips: they look at the order (the claim), call the provider, and record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNDONE = "the order is being undone"
 
 
 class OutsideActivities:
-    """`receive validate charge prepare dispatch ship refund`; the same instance serves both queues."""
+    """The steps that call an outside system. The worker of each queue runs those that the table puts there."""
 
     def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:
         self._ledger = ledger

@@ -14,18 +14,18 @@ ROLE = "trellis_app"
 log = logging.getLogger("trellis.database")
 
 
-async def application_url(url: str) -> str:
+async def application_url(url: str, *, login: bool) -> str:
     """The address by which desk and workers connect, given the owner's: as `trellis_app` where that can be.
 
-    First by logging in as it, which the embedded Postgres allows; then by taking the role on, which an owner may that
-    is a member of it. Otherwise the owner's address, and a warning. Raises DatabaseUnavailable.
+    login: log in as it, which the embedded Postgres allows. Otherwise the owner's session takes the role on, which
+    an owner may that is a member of it. Where neither can be: the owner's address, and a warning.
+    Raises DatabaseUnavailable.
     """
     who = await _user(url)
     if who == ROLE:
         return url
     given = psycopg.conninfo.conninfo_to_dict(url)
-    # Elsewhere a server asks for a password, and would log a refusal at each start: the role has none.
-    if str(given.get("host", "")).startswith("/") and "password" not in given:
+    if login:
         found = psycopg.conninfo.make_conninfo(url, user=ROLE)
         if await _is_application(found):
             return found
