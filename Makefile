@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 # A PYTHON that was named is used or refused, never silently passed over.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.14 python3.11)
 
-.PHONY: help setup lab demo test up down migrate workers api lint format types notebooks lock
+.PHONY: help setup hooks lab demo test quick coverage up down migrate workers api lint format types spelling notebooks lock
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -19,6 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@found=""; for candidate in $(CANDIDATES); do \
 		if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then found="$$candidate"; break; fi; done; \
 	if [ -z "$$found" ]; then echo "Trellis needs Python 3.11 to 3.14, and none of these is one: $(CANDIDATES). Install one, or name it with 'make PYTHON=/path/to/python3.12 setup'." >&2; exit 1; fi; \
+	echo "Setting up .venv with $$("$$found" --version) and $(if $(UV),uv,pip): about 180 packages, one to three minutes. This happens once." >&2; \
 	if [ -n "$(UV)" ]; then \
 		"$(UV)" venv --quiet --clear --python "$$found" $(VENV) && \
 		"$(UV)" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
@@ -29,6 +30,7 @@ $(STAMP): requirements.lock pyproject.toml
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $(STAMP)
+	@echo "Ready: .venv is set up." >&2
 
 setup: $(STAMP) ## make .venv from the hashed lock file
 
@@ -38,8 +40,14 @@ lab: setup ## open JupyterLab with both servers running
 demo: setup ## one order, live in the terminal
 	@$(BIN)/trellis demo
 
-test: setup ## all tests
+test: setup ## all tests (about ten minutes on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: setup ## the tests without browser, notebooks and what takes long (under two minutes)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/replay tests/integration
+
+coverage: setup ## all tests, with the share of branches that they run
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 up: setup ## start both servers
 	@$(BIN)/trellis up
@@ -64,6 +72,12 @@ format: setup ## let ruff mend what it can
 
 types: setup ## mypy, strict
 	@$(BIN)/mypy
+
+spelling: setup ## codespell over code and texts
+	@$(BIN)/codespell
+
+hooks: setup ## run lint, types and spelling before each commit
+	@$(BIN)/pre-commit install
 
 notebooks: setup ## run all notebooks and store their outputs
 	@$(BIN)/trellis notebooks --write

@@ -3,73 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trellis import logs, stack, workers
+from trellis import logs, runtime, stack, workers
 from trellis.config import Settings
-from trellis.db.migrate import migrate
-from trellis.db.pool import Pool, open_pool
-from trellis.desk import Desk, opened
+from trellis.db.pool import Pool
+from trellis.desk import Desk
 from trellis.faults import FaultPlan
 from trellis.lab.session import Session
-from trellis.model import Order, State, charge_key, dispatch_key, parse_order
+from trellis.model import Order, State, charge_key, dispatch_key
+from trellis.parsing import parse_order
 from trellis.policies import Policy, preset, tuned
+from trellis.status import OrderStatus
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     """A lab with its stack, for the tests of one module."""
-    home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
-    settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
-    session = Session(settings)
-    yield session
-    session.stop()
-    stack.down(settings)
-    shutil.rmtree(home, ignore_errors=True)
+    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm"})) as settings:
+        session = Session(settings)
+        yield session
+        session.stop()
 
 
 @pytest.fixture(scope="session")
 async def settings() -> AsyncIterator[Settings]:
-    home = Path(tempfile.mkdtemp(prefix="trellis-test-"))
-    mine = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})
-    logs.configure(mine)
-    yield mine
-    stack.down(mine)
-    shutil.rmtree(home, ignore_errors=True)
+    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})) as mine:
+        logs.configure(mine)
+        yield mine
 
 
 @pytest.fixture(scope="session")
-async def running(settings: Settings) -> stack.Stack:
-    up = await stack.up(settings)
-    await migrate(up.database_url)
-    return up
+async def opened(settings: Settings) -> AsyncIterator[runtime.Runtime]:
+    """Everything but workers."""
+    async with runtime.opened(settings, start=True, pool_size=16, pool_wait=30) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
-async def pool(running: stack.Stack) -> AsyncIterator[Pool]:
-    pool = await open_pool(running.database_url, size=16)
-    yield pool
-    await pool.close()
+def running(opened: runtime.Runtime) -> stack.Stack:
+    return opened.stack
 
 
 @pytest.fixture(scope="session")
-async def idle_desk(running: stack.Stack, settings: Settings, pool: Pool) -> AsyncIterator[Desk]:
+def pool(opened: runtime.Runtime) -> Pool:
+    return opened.pool
+
+
+@pytest.fixture(scope="session")
+def idle_desk(opened: runtime.Runtime) -> Desk:
     """A desk; no worker needs to run."""
-    async with opened(running, settings, pool=pool) as desk:
-        yield desk
+    return opened.desk
 
 
 @pytest.fixture(scope="session")
-async def watch(idle_desk: Desk, settings: Settings, pool: Pool) -> AsyncIterator[workers.FaultWatch]:
-    async with workers.running(idle_desk.client, pool, settings) as watch:
+async def watch(opened: runtime.Runtime) -> AsyncIterator[workers.FaultWatch]:
+    async with opened.workers() as watch:
         yield watch
 
 
@@ -82,7 +76,7 @@ class House:
     watch: workers.FaultWatch
 
     async def faults(self, plan: FaultPlan | str) -> None:
-        await self.desk.ledger.set_fault_plan(FaultPlan.parse(plan) if isinstance(plan, str) else plan)
+        await self.desk.set_faults(FaultPlan.parse(plan) if isinstance(plan, str) else plan)
         await self.watch.refresh()
 
     def order(self, price: str = "12.50") -> Order:
@@ -119,7 +113,7 @@ class House:
             row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
         return row[0] if row else None
 
-    async def ends(self, order: Order, state: State, timeout: float = 60) -> dict[str, Any]:
+    async def ends(self, order: Order, state: State, timeout: float = 60) -> OrderStatus:
         """Wait for the end; assert the state, Temporal's close status, and that both books balance."""
         status = await self.desk.wait(order.order_id, timeout)
         assert status["state"] == state, status

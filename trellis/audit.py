@@ -29,10 +29,10 @@ from temporalio.worker import Replayer
 
 from trellis.db.audit import AuditBooks, Finding
 from trellis.db.pool import Pool
-from trellis.errors import TemporalUnavailable
 from trellis.histories import Request, Told
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
 from trellis.model import EventType, State, Step, workflow_id
+from trellis.temporal_calls import unavailable
 from trellis.workers import RUNNER
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
@@ -193,7 +193,7 @@ class _Histories:
                         sentence = "its history does not replay with today's code"
                         self._report.add([Violation(_order_of(id_), 10, sentence, evidence)])
         except RPCError as error:
-            raise TemporalUnavailable(f"Temporal does not answer ({' '.join(error.message.split())[:200]}).") from None
+            raise unavailable(error) from None
 
     async def _examined(self) -> AsyncIterator[WorkflowHistory]:
         """Each history, after what it says was held against the ledger; a few are fetched at a time."""

@@ -81,15 +81,24 @@ def variable_names() -> frozenset[str]:
     return frozenset(name for names in _NAMES.values() for name in names)
 
 
+def _merged(environ: Mapping[str, str] | None, env_file: Path | None) -> dict[str, str]:
+    """The environment over `.env`; an empty value counts as absent."""
+    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    both = {**from_file, **(os.environ if environ is None else environ)}
+    return {key: value for key, value in both.items() if value}
+
+
+def asks_for_json_logs(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> bool:
+    """Is everything on stderr to be JSON? Known even where another setting cannot be used."""
+    return _merged(environ, env_file).get("LOG_FORMAT") == "json"
+
+
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings once. The environment wins over `.env`; an empty value counts as absent.
 
     Raises ConfigError for a value that cannot be used and for a TRELLIS_* name nobody knows.
     """
-    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
-    merged: dict[str, str] = {
-        key: value for key, value in {**from_file, **(os.environ if environ is None else environ)}.items() if value
-    }
+    merged = _merged(environ, env_file)
     known = variable_names()
     unknown = sorted(key for key in merged if key.startswith("TRELLIS_") and key not in known)
     if unknown:

@@ -1,7 +1,10 @@
 """Calls that fail and hang on purpose, reproducibly.
 
-The outcome of a try is a pure function of the plan, its seed and the try's identity, so a run can be repeated
-whatever the scheduling. Business code calls an outside system through `FlakyCall` and does not know who fails.
+The outcome of a try is a pure function of the plan, its seed and the call (order, step, round, lane, ordinal). The
+ordinal counts the calls of a lane, whether a loop in one activity execution makes them or Temporal starts an execution
+for each. So a run can be repeated whatever the scheduling, and two policies can be compared on the same luck.
+
+Business code calls an outside system through `FlakyCall` and does not know who fails.
 """
 
 from __future__ import annotations
@@ -9,17 +12,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from trellis.errors import ConfigError
-from trellis.model import OUTSIDE_STEPS, Step, TryId
-
-REPLY_CAN_BE_LOST = frozenset({Step.CHARGE, Step.REFUND, Step.DISPATCH})
+from trellis.model import OUTSIDE_STEPS, REPLY_CAN_BE_LOST, TryId
 
 
 class Outcome(StrEnum):
@@ -36,13 +36,80 @@ class InjectedError(Exception):
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Probabilities of one try's outcomes, and the latency of good calls in seconds."""
+class Kind:
+    """A kind of fault, for people and pages: a field of `Mix`.
 
-    error: float = 0.0
-    hang: float = 0.0
-    reply_lost: float = 0.0
-    latency: float = 0.0
+    `outcome`: what happens to that share of the calls; None where the field is no share. `unit`: "share" or "s".
+    `most`: the largest value. `only`: the steps that can have it, None for all. `slider`: how far a slider goes, and
+    its stride.
+    """
+
+    label: str
+    says: str
+    outcome: Outcome | None = None
+    unit: str = "share"
+    most: float = 1.0
+    only: frozenset[str] | None = None
+    slider: tuple[float, float] = (1.0, 0.01)
+
+    def possible(self, step: str) -> bool:
+        return self.only is None or step in self.only
+
+
+def _kind(label: str, says: str, outcome: Outcome | None = None, **more: Any) -> dict[str, Kind]:
+    return {"kind": Kind(label, says, outcome, **more)}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which share of the calls goes which way, and the latency of good calls in seconds.
+
+    A new kind of fault is a new field here, with its Outcome, and what `FlakyCall` does then. Checks, sliders and
+    texts are read off the fields.
+    """
+
+    error: float = field(
+        default=0.0, metadata=_kind("Raise at once", "Share of the calls that raise at once", Outcome.ERROR)
+    )
+    hang: float = field(default=0.0, metadata=_kind("Hang", "Share of the calls that hang", Outcome.HANG))
+    reply_lost: float = field(
+        default=0.0,
+        metadata=_kind(
+            "Done, but reply lost",
+            "Share of the calls that do their work and look failed",
+            Outcome.REPLY_LOST,
+            only=frozenset(REPLY_CAN_BE_LOST),
+        ),
+    )
+    latency: float = field(
+        default=0.0,
+        metadata=_kind(
+            "Latency of good calls", "Seconds that a good call takes", unit="s", most=3600.0, slider=(3.0, 0.05)
+        ),
+    )
+
+    def shares(self) -> dict[Outcome, float]:
+        """The share of each outcome but OK."""
+        return {kind.outcome: getattr(self, name) for name, kind in KINDS.items() if kind.outcome is not None}
+
+
+KINDS: dict[str, Kind] = {one.name: one.metadata["kind"] for one in fields(Mix)}
+"""The kinds of faults by the names of their fields."""
+
+
+def sliders() -> list[dict[str, Any]]:
+    """What a page needs to draw one slider for each kind of fault.
+
+    name, label, says, unit ("share" or "s"), least, most, stride, steps (those that can have it, None for all).
+    """
+    return [
+        {
+            "name": name, "label": kind.label, "says": kind.says, "unit": kind.unit, "least": 0.0,
+            "most": kind.slider[0], "stride": kind.slider[1],
+            "steps": None if kind.only is None else sorted(kind.only),
+        }
+        for name, kind in KINDS.items()
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +119,9 @@ class FaultPlan:
     A script is text such as ``dispatch: error, hang, ok; charge: reply-lost``: the outcomes of a step's tries
     in turn, anew in each round. ``|`` separates rounds ("dispatch: error | ok"), a ``*`` repeats an outcome for
     ever ("charge: hang*"). What comes after the end of a script is ok.
+
+    `names` are the steps that the plan may name; the activity types of another workflow may stand there. They are
+    not part of the plan's JSON: whoever reads a plan knows whose plan it is.
     """
 
     mix: Mix = field(default_factory=Mix)
@@ -59,6 +129,7 @@ class FaultPlan:
     seed: int = 0
     steps: dict[str, Mix] = field(default_factory=dict)
     script: str = ""
+    names: tuple[str, ...] = field(default=OUTSIDE_STEPS, compare=False, repr=False)
 
     @classmethod
     def canonical(cls, seed: int = 0) -> FaultPlan:
@@ -71,25 +142,22 @@ class FaultPlan:
         return cls()
 
     @classmethod
-    def scripted(cls, script: str, seed: int = 0) -> FaultPlan:
-        return cls(script=script, seed=seed).check()
+    def scripted(cls, script: str, seed: int = 0, names: Sequence[str] = OUTSIDE_STEPS) -> FaultPlan:
+        return cls(script=script, seed=seed, names=tuple(names)).check()
 
     def check(self) -> FaultPlan:
         """The plan itself, or ConfigError with a sentence."""
-        for where, mix in [("plan", self.mix), *self.steps.items()]:
-            if where != "plan" and where not in OUTSIDE_STEPS:
-                raise ConfigError(f"There is no step {where!r} that calls out. Known are {', '.join(OUTSIDE_STEPS)}.")
-            for name in ("error", "hang", "reply_lost"):
-                value = getattr(mix, name)
-                if not isinstance(value, int | float) or not 0 <= value <= 1:
-                    raise ConfigError(f"The probability {name} of {where} must be from 0 to 1.")
-            if mix.error + mix.hang + mix.reply_lost > 1 + 1e-9:
-                raise ConfigError(f"The probabilities of {where} add up to more than 1.")
-            if not math.isfinite(mix.latency) or not 0 <= mix.latency <= 3600:
-                raise ConfigError(f"The latency of {where} must be from 0 to 3600 seconds.")
-        if not math.isfinite(self.hang_seconds) or not 0 < self.hang_seconds <= 86_400:
+        known = ", ".join(self.names)
+        for step in self.steps:
+            if step not in self.names:
+                raise ConfigError(f"There is no step {step!r} that calls out. Known are {known}.")
+        for where, mix in [("the plan", self.mix), *self.steps.items()]:
+            _check_mix(mix, where)
+        if not _number(self.hang_seconds, 86_400) or self.hang_seconds <= 0:
             raise ConfigError("hang_seconds must be more than 0 and at most a day.")
-        _parse_script(self.script)
+        for step in _parse_script(self.script):
+            if step not in self.names:
+                raise ConfigError(f"The script names no step that calls out: {step!r}. Known are {known}.")
         return self
 
     def with_step(self, step: str | None, **changes: float) -> FaultPlan:
@@ -99,6 +167,29 @@ class FaultPlan:
         mix = replace(self.steps.get(step, self.mix), **changes)
         return replace(self, steps={**self.steps, step: mix}).check()
 
+    def moved(self, step: str | None, name: str, value: float) -> FaultPlan:
+        """The plan with one slider moved, for one step or for all. Raises ConfigError.
+
+        What no longer fits under a share of 1 is taken from the other shares in proportion. A script would hide what
+        the slider does; it ends here.
+        """
+        if name not in KINDS:
+            raise ConfigError(f"There is no fault {name!r}. Known are {', '.join(KINDS)}.")
+
+        def mixed(mix: Mix) -> Mix:
+            mix = replace(mix, **{name: value})
+            others = [other for other, kind in KINDS.items() if kind.outcome is not None and other != name]
+            total = sum(getattr(mix, other) for other in others)
+            if KINDS[name].outcome is None or total + value <= 1:
+                return mix
+            room = max(0.0, 1 - value) / total
+            return replace(mix, **{other: getattr(mix, other) * room for other in others})
+
+        if step is None:
+            steps = {one: mixed(mix) for one, mix in self.steps.items()}
+            return replace(self, mix=mixed(self.mix), steps=steps, script="").check()
+        return replace(self, steps={**self.steps, step: mixed(self.mix_of(step))}, script="").check()
+
     def mix_of(self, step: str) -> Mix:
         return self.steps.get(step, self.mix)
 
@@ -106,14 +197,14 @@ class FaultPlan:
         scripted = self._scripted(attempt)
         if scripted is not None:
             return scripted
+        draw, below = self.draw(attempt, "outcome"), 0.0
         mix = self.mix_of(attempt.step)
-        draw = self.draw(attempt, "outcome")
-        if draw < mix.error:
-            return Outcome.ERROR
-        if draw < mix.error + mix.hang:
-            return Outcome.HANG
-        if draw < mix.error + mix.hang + mix.reply_lost and attempt.step in REPLY_CAN_BE_LOST:
-            return Outcome.REPLY_LOST
+        for name, kind in KINDS.items():
+            if kind.outcome is None:
+                continue
+            below += getattr(mix, name)
+            if draw < below:
+                return kind.outcome if kind.possible(attempt.step) else Outcome.OK
         return Outcome.OK
 
     def _scripted(self, attempt: TryId) -> Outcome | None:
@@ -121,27 +212,28 @@ class FaultPlan:
         if rounds is None:
             return None
         outcomes, repeats = rounds[min(max(attempt.round - 1, 0), len(rounds) - 1)]
-        index = attempt.execution + attempt.try_ - 2
-        if index < len(outcomes):
-            return outcomes[index]
+        if attempt.ordinal <= len(outcomes):
+            return outcomes[attempt.ordinal - 1]
         return outcomes[-1] if repeats else Outcome.OK
 
     def draw(self, attempt: TryId, purpose: str) -> float:
-        """A uniform number in [0, 1) that depends on seed, identity and purpose alone."""
+        """A uniform number in [0, 1) that depends on seed, order, step, round, lane, ordinal and purpose alone.
+
+        Not on execution and try by themselves: the third call of a step has the same luck wherever its retries live.
+        """
         text = "\x1f".join(
             str(part)
             for part in (
-                self.seed, attempt.order_id, attempt.step, attempt.round, attempt.execution, attempt.lane,
-                attempt.try_, purpose,
+                self.seed, attempt.order_id, attempt.step, attempt.round, attempt.lane, attempt.ordinal, purpose,
             )
         )  # fmt: skip
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "names"}
 
     @classmethod
-    def from_json(cls, raw: object) -> FaultPlan:
+    def from_json(cls, raw: object, names: Sequence[str] = OUTSIDE_STEPS) -> FaultPlan:
         """Read what `to_json` wrote, or what a person did. Raises ConfigError."""
         if not isinstance(raw, dict):
             raise ConfigError('A fault plan must be an object such as {"mix": {"error": 0.3, "hang": 0.1}}.')
@@ -150,29 +242,42 @@ class FaultPlan:
             if "mix" in known:
                 known["mix"] = Mix(**known["mix"])
             known["steps"] = {step: Mix(**mix) for step, mix in known.get("steps", {}).items()}
-            return cls(**known).check()
+            # A plan does not say for itself what it may name.
+            return cls(**known, names=tuple(names)).check()
         except (TypeError, AttributeError):
-            allowed = ", ".join(one.name for one in (*fields(cls), *fields(Mix)))
+            allowed = ", ".join(one.name for one in (*fields(cls), *fields(Mix)) if one.name != "names")
             raise ConfigError(
                 f"The fault plan has a field nobody knows or a wrong type. Known are {allowed}."
             ) from None
 
     @classmethod
-    def parse(cls, text: str) -> FaultPlan:
+    def parse(cls, text: str, names: Sequence[str] = OUTSIDE_STEPS) -> FaultPlan:
         """`canonical`, `calm`, a JSON object, or a script. Raises ConfigError."""
         text = text.strip()
-        if text == "canonical":
-            return cls.canonical()
-        if text == "calm":
-            return cls.calm()
+        if text in ("canonical", "calm"):
+            return replace(cls.canonical() if text == "canonical" else cls.calm(), names=tuple(names))
         if text.startswith("{"):
             try:
-                return cls.from_json(json.loads(text))
+                return cls.from_json(json.loads(text), names)
             except ValueError:
                 raise ConfigError("The fault plan is not valid JSON.") from None
         if ":" in text:
-            return cls.scripted(text)
+            return cls.scripted(text, names=names)
         raise ConfigError(f"The fault plan {text[:40]!r} is neither canonical, calm, JSON, nor a script.")
+
+
+def _number(value: object, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _check_mix(mix: Mix, where: str) -> None:
+    for name, kind in KINDS.items():
+        if not _number(getattr(mix, name), kind.most):
+            what, unit = ("share", "") if kind.outcome is not None else (name, " seconds")
+            of = f" {name}" if kind.outcome is not None else ""
+            raise ConfigError(f"The {what}{of} of {where} must be from 0 to {kind.most:g}{unit}.")
+    if sum(mix.shares().values()) > 1 + 1e-9:
+        raise ConfigError(f"The shares of {where} add up to more than 1.")
 
 
 _Script = dict[str, list[tuple[tuple[Outcome, ...], bool]]]
@@ -186,10 +291,6 @@ def _parse_script(script: str) -> _Script:
     for part in filter(None, (part.strip() for part in re.split(r"[;\n]", script))):
         step, _, outcomes = part.partition(":")
         step = step.strip()
-        if step not in OUTSIDE_STEPS:
-            raise ConfigError(
-                f"The script names no step that calls out: {step!r}. Known are {', '.join(OUTSIDE_STEPS)}."
-            )
         rounds = []
         for words in outcomes.split("|"):
             names = [word.strip() for word in words.split(",")]
@@ -197,7 +298,7 @@ def _parse_script(script: str) -> _Script:
             try:
                 rounds.append((tuple(Outcome(name.rstrip("*")) for name in names), repeats))
             except ValueError:
-                raise ConfigError(f"The script for {step} may say ok, error, hang and reply-lost only.") from None
+                raise ConfigError(f"The script for {step} may say {', '.join(Outcome)} only.") from None
         plan[step] = rounds
     _parsed[script] = plan
     return plan
@@ -209,6 +310,14 @@ class PlanInForce:
 
     plan: FaultPlan
     version: int = 0
+
+
+def plan_in_force(stored: PlanInForce | None, named: str | None) -> PlanInForce:
+    """The plan that the ledger holds; else the one that TRELLIS_FAULTS names; else the canonical one.
+
+    Raises ConfigError for a name that is no plan.
+    """
+    return stored or PlanInForce(FaultPlan.parse(named or "canonical"))
 
 
 class FlakyCall:

@@ -23,10 +23,16 @@ class OrderInput:
 
 @dataclass(frozen=True)
 class ShippingInput:
+    """One round of shipping. `steps` holds the retry rules of single steps, as `Policy.steps` does."""
+
     order: Order
     round: int
     retry: Retry
     parent_workflow_id: str
+    steps: dict[str, Retry] = field(default_factory=dict)
+
+    def retry_of(self, step: str) -> Retry:
+        return self.steps.get(step, self.retry)
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-import re
 import uuid
-from dataclasses import asdict, dataclass
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
 
-from trellis.errors import BadInput
-
-MAX_TOTAL_CENTS = 9_999_999_999
-MAX_TOTAL = Decimal(MAX_TOTAL_CENTS) / 100
-MAX_ITEMS = 500
-ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-PRICE_PATTERN = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-NOT_IN_TEXT = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
-"""Between the brackets of a regular expression: control characters, line separators, overrides of the text's direction.
-
-A terminal obeys the first, and the last have a page show letters in another order than they are stored in.
-"""
-_NOT_IN_TEXT = re.compile(rf"[{NOT_IN_TEXT}\ud800-\udfff]")
 _NAMESPACE = uuid.UUID("6f0d2f4e-6f0c-4a37-9c3e-7a1f2f0f8a11")
 
 
@@ -50,49 +34,6 @@ class State(StrEnum):
 
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.APPROVAL_TIMEOUT})
-
-_PATH = (
-    State.ORDER_RECEIVED,
-    State.ORDER_VALIDATED,
-    State.AWAITING_APPROVAL,
-    State.PAYMENT_CHARGED,
-    State.SHIPPING,
-    State.SHIPPED,
-    State.COMPLETED,
-)
-EDGES: frozenset[tuple[State, State]] = frozenset(
-    [
-        *itertools.pairwise(_PATH),
-        (State.AWAITING_APPROVAL, State.APPROVAL_TIMEOUT),
-        *((state, end) for state in _PATH[:5] for end in (State.FAILED, State.CANCELLED)),
-    ]
-)
-"""Legal edges. Once a parcel is on its way (SHIPPED) an order can only be completed."""
-
-
-class Step(StrEnum):
-    """One unit of work done by one activity; the second group touches the ledger alone."""
-
-    RECEIVE = "receive"
-    VALIDATE = "validate"
-    CHARGE = "charge"
-    PREPARE = "prepare"
-    DISPATCH = "dispatch"
-    SHIP = "ship"
-    REFUND = "refund"
-
-    APPROVE = "approve"
-    UPDATE_ADDRESS = "update_address"
-    COMPLETE = "complete"
-    CANCEL = "cancel"
-    FAIL = "fail"
-
-    @property
-    def outside(self) -> bool:
-        return self in OUTSIDE_STEPS
-
-
-OUTSIDE_STEPS = (Step.RECEIVE, Step.VALIDATE, Step.CHARGE, Step.PREPARE, Step.DISPATCH, Step.SHIP, Step.REFUND)
 
 
 class EventType(StrEnum):
@@ -117,6 +58,162 @@ class EventType(StrEnum):
     ATTEMPT_FAILED = "ATTEMPT_FAILED"
     ATTEMPT_TIMED_OUT = "ATTEMPT_TIMED_OUT"
     ATTEMPT_ABANDONED = "ATTEMPT_ABANDONED"
+
+
+ATTEMPTS = (EventType.ATTEMPT_FAILED, EventType.ATTEMPT_TIMED_OUT, EventType.ATTEMPT_ABANDONED)
+"""The events of tries without success."""
+
+BESIDE_THE_WAY = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
+"""Events of requests that leave the order where it is. An order may have any number of them."""
+
+
+class Step(StrEnum):
+    """One unit of work done by one activity. What each step does stands in STEPS."""
+
+    RECEIVE = "receive"
+    VALIDATE = "validate"
+    APPROVE = "approve"
+    CHARGE = "charge"
+    PREPARE = "prepare"
+    DISPATCH = "dispatch"
+    SHIP = "ship"
+    COMPLETE = "complete"
+    REFUND = "refund"
+    CANCEL = "cancel"
+    FAIL = "fail"
+    UPDATE_ADDRESS = "update_address"
+
+
+REVIEW = "review"
+"""What an order is at while it waits for `approve`."""
+
+Leaves = Mapping[EventType, State | None]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What the rest of Trellis knows of a step.
+
+    `label`: a few words for people. `leaves`: the events that a success may leave, exactly one of them, each with the
+    state that follows (None: the state stays). `also`: what the same transaction writes besides. `queue`: whose worker
+    runs the activity. `calls_out`: an outside system is called, so calls may fail and are tried again. `forward`: on
+    the way of an order that goes well. `per_round`: leaves its event once in each round of shipping, not once in the
+    order's life. `reply_can_be_lost`: the provider keeps a book, so a call may succeed there and fail here.
+    `endless`: tried until it succeeds, whatever the policy says: stopping half-way would lose money or a parcel.
+    `activity`: the activity type, where it is not called like the step.
+    """
+
+    label: str
+    leaves: Leaves
+    also: Leaves = field(default_factory=dict)
+    queue: str = "orders"
+    calls_out: bool = False
+    forward: bool = False
+    per_round: bool = False
+    reply_can_be_lost: bool = False
+    endless: bool = False
+    activity: str = ""
+
+
+_FINISH = "finish"
+
+STEPS: dict[Step, StepInfo] = {
+    Step.RECEIVE: StepInfo(
+        "take the order in", {EventType.ORDER_RECEIVED: State.ORDER_RECEIVED}, calls_out=True, forward=True
+    ),
+    Step.VALIDATE: StepInfo(
+        "check the order",
+        {EventType.ORDER_VALIDATED: State.ORDER_VALIDATED},
+        {EventType.AWAITING_APPROVAL: State.AWAITING_APPROVAL},
+        calls_out=True,
+        forward=True,
+    ),
+    Step.APPROVE: StepInfo("note the approval", {EventType.ORDER_APPROVED: None}, forward=True),
+    Step.CHARGE: StepInfo(
+        "take the money",
+        {EventType.PAYMENT_CHARGED: State.PAYMENT_CHARGED},
+        calls_out=True,
+        forward=True,
+        reply_can_be_lost=True,
+    ),
+    Step.PREPARE: StepInfo(
+        "prepare the package",
+        {EventType.PACKAGE_PREPARED: None},
+        {EventType.SHIPPING_STARTED: State.SHIPPING},
+        queue="shipping",
+        calls_out=True,
+        forward=True,
+        per_round=True,
+    ),
+    # Not per round: the first success ends the rounds.
+    Step.DISPATCH: StepInfo(
+        "hand the parcel to the carrier",
+        {EventType.CARRIER_DISPATCHED: None},
+        queue="shipping",
+        calls_out=True,
+        forward=True,
+        reply_can_be_lost=True,
+    ),
+    Step.SHIP: StepInfo(
+        "mark as shipped", {EventType.ORDER_SHIPPED: State.SHIPPED}, calls_out=True, forward=True, endless=True
+    ),
+    Step.COMPLETE: StepInfo(
+        "complete the order", {EventType.ORDER_COMPLETED: State.COMPLETED}, forward=True, activity=_FINISH
+    ),
+    # A refund that finds a parcel goes forward instead.
+    Step.REFUND: StepInfo(
+        "void the parcel, return the money",
+        {EventType.PAYMENT_REFUNDED: None, EventType.PAYMENT_FAILED: None, EventType.CARRIER_DISPATCHED: None},
+        calls_out=True,
+        reply_can_be_lost=True,
+        endless=True,
+    ),
+    Step.CANCEL: StepInfo("end as cancelled", {EventType.ORDER_CANCELLED: State.CANCELLED}, activity=_FINISH),
+    Step.FAIL: StepInfo(
+        "end as failed",
+        {EventType.ORDER_FAILED: State.FAILED, EventType.APPROVAL_TIMEOUT: State.APPROVAL_TIMEOUT},
+        activity=_FINISH,
+    ),
+    Step.UPDATE_ADDRESS: StepInfo("change the address", {EventType.ADDRESS_UPDATED: None}),
+}
+"""The one table of steps. The steps that go forward stand in their order."""
+
+QUEUES = tuple(dict.fromkeys(info.queue for info in STEPS.values()))
+WAY = tuple(step for step, info in STEPS.items() if info.forward)
+OUTSIDE_STEPS = tuple(step for step, info in STEPS.items() if info.calls_out)
+OUTSIDE_WAY = tuple(step for step in WAY if STEPS[step].calls_out)
+"""The outside steps of an order that completes."""
+REPLY_CAN_BE_LOST = frozenset(step for step, info in STEPS.items() if info.reply_can_be_lost)
+
+STEP_OF: Mapping[EventType, Step] = {
+    event: step for step in reversed(STEPS) for event in (*STEPS[step].leaves, *STEPS[step].also)
+}
+"""The step that leaves an event; for two steps that may leave the same one, the first in the table."""
+
+STATE_AFTER: Mapping[EventType, State] = {
+    event: state
+    for info in STEPS.values()
+    for event, state in (*info.leaves.items(), *info.also.items())
+    if state is not None
+}
+"""The state that an event tells of. What is not here changes no state."""
+
+PATH = tuple(state for event, state in STATE_AFTER.items() if STEP_OF[event] in WAY)
+"""The states of an order that goes well, in their order."""
+
+ENDINGS: Mapping[State, tuple[EventType, Step]] = {
+    state: (event, STEP_OF[event]) for event, state in STATE_AFTER.items() if state in TERMINAL
+}
+"""The event and the step that bring a terminal state about."""
+
+EDGES: frozenset[tuple[State, State]] = frozenset(
+    [
+        *itertools.pairwise(PATH),
+        (State.AWAITING_APPROVAL, State.APPROVAL_TIMEOUT),
+        *((state, end) for state in PATH[: PATH.index(State.SHIPPED)] for end in (State.FAILED, State.CANCELLED)),
+    ]
+)
+"""Legal edges. Once a parcel is on its way (SHIPPED) an order can only be completed."""
 
 
 @dataclass(frozen=True)
@@ -187,153 +284,13 @@ class TryId:
     lane: int = 0
 
     @property
+    def ordinal(self) -> int:
+        """Which call of its lane this is, from 1: one execution may make many tries, or many executions one each.
+
+        It is not read from the ledger. After a lost execution an ordinal may come twice.
+        """
+        return self.execution + self.try_ - 1
+
+    @property
     def event_id(self) -> uuid.UUID:
         return event_id("try", self.order_id, self.step, self.round, self.execution, self.lane, self.try_)
-
-
-# --- reading what people send -----------------------------------------------------------------------------
-
-
-def parse_id(value: object, what: str = "order id") -> str:
-    if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
-        raise BadInput(
-            f"The {what} must be 1 to 64 letters, digits, dots, dashes or underscores, "
-            f"and begin with a letter or digit."
-        )
-    return value
-
-
-def parse_cents(value: object, what: str = "price") -> int:
-    """A price such as 12, "12.50" or 12.5 in cents. Raises BadInput for NaN, negatives and a third decimal.
-
-    As text it is plain digits with a point: Decimal would also take "1_000", and the digits of all alphabets.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise BadInput(f"The {what} must be a number, such as 12.50.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"The {what} must be a finite number, such as 12.50.")
-    try:
-        if isinstance(value, str) and (len(value) > 32 or not PRICE_PATTERN.fullmatch(value.strip())):
-            raise InvalidOperation
-        amount = Decimal(str(value)) if not isinstance(value, int) or abs(value) < 10**15 else Decimal("1e15")
-    except InvalidOperation:
-        raise BadInput(f"The {what} must be a number, such as 12.50.") from None
-    if not amount.is_finite():
-        raise BadInput(f"The {what} must be a finite number, such as 12.50.")
-    if amount < 0:
-        raise BadInput(f"The {what} must not be negative.")
-    # Compared before any arithmetic: 1e999999 overflows when multiplied, 1e-999999 silently becomes nothing.
-    if amount > MAX_TOTAL:
-        raise BadInput(f"The {what} must be at most 99,999,999.99.")
-    rounded = amount.quantize(Decimal("0.01"))
-    if amount != rounded:
-        raise BadInput(f"The {what} must have at most two decimals.")
-    return int(rounded * 100)
-
-
-def _text(value: object, what: str, limit: int = 200) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"The {what} must be text.")
-    text = value.strip()
-    if len(text) > limit:
-        raise BadInput(f"The {what} must be at most {limit} characters long.")
-    if _NOT_IN_TEXT.search(text):
-        raise BadInput(f"The {what} must not contain control characters or marks that turn the text's direction.")
-    return text
-
-
-def _only(raw: dict[str, Any], known: set[str], what: str) -> None:
-    unknown = sorted(str(key) for key in raw if key not in known)
-    if unknown:
-        raise BadInput(f"The {what} has an unknown field {unknown[0][:40]!r}. Known are {', '.join(sorted(known))}.")
-
-
-def parse_reason(value: object) -> str:
-    return _text("" if value is None else value, "reason", 500)
-
-
-def parse_address(raw: object) -> Address:
-    """An address from a mapping: `line1` (or `street`) is needed; city, state, zip, country are not.
-
-    The mapping may also be wrapped, as `{"address": {...}}`.
-    """
-    if isinstance(raw, Address):
-        raw = asdict(raw)
-    if isinstance(raw, dict) and raw.keys() == {"address"}:
-        raw = raw["address"]
-    if not isinstance(raw, dict):
-        raise BadInput("The address must be an object with at least line1.")
-    _only(raw, {"line1", "street", "city", "state", "zip", "country"}, "address")
-    if "line1" in raw and "street" in raw:
-        raise BadInput("The address must give line1 or street, not both.")
-    line1 = _text(raw.get("line1", raw.get("street", "")), "address's line1")
-    if not line1:
-        raise BadInput("The address must have a line1 (street and number).")
-    rest = {
-        name: _text("" if raw.get(name) is None else raw[name], f"address's {name}")
-        for name in ("city", "state", "zip", "country")
-        if name in raw
-    }
-    return Address(line1, **rest)
-
-
-def parse_item(raw: object) -> Item:
-    if isinstance(raw, Item):
-        raw = {"sku": raw.sku, "quantity": raw.quantity, "price": Decimal(raw.price_cents) / 100}
-    if not isinstance(raw, dict):
-        raise BadInput("Each item must be an object with sku, quantity and price.")
-    _only(raw, {"sku", "name", "quantity", "qty", "price"}, "item")
-    for one, other in (("sku", "name"), ("quantity", "qty")):
-        if one in raw and other in raw:
-            raise BadInput(f"An item must give {one} or {other}, not both.")
-    sku = _text(raw.get("sku", raw.get("name", "")), "item's sku")
-    if not sku:
-        raise BadInput("Each item must have a sku (or name).")
-    quantity = raw.get("quantity", raw.get("qty", 1))
-    if isinstance(quantity, bool) or not isinstance(quantity, int) or not 1 <= quantity <= 1_000_000:
-        raise BadInput("The quantity must be a whole number from 1 to 1,000,000.")
-    return Item(sku, quantity, parse_cents(raw.get("price", 0)))
-
-
-def parse_start(order_id: object, body: object) -> Order:
-    """An order from a start's body: payment_id, and perhaps items and address. Raises BadInput."""
-    if not isinstance(body, dict):
-        raise BadInput("The body must be an object with at least a payment_id.")
-    _only(body, {"payment_id", "items", "address"}, "body")
-    if "payment_id" not in body:
-        raise BadInput("The body must have a payment_id.")
-    return parse_order(order_id, body["payment_id"], body.get("items"), body.get("address"))
-
-
-def parse_approve(body: object) -> None:
-    """An approval says nothing: no body, or an empty object. Raises BadInput."""
-    if body is not None and body != {}:
-        raise BadInput("An approval has no body, or an empty object.")
-
-
-def parse_cancel(body: object) -> str:
-    """The reason in a cancel's body, which may be none, `{}` or `{"reason": ...}`. Raises BadInput."""
-    if body is None:
-        return ""
-    if not isinstance(body, dict):
-        raise BadInput("The body must be an object, such as {} or one with a reason.")
-    _only(body, {"reason"}, "body")
-    return parse_reason(body.get("reason"))
-
-
-def parse_order(order_id: object, payment_id: object, items: object = (), address: object = None) -> Order:
-    """An order from what people send. Raises BadInput, with a sentence that names the field."""
-    items = () if items is None else items
-    if not isinstance(items, list | tuple):
-        raise BadInput("The items must be a list.")
-    if len(items) > MAX_ITEMS:
-        raise BadInput(f"An order must have at most {MAX_ITEMS} items.")
-    order = Order(
-        parse_id(order_id),
-        parse_id(payment_id, "payment id"),
-        None if address is None else parse_address(address),
-        tuple(parse_item(item) for item in items),
-    )
-    if order.total_cents > MAX_TOTAL_CENTS:
-        raise BadInput("The order's total must be at most 99,999,999.99.")
-    return order

@@ -15,17 +15,19 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from trellis.activities.undo import record, undo
-from trellis.db.ledger import Ledger, Row, stored_order
+from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
-from trellis.desk import ANSWER, Desk
-from trellis.errors import StackError, TemporalUnavailable
+from trellis.db.rows import EventRow, OrderRow
+from trellis.desk import Desk
+from trellis.errors import StackError
 from trellis.histories import Request, Told
 from trellis.messages import ORDER_WORKFLOW, OrderInput, Unwound
 from trellis.model import EventType, State, workflow_id
+from trellis.temporal_calls import describe, fetch_history, unavailable
 
 MARGIN = timedelta(seconds=10)
 """How far the clocks of Temporal and Postgres may differ, and a timer be late."""
@@ -64,7 +66,7 @@ class _Stranded:
     """`row` is None when the order died before it was received; `told`, when Temporal has no history of it."""
 
     workflow: str
-    row: Row | None
+    row: OrderRow | None
     told: Told | None
     until: datetime | None = None
     """Set where it may run elsewhere: until then."""
@@ -95,10 +97,10 @@ async def _suspects(desk: Desk) -> AsyncIterator[str]:
         async for execution in desk.client.list_workflows(_KILLED_QUERY):
             order_id = execution.id.removeprefix(workflow_id(""))
             row = await desk.ledger.order(order_id)
-            if execution.id == workflow_id(order_id) and not (row is not None and row["reconciled"]):
+            if execution.id == workflow_id(order_id) and not (row is not None and row.reconciled):
                 yield order_id
     except RPCError as error:
-        raise _away(error) from None
+        raise unavailable(error) from None
 
 
 async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool) -> Repair | None:
@@ -107,7 +109,7 @@ async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool)
         case = await _look(desk, order_id)
         if case is None:
             return None
-        state, workflow = case.row["state"] if case.row else "not received", case.workflow
+        state, workflow = case.row.state if case.row else "not received", case.workflow
         if case.until is not None:
             action = f"left alone: it may run elsewhere until {case.until:%Y-%m-%d %H:%M:%S%z}"
             return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
@@ -125,15 +127,15 @@ async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool)
 
 async def _look(desk: Desk, order_id: str) -> _Stranded | None:
     """What is known of an order whose workflow is dead; None where there is nothing to do."""
-    described = await _describe(desk, order_id)
+    described = await describe(desk.client, workflow_id(order_id))
     status = described.status if described else None
     if described and status in (None, WorkflowExecutionStatus.RUNNING):
         return None
     # Read after Temporal was asked: a workflow that closed by itself wrote its ending first.
     row = await desk.ledger.order(order_id)
-    ended = row is not None and State(row["state"]).terminal
+    ended = row is not None and row.state.terminal
     # Ended in the ledger, and killed before Temporal heard of it: only the mark is missing.
-    if (row is None or ended) and (status not in _KILLED or (row is not None and row["reconciled"])):
+    if (row is None or ended) and (status not in _KILLED or (row is not None and row.reconciled)):
         return None
     if row is not None and not (described and await _same_order(described, row)):
         until, over = await desk.ledger.longest_run(order_id, MARGIN)
@@ -150,46 +152,28 @@ async def _look(desk: Desk, order_id: str) -> _Stranded | None:
     return _Stranded(_KILLED.get(status, f"closed as {status.name}"), row, told)
 
 
-async def _same_order(described: WorkflowExecutionDescription, row: Row) -> bool:
+async def _same_order(described: WorkflowExecutionDescription, row: OrderRow) -> bool:
     """Is this the run our books tell of? Another Temporal may know another order under the same id."""
-    if (await described.memo()).get("fingerprint") != row["fingerprint"]:
+    if (await described.memo()).get("fingerprint") != row.fingerprint:
         return False
-    closed = described.close_time or row["created_at"]
-    return bool(described.start_time - MARGIN <= row["created_at"] <= closed + MARGIN)
-
-
-async def _describe(desk: Desk, order_id: str) -> WorkflowExecutionDescription | None:
-    try:
-        return await desk.client.get_workflow_handle(workflow_id(order_id)).describe(rpc_timeout=ANSWER)
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return None
-        raise _away(error) from None
+    closed = described.close_time or row.created_at
+    return bool(described.start_time - MARGIN <= row.created_at <= closed + MARGIN)
 
 
 async def _told(desk: Desk, described: WorkflowExecutionDescription) -> Told | None:
-    handle = desk.client.get_workflow_handle(described.id, run_id=described.run_id)
-    try:
-        return await Told.read(await handle.fetch_history(), desk.client.data_converter)
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return None
-        raise _away(error) from None
-
-
-def _away(error: RPCError) -> TemporalUnavailable:
-    return TemporalUnavailable(f"Temporal does not answer ({' '.join(error.message.split())[:200]}).")
+    history = await fetch_history(desk.client, described.id, described.run_id)
+    return await Told.read(history, desk.client.data_converter) if history else None
 
 
 def _plan(case: _Stranded) -> str:
     row, told = case.row, case.told
-    if row is not None and State(row["state"]).terminal:
+    if row is not None and row.state.terminal:
         return "mark it as reconciled: there is nothing left to undo"
     cancel = _deciding(_unheard(told, row, []))
-    ending = (row["ending"] if row else None) or (State.CANCELLED if cancel else State.FAILED)
+    ending = (row.ending if row else None) or (State.CANCELLED if cancel else State.FAILED)
     if row is None:
         return f"write it down and end it {ending}: nothing had been charged"
-    if row["claimed_at"]:
+    if row.claimed_at:
         return f"ask the carrier: complete the order if its parcel exists, else refund and end it {ending}"
     return f"void the charge and end it {ending}"
 
@@ -202,7 +186,7 @@ async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Strande
     assert row is not None
     events = await ledger.events(order_id)
     unheard = _unheard(case.told, row, events)
-    state = State(row["state"])
+    state = row.state
     if state.terminal:
         action, why, refusal = "marked as reconciled: there was nothing left to undo", "", f"the order is {state}"
     else:
@@ -217,19 +201,19 @@ async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Strande
 
 
 async def _undo(
-    ledger: Ledger, provider: Provider, row: Row, reason: str, cancel: Request | None
+    ledger: Ledger, provider: Provider, row: OrderRow, reason: str, cancel: Request | None
 ) -> tuple[str, State, str]:
     """(what was done, how the order ends, why)"""
-    order = stored_order(row)
+    order = row.order()
     ending, id_ = (State.CANCELLED, cancel.id) if cancel else (State.FAILED, "")
     if cancel:
         reason = cancel.reason or "cancelled on request"
     answer = await ledger.close(order.order_id, ending, reason, id_)
     undone = Unwound(False)
     # Without a payment of its own, its payment id is another order's, and so is whatever was charged under it.
-    if row["payment"] is not None:
+    if row.payment is not None:
         undone = await undo(ledger, provider, order, ending, reason, claimed=not answer.closed, request_id=id_)
-        rounds = [int(shipment["round"]) for shipment in row["shipments"]]
+        rounds = [shipment.round for shipment in row.shipments]
         await record(ledger, order, max(rounds, default=1), reason, undone)
     if undone.tracking is not None:
         await ledger.ship(order.order_id, None)
@@ -240,11 +224,11 @@ async def _undo(
     return action, State(answer.ending or ending), answer.reason or reason
 
 
-def _unheard(told: Told | None, row: Row | None, events: list[Row]) -> list[Request]:
+def _unheard(told: Told | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
     """Requests in the history that no worker came to judge."""
-    known = {event["payload_json"].get("request_id") for event in events}
-    if row is not None and row["closing_at"]:
-        known.add(row["ending_request"])
+    known = {event.payload_json.get("request_id") for event in events}
+    if row is not None and row.closing_at:
+        known.add(row.ending_request)
     requests = told.requests if told else []
     return [request for request in requests if request.accepted is None and request.id not in known]
 
@@ -254,9 +238,9 @@ def _deciding(unheard: list[Request]) -> Request | None:
     return next((request for request in unheard if request.kind == "cancel"), None)
 
 
-def _moot(request: Request, state: State, events: list[Row]) -> bool:
+def _moot(request: Request, state: State, events: list[EventRow]) -> bool:
     """Needs no refusal: it decided the ending, or asked for what had happened anyway; or nobody could know it by id."""
     if request.kind == "cancel" and state is State.CANCELLED:
         return True
-    approved = any(event["type"] == EventType.ORDER_APPROVED for event in events)
+    approved = any(event.type == EventType.ORDER_APPROVED for event in events)
     return (request.kind == "approve" and approved) or not request.id

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trellis.errors import BadInput
-from trellis.model import State, parse_address
+from trellis.model import ATTEMPTS, BESIDE_THE_WAY, REVIEW, STATE_AFTER, STEP_OF, STEPS, WAY, EventType, State, Step
+from trellis.parsing import parse_address
 
 
 def root_cause(failure: BaseException) -> str:
@@ -13,6 +15,64 @@ def root_cause(failure: BaseException) -> str:
     while failure.__cause__ is not None:
         failure = failure.__cause__
     return str(failure) or type(failure).__name__
+
+
+def next_step(
+    state: str | None, *, closing: bool = False, last: str | None = None, last_step: str | None = None
+) -> str | None:
+    """What an order is at, read off its row and its log: a step, REVIEW, or None when it has ended.
+
+    `last` and `last_step` are the type and the step of its newest event on the way (see `newest_on_the_way`). Without
+    one the state alone decides. An order that is being undone (`closing`) is at its refund until it ends.
+    """
+    if state is not None and State(state).terminal:
+        return None
+    if last in ATTEMPTS:
+        return last_step
+    if closing:
+        return Step.REFUND
+    if last == EventType.DISPATCH_FAILED:
+        return next(step for step in WAY if STEPS[step].per_round)
+    if last is None and state is not None:
+        last = next(event for event, reached in STATE_AFTER.items() if reached == state)
+    if last is None:
+        return WAY[0]
+    done = STEP_OF.get(EventType(last))
+    if done not in WAY[:-1]:
+        return None
+    following = WAY[WAY.index(done) + 1]
+    return REVIEW if following is Step.APPROVE else following
+
+
+def newest_on_the_way(events: Iterable[tuple[str, str | None]]) -> tuple[str | None, str | None]:
+    """(type, step) of the last event that says where an order stands; the events come oldest first."""
+    found: tuple[str | None, str | None] = (None, None)
+    for type_, step in events:
+        if type_ not in BESIDE_THE_WAY:
+            found = (type_, step)
+    return found
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Which requests an order may still grant."""
+
+    approve: bool
+    cancel: bool
+    update_address: bool
+
+
+def permissions(
+    state: str | None, *, claimed: bool, closing: bool, step: str | None, closed: bool = False
+) -> Permissions:
+    """What may still be asked of an order.
+
+    `claimed`: a dispatch has claimed its row. `closing`: it is being undone. `closed`: its workflow has closed, so
+    nobody hears a request. `step` is what it is at, as `next_step` says.
+    """
+    open_ = not (claimed or closing or closed or (state is not None and State(state).terminal))
+    before_charge = step == REVIEW or step in WAY[: WAY.index(Step.APPROVE)]
+    return Permissions(approve=open_ and before_charge, cancel=open_, update_address=open_)
 
 
 @dataclass
@@ -61,6 +121,9 @@ class Progress:
         if self.ending is not None:
             return f"the order is ending as {self.ending}"
         return None
+
+    def permissions(self, step: str | None) -> Permissions:
+        return permissions(self.state, claimed=self.shipped, closing=self.ending is not None, step=step)
 
     def refuse_approve(self) -> str | None:
         if self.undoing:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -11,31 +12,31 @@ from typing import Any
 import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from trellis.activities.books import Books
-from trellis.activities.steps import OutsideSteps
+from trellis import sandbox
+from trellis.activities.attempts import worker_name
+from trellis.activities.collecting import activities_on
+from trellis.activities.ledger_only import LedgerActivities
+from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
-from trellis.faults import FaultPlan, FlakyCall, PlanInForce
+from trellis.faults import FlakyCall, PlanInForce, plan_in_force
+from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
 
 log = structlog.get_logger("trellis.workers")
 
-QUEUES = ("orders", "shipping")
-
 # A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
 SLOTS = 400
 
-# The sandbox imports a workflow's module anew for every workflow. What the workflow files import is pure
-# and kept out of that: it makes half a busy worker's work.
-RUNNER = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules("trellis", "temporalio")
-)
+RUNNER = sandbox.RUNNER
+
+# Runs again when this module is reloaded, which is the last of those that a reload takes.
+sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trellis.workflows.")))
 
 
 class FaultWatch:
@@ -43,7 +44,7 @@ class FaultWatch:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._fallback = PlanInForce(FaultPlan.parse(settings.faults or "canonical"))
+        self._fallback = plan_in_force(None, settings.faults)
         self.current = self._fallback
         self.worker_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -75,6 +76,10 @@ class FaultWatch:
                 log.warning("the fault plan cannot be looked up", error=str(error))
 
 
+WORKFLOWS: dict[str, type] = {"orders": OrderWorkflow, "shipping": ShippingWorkflow}
+"""What each queue's worker runs besides its activities."""
+
+
 def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
     """What Temporal calls these queues. Raises ConfigError for a queue nobody knows."""
     unknown = set(queues) - set(QUEUES)
@@ -84,11 +89,11 @@ def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
     return [names[queue] for queue in queues]
 
 
-def build(
-    client: Client, settings: Settings, steps: OutsideSteps, books: Books, queues: tuple[str, ...]
-) -> list[Worker]:
-    """One worker per queue. Raises ConfigError for a queue nobody knows."""
-    task_queues(settings, queues)
+def build(client: Client, settings: Settings, holders: Sequence[object], queues: tuple[str, ...]) -> list[Worker]:
+    """One worker per queue, with those activities of `holders` that belong to it.
+
+    Raises ConfigError for a queue nobody knows.
+    """
     common: dict[str, Any] = {
         "max_concurrent_activities": SLOTS,
         "max_concurrent_local_activities": 100,
@@ -102,37 +107,17 @@ def build(
         "graceful_shutdown_timeout": timedelta(seconds=1),
         "workflow_runner": RUNNER,
     }
-    workers = []
-    if "orders" in queues:
-        outside: list[Any] = [steps.receive, steps.validate, steps.charge, steps.ship, steps.refund]
-        own: list[Any] = [
-            books.approve,
-            books.update_address,
-            books.fence,
-            books.refuse,
-            books.dispatch_failed,
-            books.finish,
-        ]
-        workers.append(
-            Worker(
-                client,
-                task_queue=settings.orders_queue,
-                workflows=[OrderWorkflow],
-                activities=[*outside, *own],
-                **common,
-            )
+    queues = tuple(dict.fromkeys(queues))
+    return [
+        Worker(
+            client,
+            task_queue=task_queue,
+            workflows=[WORKFLOWS[queue]],
+            activities=activities_on(queue, *holders),
+            **common,
         )
-    if "shipping" in queues:
-        workers.append(
-            Worker(
-                client,
-                task_queue=settings.shipping_queue,
-                workflows=[ShippingWorkflow],
-                activities=[steps.prepare, steps.dispatch],
-                **common,
-            )
-        )
-    return workers
+        for queue, task_queue in zip(queues, task_queues(settings, queues), strict=True)
+    ]
 
 
 @asynccontextmanager
@@ -143,10 +128,10 @@ async def running(
 
     Yields the plan of faults in force. Its `worker_failed` is set when a worker dies before its time.
     """
-    ledger = Ledger(pool)
+    ledger = Ledger(pool, worker_name())
     async with FaultWatch(ledger, settings) as watch:
-        steps = OutsideSteps(ledger, Provider(pool), FlakyCall(lambda: watch.current))
-        workers = build(client, settings, steps, Books(ledger), queues)
+        outside = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
+        workers = build(client, settings, [outside, LedgerActivities(ledger)], queues)
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
 
         def ended(task: asyncio.Task[None]) -> None:

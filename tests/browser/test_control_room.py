@@ -21,7 +21,7 @@ from tests.browser.jupyter import FLAGS, KERNELS, Jupyter, chromium, serving
 from trellis import stack
 from trellis.config import Settings
 from trellis.db.migrate import migrate
-from trellis.lab.notebooks import FOLDER
+from trellis.lab.essays.executing import FOLDER
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -23,7 +23,7 @@ from trellis.bench.bare import BareChild, BareOrder, nothing
 from trellis.bench.events import analysis, fill
 from trellis.db.migrate import migrate
 from trellis.errors import BadInput, DatabaseUnavailable, TrellisError
-from trellis.insight import frames
+from trellis.insight import exporting, frames
 from trellis.model import Order, State
 from trellis.policies import preset, tuned
 from trellis.stack import Stack
@@ -209,7 +209,7 @@ def test_the_analysis_works_on_groups_not_rows(filled: str) -> None:
 @pytest.mark.parametrize("table", ["events", "orders", "attempts", "steps"])
 def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Any) -> None:
     """Written in several parts and read back, each table has the same values and dtypes; as .csv the same columns."""
-    monkeypatch.setattr(frames, "_EXPORTED", 700)
+    monkeypatch.setattr(exporting, "_EXPORTED", 700)
     some = [f"order-{n}" for n in range(90)]
     whole = {"events": insight.events, "orders": insight.orders, "attempts": insight.attempts, "steps": insight.steps}
     frame = whole[table](filled, some)
@@ -226,7 +226,7 @@ def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: 
 
 
 def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
-    """A chart leaves a renderer that was chosen; without a choice it is one that JupyterLab knows, with an SVG."""
+    """A chart leaves a renderer that was chosen; without a choice it is one that JupyterLab knows, with pictures."""
     log = insight.events(filled, "order-1")
     try:
         alt.renderers.enable("png")
@@ -234,7 +234,7 @@ def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
         assert alt.renderers.active == "png"
         alt.renderers.enable("default")
         shown = insight.state_map(log)._repr_mimebundle_()
-        assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml"}
+        assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml", "image/png"}
         insight.static()
         assert set(insight.state_map(log)._repr_mimebundle_()) == {"image/svg+xml"}
     finally:

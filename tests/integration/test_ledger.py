@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import House
 from trellis import stack
 from trellis.db import migrate as migrations
-from trellis.db.ledger import Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.pool import open_pool
 from trellis.db.provider import Provider, ProviderRefused
+from trellis.db.tries import Tried
 from trellis.errors import DatabaseUnavailable, SchemaMismatch
 from trellis.model import EDGES, Order, State, TryId
 from trellis.policies import preset
@@ -150,7 +151,7 @@ async def test_a_database_that_is_down_is_a_sentence() -> None:
 async def test_attempt_numbers_count_tries_in_order(house: House) -> None:
     """Twenty tries noted at once are numbered 1 to 20, without a gap or a double."""
     order, ledger = await received(house), Ledger(house.pool)
-    from trellis.db.ledger import FailedTry
+    from trellis.db.tries import FailedTry
     from trellis.model import EventType
 
     await asyncio.gather(

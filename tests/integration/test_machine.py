@@ -20,15 +20,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_m
 from tests.conftest import House
 from trellis import stack, workers
 from trellis.audit import audit
-from trellis.chaos import worker_process
 from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
-from trellis.desk import Receipt, opened
+from trellis.desk import Receipt
+from trellis.driving import worker_process
 from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
 from trellis.model import Order, State, shipping_workflow_id, workflow_id
 from trellis.policies import preset, tuned
+from trellis.runtime import open_desk
 
 FAULTS = ["calm", "canonical", "charge: reply-lost, hang, ok; dispatch: error | ok", "prepare: hang*"]
 
@@ -188,7 +189,8 @@ async def test_random_commands_never_break_the_books(running: stack.Stack, setti
     """Whatever commands come in whatever order, each order ends as its answers said, and the books balance."""
     own = settings.model_copy(update={"orders_queue": "machine-orders", "shipping_queue": "machine-shipping"})
     loop = asyncio.get_running_loop()
-    async with opened(running, own, pool=pool) as desk, workers.FaultWatch(Ledger(pool), own) as watch:
+    desk = await open_desk(running, own, pool)
+    async with workers.FaultWatch(Ledger(pool), own) as watch:
         house = House(desk, pool, watch)
         workers_now: list[Process] = [await worker_process(own, own.home / "machine.log")]
 

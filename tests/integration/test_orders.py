@@ -419,7 +419,7 @@ async def test_a_change_of_faults_reaches_a_running_order(house: House) -> None:
     await house.faults("charge: hang*")
     order = await house.start(tuned(preset("swift"), budget=30), approve=True)
     await house.until(order, "charge:ATTEMPT_TIMED_OUT")
-    version = await house.desk.ledger.set_fault_plan(FaultPlan.calm())
+    version = (await house.desk.set_faults(FaultPlan.calm())).version
     await house.ends(order, State.COMPLETED)
     charged = next(e for e in await house.desk.events(order.order_id) if e["type"] == "PAYMENT_CHARGED")
     assert charged["payload_json"]["fault_plan"] == version

@@ -13,7 +13,8 @@ from trellis.faults import FaultPlan
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import STEPS, Overhead, predict
-from trellis.model import State, parse_order
+from trellis.model import State
+from trellis.parsing import parse_order
 from trellis.policies import preset
 
 

@@ -20,11 +20,12 @@ from trellis import stack, workers
 from trellis.audit import audit
 from trellis.config import Settings
 from trellis.db.provider import Provider, ProviderRefused
-from trellis.desk import Desk, opened
+from trellis.desk import Desk
 from trellis.errors import TemporalUnavailable
 from trellis.model import Order, State, charge_key, dispatch_key, workflow_id
 from trellis.policies import preset, tuned
 from trellis.reconcile import Outcome, Repair, reconcile
+from trellis.runtime import open_desk
 
 
 async def repairs(house: House, order: Order, *, apply: bool = True) -> list[Repair]:
@@ -292,19 +293,19 @@ async def test_requests_that_nobody_judged_are_answered(
     queues = {"orders_queue": f"orders-{uuid.uuid4().hex}", "shipping_queue": f"shipping-{uuid.uuid4().hex}"}
     own = settings.model_copy(update=queues)
     order = house.order()
-    async with opened(running, own, pool=house.pool) as desk:
-        async with workers.running(desk.client, house.pool, own):
-            await desk.start(order)
-            await house.until(order, "AWAITING_APPROVAL")
-        moved = await desk.update_address(order.order_id, {"line1": "2 New Road"}, request_id="r-address")
-        assert moved.verdict == (await desk.approve(order.order_id, request_id="r-approve")).verdict == "pending"
-        handle = desk.client.get_workflow_handle(workflow_id(order.order_id))
-        if how == "desk":
-            await desk.cancel(order.order_id, "changed my mind", request_id="r-cancel")
-        elif how == "by hand":
-            await handle.signal("cancel_order")
-        elif how == "temporal":
-            await handle.cancel()
+    desk = await open_desk(running, own, house.pool)
+    async with workers.running(desk.client, house.pool, own):
+        await desk.start(order)
+        await house.until(order, "AWAITING_APPROVAL")
+    moved = await desk.update_address(order.order_id, {"line1": "2 New Road"}, request_id="r-address")
+    assert moved.verdict == (await desk.approve(order.order_id, request_id="r-approve")).verdict == "pending"
+    handle = desk.client.get_workflow_handle(workflow_id(order.order_id))
+    if how == "desk":
+        await desk.cancel(order.order_id, "changed my mind", request_id="r-cancel")
+    elif how == "by hand":
+        await handle.signal("cancel_order")
+    elif how == "temporal":
+        await handle.cancel()
     await terminate(house, order)
     await repairs(house, order)
     state = State.FAILED if how == "not at all" else State.CANCELLED

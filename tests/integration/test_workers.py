@@ -14,11 +14,12 @@ import pytest
 from tests.conftest import House
 from trellis import workers
 from trellis.config import Settings
-from trellis.desk import Desk, opened
+from trellis.desk import Desk
 from trellis.errors import ConfigError
 from trellis.messages import ORDER_WORKFLOW
 from trellis.model import State
 from trellis.policies import preset, tuned
+from trellis.runtime import open_desk
 
 
 def queues_of_its_own(settings: Settings) -> dict[str, str]:
@@ -41,27 +42,27 @@ async def test_a_worker_killed_while_charging_charges_once(house: House, setting
     )
     assert house.desk.stack is not None
     await house.faults("charge: reply-lost, hang, hang, hang, hang, hang, hang, hang, hang, hang, hang, hang*")
-    async with opened(house.desk.stack, mine, pool=house.pool) as desk:
-        its = House(desk, house.pool, house.watch)
-        first = worker_process(settings, queues)
-        try:
-            order = await its.start(tuned(preset("swift"), budget=60, review_window=60))
-            await desk.approve(order.order_id)
-            await its.until(order, "charge:ATTEMPT_TIMED_OUT", timeout=60)
-        finally:
-            first.kill()
-            first.wait()
-        status = await desk.status(order.order_id)
-        assert status["step"] == "charge"
-        await house.faults("calm")
-        second = worker_process(settings, queues)
-        try:
-            await its.ends(order, State.COMPLETED, timeout=60)
-        finally:
-            second.terminate()
-            second.wait(30)
-        executions = {e["execution"] for e in await desk.events(order.order_id) if e["step"] == "charge"}
-        assert executions == {1, 2}
+    desk = await open_desk(house.desk.stack, mine, house.pool)
+    its = House(desk, house.pool, house.watch)
+    first = worker_process(settings, queues)
+    try:
+        order = await its.start(tuned(preset("swift"), budget=60, review_window=60))
+        await desk.approve(order.order_id)
+        await its.until(order, "charge:ATTEMPT_TIMED_OUT", timeout=60)
+    finally:
+        first.kill()
+        first.wait()
+    status = await desk.status(order.order_id)
+    assert status["step"] == "charge"
+    await house.faults("calm")
+    second = worker_process(settings, queues)
+    try:
+        await its.ends(order, State.COMPLETED, timeout=60)
+    finally:
+        second.terminate()
+        second.wait(30)
+    executions = {e["execution"] for e in await desk.events(order.order_id) if e["step"] == "charge"}
+    assert executions == {1, 2}
 
 
 async def test_what_temporals_core_says_is_logged_and_never_printed(house: House, settings: Settings) -> None:
@@ -93,15 +94,15 @@ async def test_without_workers_the_desk_still_answers(idle_desk: Desk, settings:
         update={"orders_queue": queues["ORDERS_TASK_QUEUE"], "shipping_queue": queues["SHIPPING_TASK_QUEUE"]}
     )
     assert idle_desk.stack is not None
-    async with opened(idle_desk.stack, mine, pool=house.pool) as desk:
-        order = house.order()
-        await desk.start(order, preset("swift"))
-        assert (await desk.status(order.order_id))["state"] == State.ORDER_RECEIVED
-        assert (await desk.approve(order.order_id)).verdict == "pending"
-        async with workers.running(desk.client, house.pool, mine):
-            await House(desk, house.pool, house.watch).ends(order, State.COMPLETED)
-        approvals = [e for e in await desk.events(order.order_id) if e["type"] == "ORDER_APPROVED"]
-        assert len(approvals) == 1
+    desk = await open_desk(idle_desk.stack, mine, house.pool)
+    order = house.order()
+    await desk.start(order, preset("swift"))
+    assert (await desk.status(order.order_id))["state"] == State.ORDER_RECEIVED
+    assert (await desk.approve(order.order_id)).verdict == "pending"
+    async with workers.running(desk.client, house.pool, mine):
+        await House(desk, house.pool, house.watch).ends(order, State.COMPLETED)
+    approvals = [e for e in await desk.events(order.order_id) if e["type"] == "ORDER_APPROVED"]
+    assert len(approvals) == 1
 
 
 async def test_an_unknown_queue_is_a_sentence(house: House, settings: Settings) -> None:

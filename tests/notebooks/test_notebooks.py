@@ -22,8 +22,8 @@ from trellis import insight, lab, stack
 from trellis.config import Settings
 from trellis.errors import BadInput, RequestRefused, TrellisError
 from trellis.insight import colours
-from trellis.lab import stranger
-from trellis.lab.notebooks import FOLDER, execute
+from trellis.lab.essays import trips
+from trellis.lab.essays.executing import FOLDER, execute
 from trellis.lab.session import Session
 from trellis.policies import PRESETS
 
@@ -340,14 +340,14 @@ def test_a_refusal_shows_as_text(session: Session) -> None:
 
 
 async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
-    """Each run of the strangers has a query of its own, which finds all of its trips and no others."""
+    """Each run of the trips has a query of its own, which finds all of its trips and no others."""
     queries = set()
-    for trips in (2, 3):
-        namespace, query = await stranger.travel(session, trips)
+    for number in (2, 3):
+        namespace, query = await trips.run_trips(session, number)
         found = await asyncio.to_thread(
             insight.history, query=query, client=session.desk.stack.temporal.address, namespace=namespace
         )
-        assert insight.history_workflows(found)["state"].tolist() == ["COMPLETED"] * trips
+        assert insight.history_workflows(found)["state"].tolist() == ["COMPLETED"] * number
         queries.add(query)
     assert len(queries) == 2
 

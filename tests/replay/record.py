@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trellis import config
-from trellis.bench.floor import Floor, sample_order, standing
+from trellis.bench.bench_stack import BenchStack, bench_stack
+from trellis.driving import sample_order
 from trellis.faults import FaultPlan
 from trellis.model import shipping_workflow_id, workflow_id
 from trellis.policies import Policy, preset, tuned
@@ -17,31 +18,31 @@ from trellis.policies import Policy, preset, tuned
 FOLDER = Path(__file__).parent / "histories"
 QUICK = tuned(preset("swift"), max_tries=2)
 
-Act = Callable[[Floor, str], Awaitable[object]]
+Act = Callable[[BenchStack, str], Awaitable[object]]
 
 
-async def approve(floor: Floor, order_id: str) -> None:
-    await floor.desk.approve(order_id)
+async def approve(bench: BenchStack, order_id: str) -> None:
+    await bench.desk.approve(order_id)
 
 
-async def approve_then_cancel(floor: Floor, order_id: str) -> None:
-    await floor.desk.approve(order_id)
+async def approve_then_cancel(bench: BenchStack, order_id: str) -> None:
+    await bench.desk.approve(order_id)
     await asyncio.sleep(1)
-    await floor.desk.cancel(order_id, "recorded")
+    await bench.desk.cancel(order_id, "recorded")
 
 
-async def change_then_approve(floor: Floor, order_id: str) -> None:
+async def change_then_approve(bench: BenchStack, order_id: str) -> None:
     await asyncio.sleep(0.5)
-    await floor.desk.update_address(order_id, {"line1": "2 New Road"})
-    await floor.desk.approve(order_id)
+    await bench.desk.update_address(order_id, {"line1": "2 New Road"})
+    await bench.desk.approve(order_id)
 
 
-async def cancel_in_temporal(floor: Floor, order_id: str) -> None:
+async def cancel_in_temporal(bench: BenchStack, order_id: str) -> None:
     await asyncio.sleep(0.5)
-    await floor.desk.client.get_workflow_handle(workflow_id(order_id)).cancel()
+    await bench.desk.client.get_workflow_handle(workflow_id(order_id)).cancel()
 
 
-async def nothing(floor: Floor, order_id: str) -> None: ...
+async def nothing(bench: BenchStack, order_id: str) -> None: ...
 
 
 CASES: dict[str, tuple[str, Policy, Act]] = {
@@ -68,19 +69,19 @@ def without_traces(value: Any) -> Any:
 
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    async with standing(config.load({}, None)) as floor:
+    async with bench_stack(config.load({}, None)) as bench:
         for name, (plan, policy, act) in CASES.items():
-            await floor.faults(FaultPlan.parse(plan))
+            await bench.set_faults(FaultPlan.parse(plan))
             order = sample_order(name.replace("_", "-"))
-            await floor.desk.start(order, policy)
-            await act(floor, order.order_id)
-            await floor.desk.wait(order.order_id, 60)
+            await bench.desk.start(order, policy)
+            await act(bench, order.order_id)
+            await bench.desk.wait(order.order_id, 60)
             for id_, file in (
                 (workflow_id(order.order_id), name),
                 (shipping_workflow_id(order.order_id, 1), f"{name}.shipping"),
             ):
                 try:
-                    history = await floor.desk.client.get_workflow_handle(id_).fetch_history()
+                    history = await bench.desk.client.get_workflow_handle(id_).fetch_history()
                 except Exception:
                     # An order that never shipped has no child.
                     continue

@@ -12,17 +12,15 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from trellis.db.ledger import FailedTry, Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
+from trellis.db.tries import FailedTry, Tried
 from trellis.faults import FlakyCall, InjectedError
 from trellis.model import EventType, TryId
 from trellis.policies import Placement, Retry
-
-log = structlog.get_logger("trellis.attempts")
 
 BEAT_SECONDS = 0.5
 
@@ -166,15 +164,6 @@ class Tries:
             return
         self._noted.add(id_)
         tried = Tried(id_, started, (time.monotonic() - clock) * 1000, self._worker, self._flaky.current.version)
-        log.debug(
-            "try without success",
-            order_id=id_.order_id,
-            step=id_.step,
-            attempt=id_.try_,
-            execution=id_.execution,
-            outcome=str(type_),
-            error=error,
-        )
         self._unsaved.append(FailedTry(tried, type_, error))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save())

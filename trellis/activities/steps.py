@@ -9,8 +9,9 @@ from temporalio import activity
 
 from trellis.activities.attempts import Stop, Tries, benign
 from trellis.activities.undo import record, undo
-from trellis.db.ledger import Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
+from trellis.db.tries import Tried
 from trellis.faults import FlakyCall
 from trellis.messages import Charged, Dispatched, OrderInput, StepInput, Unwind, Unwound
 from trellis.model import State, Step, charge_key, dispatch_key
@@ -19,7 +20,7 @@ from trellis.policies import Retry
 UNDONE = "the order is being undone"
 
 
-class OutsideSteps:
+class OutsideActivities:
     """`receive validate charge prepare dispatch ship refund`; the same instance serves both queues."""
 
     def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:
@@ -42,7 +43,7 @@ class OutsideSteps:
     @activity.defn(name=Step.RECEIVE)
     async def receive(self, given: OrderInput) -> None:
         """Insert the order and reserve its payment id. Another order's payment id is final."""
-        tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry)
+        tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry_of(Step.RECEIVE))
         owner = await self._ledger.receive(given.order, given.policy, tried)
         if owner is not None:
             message = f"payment id {given.order.payment_id} belongs to order {owner}"

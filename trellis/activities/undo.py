@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trellis.db.ledger import Ledger, Tried
+from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
+from trellis.db.tries import Tried
 from trellis.messages import Unwound
 from trellis.model import Order, State, charge_key, dispatch_key
 

@@ -16,14 +16,17 @@ from trellis.api import schema
 from trellis.api.bodies import busy, error, read_cursor, read_json, write_cursor
 from trellis.api.docs import page
 from trellis.api.gate import INSIDE, Gate
-from trellis.desk import Desk, Receipt, to_json
+from trellis.desk import Desk, Receipt
 from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
-from trellis.model import State, parse_address, parse_approve, parse_cancel, parse_start
+from trellis.model import State
+from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start
 
 log = structlog.get_logger("trellis.api")
 
 STATUS_SECONDS = 0.025
 """How long a status waits for Temporal: a busy server takes its time, and the ledger knows nearly as much."""
+
+ADDRESS_SUMMARY = "Send the parcel elsewhere: the new address replaces the whole old one"
 
 Id = Annotated[str, Path(json_schema_extra=schema.ID)]
 
@@ -101,8 +104,9 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
 
     move = schema.body(schema.MOVE, schema.MOVE_EXAMPLES, required=True)
 
-    @steer("address", "Send the parcel elsewhere (the same, shorter)", move)
-    @steer("signals/update-address", "Send the parcel elsewhere", move)
+    @steer("address", f"{ADDRESS_SUMMARY} (an alias of signals/update-address)", move)
+    @steer("signals/address", f"{ADDRESS_SUMMARY} (an alias of signals/update-address)", move)
+    @steer("signals/update-address", ADDRESS_SUMMARY, move)
     async def update_address(order_id: Id, request: Request) -> JSONResponse:
         address = parse_address(read_json(await request.body()))
         return await receipt(desk.update_address(order_id, address))
@@ -117,7 +121,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
     )
     async def status(order_id: Id) -> JSONResponse:
         found = await desk.status(order_id, patience=STATUS_SECONDS)
-        return JSONResponse(to_json({**found, "events": [to_json(event) for event in found["events"]]}))
+        return JSONResponse(found.to_json())
 
     @app.get(
         "/orders/{order_id}/events",
@@ -126,7 +130,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         response_model=schema.Log,
     )
     async def events(order_id: Id) -> JSONResponse:
-        return JSONResponse({"events": [to_json(row) for row in await desk.events(order_id)]})
+        return JSONResponse({"events": [row.to_json() for row in await desk.events(order_id)]})
 
     @app.get("/orders", summary="Orders, newest first, in pages", responses=_answers(422), response_model=schema.Page)
     async def orders(
@@ -136,8 +140,8 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
     ) -> JSONResponse:
         rows = await desk.orders(state=state, limit=limit, after=read_cursor(after) if after is not None else None)
         # A full page may be the last one; then the next is empty, and says so.
-        following = write_cursor(rows[-1]) if len(rows) == limit else None
-        return JSONResponse({"orders": [to_json(row) for row in rows], "next": following})
+        following = write_cursor(rows[-1].created_at, rows[-1].id) if len(rows) == limit else None
+        return JSONResponse({"orders": [row.to_json() for row in rows], "next": following})
 
     looking: asyncio.Task[dict[str, bool]] | None = None
 

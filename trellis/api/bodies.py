@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from starlette.responses import JSONResponse
 
 from trellis.errors import BadInput
-from trellis.model import parse_id
+from trellis.parsing import parse_id
 
 
 def error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -57,9 +56,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def write_cursor(row: Mapping[str, Any]) -> str:
-    """Where the page that ends with this order ended."""
-    return base64.urlsafe_b64encode(f"{row['created_at'].isoformat()} {row['id']}".encode()).decode().rstrip("=")
+def write_cursor(created_at: datetime, id_: str) -> str:
+    """Where a page ended, by its last order."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {id_}".encode()).decode().rstrip("=")
 
 
 def read_cursor(text: str) -> tuple[datetime, str]:
@@ -69,7 +68,7 @@ def read_cursor(text: str) -> tuple[datetime, str]:
         created, _, id_ = plain.partition(" ")
         position = datetime.fromisoformat(created), parse_id(id_)
         # Anything but our own writing is a mistake, however readable.
-        if position[0].tzinfo is None or write_cursor({"created_at": position[0], "id": id_}) != text:
+        if position[0].tzinfo is None or write_cursor(*position) != text:
             raise ValueError
     except (ValueError, BadInput):
         raise BadInput("The cursor in `after` must be the `next` of an earlier answer.") from None

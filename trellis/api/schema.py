@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trellis.model import MAX_ITEMS, NOT_IN_TEXT, State
+from trellis.model import State
+from trellis.parsing import MAX_ITEMS, NOT_IN_TEXT
 
 Json = dict[str, Any]
 
@@ -62,7 +63,10 @@ START: Json = _object(
 )
 NOTHING: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 REASON: Json = _object({"reason": {"anyOf": [_text(500), {"type": "null"}]}}, [])
-MOVE: Json = {"anyOf": [*ADDRESS["anyOf"], _object({"address": ADDRESS}, ["address"])]}
+MOVE: Json = {
+    "anyOf": [*ADDRESS["anyOf"], _object({"address": ADDRESS}, ["address"])],
+    "description": "The whole new address, bare or wrapped. A field that is left out becomes empty.",
+}
 
 START_EXAMPLES: Json = {
     "whole": {
@@ -80,7 +84,10 @@ START_EXAMPLES: Json = {
     },
 }
 MOVE_EXAMPLES: Json = {
-    "bare": {"value": {"line1": "2 New Road", "city": "Springfield"}},
+    "bare": {
+        "summary": "Fields that are left out become empty",
+        "value": {"line1": "2 New Road", "city": "Springfield"},
+    },
     "wrapped": {"value": {"address": {"street": "2 New Road"}}},
 }
 CANCEL_EXAMPLES: Json = {"reason": {"value": {"reason": "changed my mind"}}, "nothing": {"value": {}}}
@@ -150,10 +157,15 @@ class Status(BaseModel):
     last_failure: str | None
     review_deadline: str | None
     seconds_left: float | None
+    can_approve: bool
     can_cancel: bool
     can_update_address: bool
     total: str | None
+    items: list[dict[str, Any]]
     address: dict[str, Any] | None
+    policy: dict[str, Any] | None
+    created_at: str | None
+    updated_at: str | None
     payment: dict[str, Any] | None
     shipments: list[dict[str, Any]]
     events: list[Event]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from trellis import stack
 from trellis.api.app import create
+from trellis.api.request_log import RequestLog
 from trellis.config import Settings
-from trellis.desk import default_policy, opened
+from trellis.desk import default_policy
 from trellis.errors import ConfigError, StackError
-from trellis.faults import FaultPlan
+from trellis.faults import plan_in_force
+from trellis.runtime import opened
 
 GRACE_SECONDS = 5
 """How long requests under way may take once the API was told to end."""
@@ -37,14 +38,14 @@ async def serve(settings: Settings, host: str, port: int, said: Callable[[str], 
     StackError for a port in use, and what `opened` raises.
     """
     default_policy(settings)
-    FaultPlan.parse(settings.faults or "canonical")
+    plan_in_force(None, settings.faults)
     listener = _bind(host, port, settings)
     with listener:
-        async with opened(stack.require(settings), settings, checked=True) as desk:
-            app = create(desk, token=settings.api_token)
+        async with opened(settings, checked=True) as runtime:
+            app = create(runtime.desk, token=settings.api_token)
             server = _Server(
                 uvicorn.Config(
-                    app,
+                    RequestLog(app),
                     log_config=None,
                     access_log=False,
                     lifespan="off",

@@ -10,27 +10,23 @@ import asyncio
 import http.client
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from trellis import stack
-from trellis.bench.floor import sample_order
 from trellis.config import Settings
-from trellis.db.migrate import migrate
-from trellis.desk import Desk, opened
+from trellis.desk import Desk
+from trellis.driving import sample_order
 from trellis.faults import FaultPlan
 from trellis.policies import preset
+from trellis.runtime import opened, workspace
 
 THREADS = 200
 AT_ONCE = 10
@@ -46,27 +42,20 @@ async def run(
     Statuses and starts at `rate` a second for `seconds`, beside ten orders at a time under the canonical faults;
     then statuses at `flood` a second for a fifth of the time.
     """
-    home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
-    own = settings.model_copy(update={"home": home})
-    try:
-        up = await stack.up(own)
-        await migrate(up.database_url)
-        with _process(own, "worker"), _process(own, "api", "--port", "0") as api:
-            assert api.stdout is not None
-            address = (await asyncio.to_thread(api.stdout.readline)).split()[2].rstrip(b",").decode()
-            async with opened(up, own) as desk:
-                await desk.ledger.set_fault_plan(FaultPlan.canonical())
-                async with _traffic(desk) as traffic:
+    with workspace(settings, apart=False) as own:
+        async with opened(own, start=True) as runtime:
+            await runtime.desk.set_faults(FaultPlan.canonical())
+            with _process(own, "worker"), _process(own, "api", "--port", "0") as api:
+                assert api.stdout is not None
+                address = (await asyncio.to_thread(api.stdout.readline)).split()[2].rstrip(b",").decode()
+                async with _traffic(runtime.desk) as traffic:
                     await traffic.warm()
                     load = _Load(address.removeprefix("http://"), traffic.recent)
                     figures = await asyncio.to_thread(load.run, rate, seconds, tick)
                     completed = traffic.completed
                     flooded = await asyncio.to_thread(load.run, flood, seconds / 5, tick, starts=False)
-        kept = ("requests", "rate", "p50_ms", "p99_ms", "max_ms", "errors", "rejected")
-        return figures | {"orders_completed": completed, "flood": {name: flooded[name] for name in kept}}
-    finally:
-        stack.down(own)
-        shutil.rmtree(home, ignore_errors=True)
+    kept = ("requests", "rate", "p50_ms", "p99_ms", "max_ms", "errors", "rejected")
+    return figures | {"orders_completed": completed, "flood": {name: flooded[name] for name in kept}}
 
 
 @contextmanager

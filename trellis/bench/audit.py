@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from trellis.audit import audit
-from trellis.bench.floor import standing
+from trellis.bench.bench_stack import bench_stack
 from trellis.config import Settings
 from trellis.db.audit import fill
 
@@ -19,13 +19,13 @@ async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> d
     """{orders, violations, seconds, orders_per_s, peak_mb_small, peak_mb}: the peaks are growth of this process's
     resident memory [MB], for a tenth of the orders and for all of them."""
     # Made-up orders belong in no ledger of somebody's, whichever the settings name.
-    async with standing(settings.apart(settings.home)) as floor:
+    async with bench_stack(settings, apart=True) as bench:
         peaks = []
         for number in (orders // 10, orders):
-            await fill(floor.pool, number)
+            await fill(bench.pool, number)
             peak = asyncio.create_task(_peak())
             began = time.perf_counter()
-            report = await audit(floor.desk.client, floor.pool, histories=False, tick=tick)
+            report = await audit(bench.desk.client, bench.pool, histories=False, tick=tick)
             took = time.perf_counter() - began
             peak.cancel()
             peaks.append(await peak)

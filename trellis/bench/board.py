@@ -7,26 +7,23 @@ that knows of it. Every event of every order on the page counts, those that shar
 from __future__ import annotations
 
 import asyncio
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trellis import stack
-from trellis.bench.floor import complete_one, many, sample_order
 from trellis.config import Settings
 from trellis.db.pool import Pool
+from trellis.driving import many, run_calm_order, sample_order
 from trellis.faults import FaultPlan, Mix
-from trellis.lab.room import ControlRoom
+from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 from trellis.model import workflow_id
 from trellis.policies import preset, tuned
+from trellis.runtime import workspace
 
 FILL = """
 INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker, ts)
@@ -46,9 +43,7 @@ def run(
     settings: Settings, orders: int, rounds: int, per_round: int, filled: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
     """{orders, events, filled, p50_ms, p95_ms, throughput_ratio, open_per_s, closed_per_s}; a stack of its own."""
-    home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
-    own = settings.apart(home).model_copy(update={"faults": "calm"})
-    try:
+    with workspace(settings.model_copy(update={"faults": "calm"})) as own:
         session = Session(own)
         try:
             if filled:
@@ -58,9 +53,6 @@ def run(
             ratio, open_, closed = _cost(session, rounds, per_round, tick)
         finally:
             session.stop()
-    finally:
-        stack.down(own)
-        shutil.rmtree(home, ignore_errors=True)
     return {
         "orders": orders,
         "events": len(delays),
@@ -134,9 +126,7 @@ def _cost(session: Session, rounds: int, per_round: int, tick: Callable[[], None
     policy = preset("swift")
 
     async def one() -> None:
-        _, state, _ = await complete_one(session.desk, policy)
-        if state != "COMPLETED":
-            raise RuntimeError(f"a calm order ended {state}")
+        await run_calm_order(session.desk, policy)
 
     rates: dict[bool, list[float]] = {True: [], False: []}
     session.submit(many(per_round // 2, 20, one)).result()

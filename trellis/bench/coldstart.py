@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from trellis import stack
 from trellis.config import Settings
 from trellis.errors import TrellisError
+from trellis.runtime import workspace
 
 # The clock starts before the import: a person waits for that too.
 _FIRST_CELLS = """
@@ -35,15 +34,11 @@ def run(settings: Settings, rounds: int, tick: Callable[[], None]) -> dict[str, 
     """{never_used_s, used_s: median seconds, rounds}. Used: the workspace has data, and its servers are down."""
     seconds: dict[str, list[float]] = {"never_used_s": [], "used_s": []}
     for _ in range(rounds):
-        home = Path(tempfile.mkdtemp(prefix="trellis-cold-"))
-        try:
+        with workspace(settings, apart=False) as own:
             for figures in seconds.values():
-                figures.append(_once(home))
-                stack.down(settings.model_copy(update={"home": home}))
+                figures.append(_once(own.home))
+                stack.down(own)
                 tick()
-        finally:
-            stack.down(settings.model_copy(update={"home": home}))
-            shutil.rmtree(home, ignore_errors=True)
     return {name: round(statistics.median(figures), 2) for name, figures in seconds.items()} | {"rounds": rounds}
 
 

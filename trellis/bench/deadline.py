@@ -9,10 +9,12 @@ from typing import Any
 import psutil
 from scipy import stats
 
-from trellis.bench.floor import complete_one, many, standing
+from trellis.bench.bench_stack import bench_stack
 from trellis.config import Settings
+from trellis.driving import drive
 from trellis.faults import FaultPlan
 from trellis.insight.retries import predict, queued
+from trellis.model import State
 from trellis.policies import Policy
 
 DEADLINE = 15.0
@@ -28,30 +30,20 @@ async def run(
     for `cores`, those that other programs left, at the CPU seconds measured in this run; the policy's budget is not in
     it.
     """
-    async with standing(settings) as floor:
-        await floor.faults(FaultPlan.canonical(seed))
-        seconds: list[float] = []
-        states: dict[str, int] = {}
-        missed = 0
-
-        async def job() -> None:
-            nonlocal missed
-            _, state, took = await complete_one(floor.desk, policy)
-            seconds.append(took)
-            states[state] = states.get(state, 0) + 1
-            missed += state != "COMPLETED" or took > DEADLINE
-            tick()
-
-        before, unused = floor.cpu(), psutil.cpu_times().idle
-        elapsed = await many(orders, concurrency, job)
-        spent, unused = sum(floor.cpu()) - sum(before), psutil.cpu_times().idle - unused
+    async with bench_stack(settings) as bench:
+        await bench.set_faults(FaultPlan.canonical(seed))
+        before, unused = bench.cpu(), psutil.cpu_times().idle
+        driven = await drive(bench.desk, orders, concurrency, policy, tick)
+        spent, unused = sum(bench.cpu()) - sum(before), psutil.cpu_times().idle - unused
         cpu = spent / orders
-        attempts = await floor.desk.ledger.attempts_per_step()
+        attempts = await bench.desk.ledger.attempts_per_step()
+    seconds = driven.seconds
+    missed = sum(one.state is not State.COMPLETED or one.seconds > DEADLINE for one in driven.ended)
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
     exact = stats.binomtest(missed, orders).proportion_ci(0.95)
     alone = predict(policy)
     # What other programs of this machine took was not there for us.
-    cores = min(psutil.cpu_count() or 1, max(0.5, (spent + unused) / elapsed))
+    cores = min(psutil.cpu_count() or 1, max(0.5, (spent + unused) / driven.elapsed))
     overhead = queued(alone, at_once=min(concurrency, orders), cpu=cpu, cores=cores)
     found = predict(policy, overhead=overhead)
     return {
@@ -63,7 +55,7 @@ async def run(
         "p99": round(cuts[98], 3),
         "max": round(max(seconds), 3),
         "attempts_per_step": {step: round(mean, 3) for step, mean in attempts.items()},
-        "states": states,
+        "states": dict(driven.states),
         "cpu_s_per_order": round(cpu, 3),
         "cores": round(cores, 2),
         "interval": [round(float(exact.low), 4), round(float(exact.high), 4)],

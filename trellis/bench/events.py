@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, LiteralString
 
-from trellis import stack
 from trellis.config import Settings
 from trellis.db import reading
-from trellis.db.migrate import migrate
 from trellis.errors import TrellisError
+from trellis.runtime import opened, workspace
 
 # Orders of twenty events, ten of their sixteen tries without success. Every third order is server-placed, an execution
 # to a try, and of every thirtieth each step's second execution left no trace. The id of a try's event derives from its
@@ -185,10 +181,8 @@ def run(
     """
     if "adbc" not in reading.drivers():
         raise TrellisError("The floor is ADBC's: install adbc-driver-postgresql first.")
-    home = Path(tempfile.mkdtemp(prefix="trellis-bench-"))
-    own = settings.apart(home)
-    try:
-        url = asyncio.run(_standing(own))
+    with workspace(settings) as own:
+        url = asyncio.run(_start(own))
         fill(url, rows, tick)
         if batches is not None:
             began = time.perf_counter()
@@ -216,15 +210,11 @@ def run(
             "analysis_s": round(sum(analysis(url).values()), 2),
             "rounds": rounds,
         } | _rounded(memory(url))
-    finally:
-        stack.down(own)
-        shutil.rmtree(home, ignore_errors=True)
 
 
-async def _standing(own: Settings) -> str:
-    up = await stack.up(own)
-    await migrate(up.database_url)
-    return up.database_url
+async def _start(settings: Settings) -> str:
+    async with opened(settings, start=True) as runtime:
+        return runtime.stack.database_url
 
 
 def _rounded(figures: dict[str, Any]) -> dict[str, Any]:

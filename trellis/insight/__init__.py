@@ -1,5 +1,6 @@
 """What the events say: DataFrames and charts, read-only."""
 
+from trellis.insight.attempt_frames import attempts, steps
 from trellis.insight.charts import (
     attempts_per_step,
     completion,
@@ -16,7 +17,8 @@ from trellis.insight.charts import (
     variants,
     where_the_seconds_go,
 )
-from trellis.insight.frames import attempts, events, export, orders, payments, steps
+from trellis.insight.exporting import export
+from trellis.insight.frames import events, orders, payments
 from trellis.insight.history import download, history, history_attempts, history_workflows
 
 __all__ = [

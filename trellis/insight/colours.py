@@ -1,47 +1,107 @@
-"""One set of colours for widgets and charts, told apart by the colour-blind too.
+"""The colours of widgets and charts. Each is told from the others by the colour-blind too.
 
-From Okabe and Ito, "Color Universal Design" (2008).
+Source: Okabe and Ito, "Color Universal Design" (2008).
+
+Charts stand on the paper of JupyterLab's theme, white or nearly black. There each colour is mixed with some of the
+theme's text colour (`SHADE`): it becomes darker on white paper and lighter on black paper. On either it then has a
+contrast of at least 3:1, as WCAG 2.1 asks of graphics (success criterion 1.4.11).
 """
 
 from __future__ import annotations
 
+BLACK, GREY = "#000000", "#999999"
+BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
+ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
+
 OUTCOMES = {
-    "succeeded": "#009E73",
-    "failed": "#D55E00",
-    "timed out": "#E69F00",
-    "abandoned": "#999999",
-    "lost": "#000000",
-    "unknown": "#CC79A7",
-    "open": "#56B4E9",
+    "succeeded": GREEN,
+    "failed": VERMILLION,
+    "timed out": ORANGE,
+    "abandoned": GREY,
+    "lost": BLACK,
+    "unknown": PURPLE,
+    "open": SKY,
 }
 
 PARTS = {
-    "success": "#009E73",
-    "failed attempts": "#D55E00",
-    "hangs": "#E69F00",
-    "backoff": "#56B4E9",
-    "queue": "#0072B2",
-    "review": "#CC79A7",
+    "success": GREEN,
+    "failed attempts": VERMILLION,
+    "hangs": ORANGE,
+    "backoff": SKY,
+    "queue": BLUE,
+    "review": PURPLE,
 }
 """Where the seconds of an order go."""
 
 STATES = {
-    "ORDER_RECEIVED": "#56B4E9",
-    "ORDER_VALIDATED": "#56B4E9",
-    "AWAITING_APPROVAL": "#E69F00",
-    "PAYMENT_CHARGED": "#0072B2",
-    "SHIPPING": "#0072B2",
-    "SHIPPED": "#0072B2",
-    "COMPLETED": "#009E73",
-    "FAILED": "#D55E00",
-    "CANCELLED": "#999999",
-    "APPROVAL_TIMEOUT": "#CC79A7",
+    "ORDER_RECEIVED": SKY,
+    "ORDER_VALIDATED": SKY,
+    "AWAITING_APPROVAL": ORANGE,
+    "PAYMENT_CHARGED": BLUE,
+    "SHIPPING": BLUE,
+    "SHIPPED": BLUE,
+    "COMPLETED": GREEN,
+    "FAILED": VERMILLION,
+    "CANCELLED": GREY,
+    "APPROVAL_TIMEOUT": PURPLE,
 }
+
+PAPER, INK, AXIS, GRID = "#ffffff", "#000000", "#888888", "#dddddd"
+"""Of charts on white paper: the paper, its text, the lines of axes, the lines of the grid."""
+
+DARK = {PAPER: "#111111", INK: "#ffffff", AXIS: "#999999", GRID: "#424242"}
+"""What stands for each of these on black paper."""
+
+JUPYTERLAB = {
+    PAPER: "var(--jp-layout-color0, #ffffff)",
+    INK: "var(--jp-ui-font-color0, #000000)",
+    AXIS: "var(--jp-ui-font-color2, #888888)",
+    GRID: "var(--jp-border-color2, #dddddd)",
+}
+"""What stands for each of these in JupyterLab: CSS variables of its theme, with the white paper's colour behind."""
+
+SHADE = 0.2
+
+
+def on_paper(colour: str, ink: str = INK) -> str:
+    """`colour` [#rrggbb] as a chart shows it on the paper whose text is `ink` [#rrggbb]."""
+    ours, theirs = _channels(colour), _channels(ink)
+    return "#" + "".join(f"{round(c * (1 - SHADE) + i * SHADE):02x}" for c, i in zip(ours, theirs, strict=True))
+
+
+def dark() -> dict[str, str]:
+    """Each colour of a chart on white paper, and what stands for it on black paper [#rrggbb]."""
+    return DARK | {on_paper(one): on_paper(one, DARK[INK]) for one in _DRAWN}
+
+
+def jupyterlab() -> dict[str, str]:
+    """Each colour of a chart on white paper, and what stands for it in JupyterLab [CSS]: it follows the theme."""
+    return JUPYTERLAB | {
+        on_paper(one): f"color-mix(in srgb, {one} {1 - SHADE:.0%}, {JUPYTERLAB[INK]})" for one in _DRAWN
+    }
+
+
+# Black is the ink itself, and has its own place in the tables above.
+_DRAWN = (GREY, BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours [#rrggbb]: from 1 (none) to 21 (black on white), as WCAG 2.1 defines it."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of `colour` [#rrggbb], from 0 (black) to 1 (white), as WCAG 2.1 defines it."""
+    shares = [channel / 255 for channel in _channels(colour)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def text_on(colour: str) -> str:
-    """Black or white, whichever reads better on `colour` [#rrggbb] (relative luminance as in WCAG 2.1)."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
+    """Black or white, whichever has more contrast on `colour` [#rrggbb]."""
+    return "#000000" if contrast(colour, "#000000") > contrast(colour, "#ffffff") else "#ffffff"
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

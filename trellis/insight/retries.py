@@ -26,14 +26,14 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.faults import REPLY_CAN_BE_LOST, FaultPlan
-from trellis.model import Step
+from trellis.faults import FaultPlan
+from trellis.model import OUTSIDE_WAY, REPLY_CAN_BE_LOST
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Side = Literal["down", "mid", "up"]
 
-STEPS = (Step.RECEIVE, Step.VALIDATE, Step.CHARGE, Step.PREPARE, Step.DISPATCH, Step.SHIP)
+STEPS = OUTSIDE_WAY
 """The outside steps of an order that completes."""
 
 TIMER_FLOOR = 0.993

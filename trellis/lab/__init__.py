@@ -1,8 +1,10 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
-from trellis.lab.race import model_sliders, race_policies
+from trellis.lab.essays.one_order import side_by_side, step_by_step
+from trellis.lab.essays.policies import compare_policies, model_sliders
+from trellis.lab.essays.requests import send_after
+from trellis.lab.essays.source import code_of, code_of_class
 from trellis.lab.session import Session, reload, start
-from trellis.lab.story import code_of, code_of_class, race, side_by_side, step_by_step
 from trellis.lab.widgets import OrderPanel, panel
 
 __all__ = [
@@ -10,11 +12,11 @@ __all__ = [
     "Session",
     "code_of",
     "code_of_class",
+    "compare_policies",
     "model_sliders",
     "panel",
-    "race",
-    "race_policies",
     "reload",
+    "send_after",
     "side_by_side",
     "start",
     "step_by_step",

@@ -1,12 +1,13 @@
-"""New code into a running kernel: what an edit of workflows and activities touches, all of it or nothing."""
+"""Edited code into a running kernel: all modules that the workers are made of, or none of them."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -15,55 +16,61 @@ from trellis.errors import TrellisError
 from trellis.messages import Status
 from trellis.model import workflow_id
 
-MODULES = (
-    "trellis.rules",
-    "trellis.workflows.calls",
-    "trellis.workflows.shipping",
-    "trellis.workflows.order",
-    "trellis.activities.attempts",
-    "trellis.activities.books",
-    "trellis.activities.steps",
-    "trellis.workers",
-)
-"""In the order in which they import one another. The sandbox is given these very modules (see trellis.workers).
+ENTRY = "trellis.workers"
+FOLDERS = ("trellis.workflows", "trellis.activities")
+LOGIC = ("trellis.rules", "trellis.parsing")
+"""Pure functions that workflows call. They keep no values, so they can change under a running lab.
 
-Words that cross the wire (model, messages, policies) are not among them: values made before the reload would no
-longer be of the classes made after it. An edit there needs a new kernel.
+Other modules outside FOLDERS are not reloaded. Model, messages and policies hold the classes of values that are alive:
+after a reload, a value made before it would be of another class than one made after it. An edit there needs a new
+kernel.
 """
 
 
-def check() -> None:
-    """Raise TrellisError if a file could not even be read as Python."""
-    for name in MODULES:
-        path = _file(sys.modules[name])
-        try:
-            compile(path.read_text("utf-8"), str(path), "exec")
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None)
-            raise TrellisError(
-                f"{path.name}{f', line {line}' if line else ''}: {getattr(error, 'msg', error)}. "
-                f"Nothing was reloaded; the old code goes on."
-            ) from None
+def modules() -> list[str]:
+    """What a reload imports anew, each module after those that it imports. Read from the files as they are now.
+
+    Raises TrellisError for a file that is not valid Python.
+    """
+    seen: set[str] = set()
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        path = _file(name)
+        if name in seen or path is None:
+            return
+        seen.add(name)
+        for imported in _imports(name, path):
+            visit(imported)
+        if name == ENTRY or name in LOGIC or name.rpartition(".")[0] in FOLDERS:
+            found.append(name)
+
+    visit(ENTRY)
+    return found
 
 
 def reload() -> None:
     """Import all of them anew. If one fails, all are as they were, and TrellisError says which."""
-    before = {name: dict(vars(sys.modules[name])) for name in MODULES}
+    names = modules()
+    before = {name: dict(vars(sys.modules[name])) for name in names if name in sys.modules}
     importlib.invalidate_caches()
-    for name in MODULES:
-        module = sys.modules[name]
-        # A second edit within one second looks to the import system like none.
+    for name in names:
+        module = sys.modules.get(name)
+        # The import system compares times in seconds: it would miss the second of two edits within one.
         cached = getattr(module, "__cached__", None)
         if cached:
             Path(cached).unlink(missing_ok=True)
         try:
-            importlib.reload(module)
+            if module is None:
+                importlib.import_module(name)
+            else:
+                importlib.reload(module)
         except Exception as error:
-            for other, names in before.items():
+            for other, values in before.items():
                 vars(sys.modules[other]).clear()
-                vars(sys.modules[other]).update(names)
+                vars(sys.modules[other]).update(values)
             raise TrellisError(
-                f"{_file(module).name} cannot be imported ({type(error).__name__}: {error}). "
+                f"{name.rpartition('.')[2]}.py cannot be imported ({type(error).__name__}: {error}). "
                 f"Nothing was reloaded; the old code goes on."
             ) from None
 
@@ -71,7 +78,7 @@ def reload() -> None:
 async def misfit(client: Client, order_id: str) -> str | None:
     """Why the order's history does not fit the code that runs now; None where it fits or nobody can tell."""
     late = ""
-    # A machine that compiles and replays much at once is slow, which says nothing of the history.
+    # A machine that compiles and replays much at once is slow; that is no reason to call the history a misfit.
     for _ in range(4):
         try:
             await client.get_workflow_handle(workflow_id(order_id)).query(
@@ -88,6 +95,35 @@ async def misfit(client: Client, order_id: str) -> str | None:
     return f"no answer in 20 s ({late})."
 
 
-def _file(module: ModuleType) -> Path:
-    assert module.__file__ is not None
-    return Path(module.__file__)
+def _file(name: str) -> Path | None:
+    """The file that an import of this name reads; None for what is not a module of ours."""
+    parent, _, leaf = name.rpartition(".")
+    if parent.split(".")[0] != "trellis":
+        return None
+    package = sys.modules.get(parent)
+    for folder in getattr(package, "__path__", ()):
+        for path in (Path(folder) / f"{leaf}.py", Path(folder) / leaf / "__init__.py"):
+            if path.exists():
+                return path
+    return None
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    try:
+        # Compiled, not only parsed: some mistakes are found by the compiler alone.
+        text = path.read_text("utf-8")
+        compile(text, str(path), "exec")
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise TrellisError(
+            f"{path.name}{f', line {line}' if line else ''}: {getattr(error, 'msg', error)}. "
+            f"Nothing was reloaded; the old code goes on."
+        ) from None
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level] if node.level else []
+            source = ".".join([*package, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)

@@ -16,9 +16,11 @@ import ipywidgets as w  # type: ignore[import-untyped]
 from trellis.desk import Receipt
 from trellis.errors import TrellisError
 from trellis.insight.colours import STATES, text_on
-from trellis.lab.rows import PATH
-from trellis.lab.session import STOPPED, Session
+from trellis.lab.control_room.rows import PATH
+from trellis.lab.engine import STOPPED
+from trellis.lab.session import Session
 from trellis.model import State
+from trellis.status import OrderStatus
 
 _BEFORE_CHARGE = {None, "ORDER_RECEIVED", "ORDER_VALIDATED", "AWAITING_APPROVAL"}
 BEAT = 0.15
@@ -31,7 +33,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         self.session = session
         self.order_id = order_id
         self.state: str | None = None
-        self._status: dict[str, Any] = {"can_cancel": True, "can_update_address": True}
+        self._status: OrderStatus | None = None
         self._busy = False
         self._approved = False
         self.path = w.HTML()
@@ -112,14 +114,15 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         """What can still be asked, and only while no other request is on its way."""
         shut = self._busy or not self.session.running
         self.approve.disabled = shut or self._approved or self.state not in _BEFORE_CHARGE
-        self.cancel.disabled = shut or not self._status["can_cancel"]
-        self.change.disabled = shut or not self._status["can_update_address"]
+        known = self._status
+        self.cancel.disabled = shut or (known is not None and not known.can_cancel)
+        self.change.disabled = shut or (known is not None and not known.can_update_address)
 
     async def _follow(self) -> None:
         while True:
             try:
                 self._status = await self.session.desk.status(self.order_id)
-                self.state = str(self._status["state"])
+                self.state = str(self._status.state)
                 self._enable()
                 self._draw(self._status)
                 if State(self.state).terminal:
@@ -133,8 +136,8 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
                 self.detail.value = _warning(f"Disconnected, trying again ({error}).")
                 await asyncio.sleep(1)
 
-    def _draw(self, status: dict[str, Any]) -> None:
-        state = str(status["state"])
+    def _draw(self, status: OrderStatus) -> None:
+        state = str(status.state)
         names = [name for name, _ in PATH]
         reached = names.index(state) if state in names else -1
         dots = [_dot(text, STATES[state] if n == reached else None, n <= reached) for n, (_, text) in enumerate(PATH)]
@@ -147,12 +150,12 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
             + "</div>"
         )
         parts: list[str] = []
-        if status["step"]:
-            parts.append(f"now: {status['step']}" + (f", attempt {status['attempt']}" if status["attempt"] else ""))
-        if status["seconds_left"] is not None:
-            parts.append(f"{status['seconds_left']:.0f} s left to approve")
-        if status["last_failure"] or status["last_error"]:
-            parts.append(f"last failure: {status['last_failure'] or status['last_error']}")
+        if status.step:
+            parts.append(f"now: {status.step}" + (f", attempt {status.attempt}" if status.attempt else ""))
+        if status.seconds_left is not None:
+            parts.append(f"{status.seconds_left:.0f} s left to approve")
+        if status.last_failure or status.last_error:
+            parts.append(f"last failure: {status.last_failure or status.last_error}")
         # Not announced: a clock that is read out every second drowns everything else.
         self.detail.value = _note(" · ".join(parts) or "\xa0", role="none")
 

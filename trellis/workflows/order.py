@@ -10,7 +10,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from trellis.messages import (
@@ -39,7 +39,9 @@ with workflow.unsafe.imports_passed_through():
     from trellis.model import State, Step, shipping_workflow_id
     from trellis.policies import AtWindowEnd, WhenParentCloses
     from trellis.rules import Budget, Progress, root_cause
-    from trellis.workflows.calls import ledger, outside
+
+# Not passed through: the sandbox restricts only what it imports itself.
+from trellis.workflows.calls import ledger, outside
 
 ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
 
@@ -50,12 +52,24 @@ _PARENT_CLOSE = {
 }
 
 
-class ReviewTimedOut(Exception):
-    """nobody approved the order in time"""
+class OrderFailed(Exception):
+    """The business process cannot go on. The order is compensated and ends."""
 
 
-class DispatchGaveUp(Exception):
+class ReviewTimedOut(OrderFailed):
+    """Nobody approved the order in time."""
+
+
+class DispatchGaveUp(OrderFailed):
     """Every round of shipping failed."""
+
+
+FAILURES = (FailureError, OrderFailed)
+"""What makes an order fail. Anything else is a mistake in this code, a call that the sandbox refuses among them.
+
+Such a mistake fails the workflow task, and Temporal tries that again until the code is mended. If it failed the order
+instead, an edit gone wrong would undo every order that it meets.
+"""
 
 
 @workflow.defn(name=ORDER_WORKFLOW)
@@ -164,7 +178,7 @@ class OrderWorkflow:
             try:
                 dispatched: Dispatched = await workflow.execute_child_workflow(
                     SHIPPING_WORKFLOW,
-                    ShippingInput(self._order, self._round, self._policy.retry, workflow.info().workflow_id),
+                    self._round_input(),
                     id=shipping_workflow_id(self._order.order_id, self._round),
                     task_queue=self._given.shipping_queue,
                     result_type=Dispatched,
@@ -192,7 +206,7 @@ class OrderWorkflow:
         self._progress.state = State.SHIPPING
         self._budget.end()
         self._timers_changed = True
-        await self._outside(Step.SHIP, without_limit=True)
+        await self._outside(Step.SHIP)
         self._progress.state = State.SHIPPED
         self._step = Step.COMPLETE
         await ledger("finish", Ending(self._order.order_id, State.COMPLETED))
@@ -206,7 +220,7 @@ class OrderWorkflow:
         if self._progress.ending is None:
             try:
                 tracking = await work
-            except Exception as failure:
+            except FAILURES as failure:
                 state = State.APPROVAL_TIMEOUT if isinstance(failure, ReviewTimedOut) else State.FAILED
                 reason = root_cause(failure)
                 if not await self._raise_fence(state, reason):
@@ -215,7 +229,9 @@ class OrderWorkflow:
             # What an activity answered in this very task is taken first: nobody would ask for it any more.
             await asyncio.sleep(0)
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            (mistake,) = await asyncio.gather(work, return_exceptions=True)
+            if isinstance(mistake, Exception) and not isinstance(mistake, FAILURES):
+                raise mistake
         ending = self._progress.ending
         if ending is not None:
             if self._charging and tracking is None:
@@ -259,7 +275,7 @@ class OrderWorkflow:
     async def _unwind(self, ending: State, *, claimed: bool) -> Unwound:
         """Compensations retry without limit and outside the budget."""
         self._step = Step.REFUND
-        retry = replace(self._policy.retry, max_tries=0)
+        retry = self._policy.retry_of(Step.REFUND)
         given = Unwind(self._order, retry, self._reason, claimed, self._round, ending)
         unwound: Unwound = await outside(Step.REFUND, given, retry, Unwound)
         return unwound
@@ -323,15 +339,15 @@ class OrderWorkflow:
 
     @workflow.query
     def status(self) -> Status:
-        open_ = self._progress.undoing is None and not self._progress.shipped
+        may = self._progress.permissions(self._step)
         return Status(
             self._order.order_id,
             self._progress.state,
             self._step,
             self._review_deadline,
             self._last_error,
-            can_cancel=open_,
-            can_update_address=open_,
+            can_cancel=may.cancel,
+            can_update_address=may.update_address,
         )
 
     async def _once(self, request_id: str, handle: Callable[[], Awaitable[Verdict]]) -> Verdict:
@@ -383,10 +399,14 @@ class OrderWorkflow:
 
     # --- small things --------------------------------------------------------------------------------------
 
-    async def _outside(self, step: Step, given: object = None, *, without_limit: bool = False) -> None:
+    async def _outside(self, step: Step, given: object = None) -> None:
         self._step = step
-        retry = replace(self._policy.retry, max_tries=0) if without_limit else self._policy.retry
+        retry = self._policy.retry_of(step)
         await outside(step, given or StepInput(self._order, retry), retry)
+
+    def _round_input(self) -> ShippingInput:
+        policy, me = self._policy, workflow.info().workflow_id
+        return ShippingInput(self._order, self._round, policy.retry, me, policy.steps)
 
     async def _outlast(self, doing: Any) -> Any:
         """Wait for something that a cancellation must not interrupt."""

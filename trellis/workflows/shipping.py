@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import is_cancelled_exception
+from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    # The payload converter resolves the fields of ShippingInput in the sandbox's own table of modules: without
-    # this line a worker whose sandbox does not pass all of Trellis through cannot read its input.
+    # The payload converter looks up the types of ShippingInput's fields among the modules that the sandbox has
+    # imported: without this line it could not read the input.
     import trellis.policies  # noqa: F401
     from trellis.messages import SHIPPING_WORKFLOW, Dispatched, ShippingInput, StepInput
     from trellis.model import Step
     from trellis.rules import root_cause
-    from trellis.workflows.calls import outside
+
+# Not passed through: the sandbox restricts only what it imports itself.
+from trellis.workflows.calls import outside
 
 
 @workflow.defn(name=SHIPPING_WORKFLOW)
@@ -25,12 +27,14 @@ class ShippingWorkflow:
 
     @workflow.run
     async def run(self, given: ShippingInput) -> Dispatched:
-        step = StepInput(given.order, given.retry, given.round)
+        prepare, dispatch = (
+            StepInput(given.order, given.retry_of(step), given.round) for step in (Step.PREPARE, Step.DISPATCH)
+        )
         try:
-            await outside(Step.PREPARE, step, given.retry)
-            dispatched: Dispatched = await outside(Step.DISPATCH, step, given.retry, Dispatched)
+            await outside(Step.PREPARE, prepare, prepare.retry)
+            dispatched: Dispatched = await outside(Step.DISPATCH, dispatch, dispatch.retry, Dispatched)
             return dispatched
-        except Exception as failure:
+        except FailureError as failure:
             if not is_cancelled_exception(failure):
                 parent = workflow.get_external_workflow_handle(given.parent_workflow_id)
                 await parent.signal("dispatch_failed", root_cause(failure))

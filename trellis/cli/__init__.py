@@ -1,0 +1,58 @@
+"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage.
+
+One module per group of commands. At their top they import only what is quick to import; Temporal's SDK, the database
+driver, pandas and the like are imported inside the command that needs them, so that `trellis --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+import typer
+
+from trellis.cli import bench, faults, orders
+from trellis.cli.advice import recommend
+from trellis.cli.books import audit, reconcile
+from trellis.cli.common import say
+from trellis.cli.processes import api, lab, notebooks, worker
+from trellis.cli.running import chaos, demo, load
+from trellis.cli.servers import down, migrate, reset, status, up
+from trellis.errors import TrellisError
+
+__all__ = ["app", "main"]
+
+COMMANDS = (
+    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, reconcile, recommend, notebooks,
+)  # fmt: skip
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")
+for command in COMMANDS:
+    app.command()(command)
+app.add_typer(orders.commands, name="order")
+app.add_typer(faults.commands, name="faults")
+app.add_typer(bench.commands, name="bench")
+
+
+def main() -> None:
+    """Entry point: every expected failure becomes one sentence and exit code 1."""
+    # `kill` ends a command as Ctrl-C does, servers of its own with it: also where a script's `&` had Ctrl-C ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code: str | int | None = 0
+    try:
+        app()
+    except TrellisError as error:
+        say(str(error), error=True)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as end:
+        code = end.code
+    # Temporal's threads may call into an interpreter that is being taken down, which aborts the process and loses
+    # the exit code (temporalio/sdk-python#300). An unexpected error still ends the usual way, with its traceback.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

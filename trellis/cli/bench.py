@@ -1,0 +1,134 @@
+"""`trellis bench`: measure. Each benchmark starts servers of its own and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from trellis.cli.common import Json, progress, read_settings, show
+from trellis.policies import preset, tuned
+
+commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark brings up a stack of its own.")
+
+
+@commands.command("deadline")
+def bench_deadline(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
+    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
+    hedge: Annotated[int, typer.Option(min=1, max=8, help="Lanes per step (placement activity).")] = 1,
+    budget: Annotated[
+        float | None, typer.Option(help="Another budget [s]; a long one shows the whole distribution.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Orders under the canonical faults: how many miss 15 s."""
+    from trellis.bench import deadline
+
+    settings = read_settings()
+    chosen = preset(policy) if hedge == 1 else tuned(preset(policy), name=policy, hedge=hedge)
+    if budget is not None:
+        # A child's own limit would end what the budget no longer does.
+        chosen = tuned(chosen, name=policy, budget=budget, child_run_timeout=None)
+    with progress(f"{policy}, {orders} orders", orders, as_json) as tick:
+        result = asyncio.run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
+    show(result, as_json)
+
+
+@commands.command("throughput")
+def bench_throughput(
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each kind.")] = 9,
+    per_round: Annotated[int, typer.Option(min=1, help="Orders a round.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    sandboxes: Annotated[bool, typer.Option("--sandboxes", help="Compare ways to run workflow code instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Calm orders per second against a twin that does nothing and a bare workflow."""
+    from trellis.bench import throughput
+
+    settings = read_settings()
+    measure = throughput.run_sandboxes if sandboxes else throughput.run
+    with progress("rounds", rounds * 3, as_json) as tick:
+        result = asyncio.run(measure(settings, rounds, per_round, concurrency, tick))
+    show(result, as_json)
+
+
+@commands.command("api")
+def bench_api(
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 50,
+    seconds: Annotated[float, typer.Option(min=1, help="For how long.")] = 30,
+    flood: Annotated[float, typer.Option(min=1, help="Requests a second of the flood that follows.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """How long `status` takes over HTTP while orders run, and what becomes of a flood."""
+    from trellis.bench import api as bench
+
+    settings = read_settings()
+    with progress("requests", int(rate * seconds) + int(flood * seconds / 5), as_json) as tick:
+        result = asyncio.run(bench.run(settings, rate, seconds, flood, tick))
+    show(result, as_json)
+
+
+@commands.command("board")
+def bench_board(
+    orders: Annotated[int, typer.Option(min=1, max=500, help="Orders in flight while the delay is measured.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of rounds, board open and closed.")] = 9,
+    per_round: Annotated[int, typer.Option(min=2, help="Orders a round.")] = 60,
+    events: Annotated[int, typer.Option(min=0, help="Events in the ledger before it begins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """From an event's commit to the board's new value, and orders per second with the board open and closed."""
+    from trellis.bench import board
+
+    settings = read_settings()
+    with progress("delay, then rounds", rounds + 1, as_json) as tick:
+        result = board.run(settings, orders, rounds, per_round, events, tick)
+    show(result, as_json)
+
+
+@commands.command("coldstart")
+def bench_coldstart(
+    rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False
+) -> None:
+    """From `lab.start()` in a fresh process to the first COMPLETED calm order, workspace never used and used before."""
+    from trellis.bench import coldstart
+
+    settings = read_settings()
+    with progress("starts", rounds * 2, as_json) as tick:
+        result = coldstart.run(settings, rounds, tick)
+    show(result, as_json)
+
+
+@commands.command("audit")
+def bench_audit(
+    orders: Annotated[int, typer.Option(min=10, help="How many orders to make and audit.")] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """The audit of the books over many orders: its rate, and how much memory it takes."""
+    from trellis.bench import audit as bench
+
+    settings = read_settings()
+    with progress("orders", orders + orders // 10, as_json) as tick:
+        result = asyncio.run(bench.run(settings, orders, tick))
+    show(result, as_json)
+
+
+@commands.command("events")
+def bench_events(
+    rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many events.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of load and floor.")] = 9,
+    slow_rounds: Annotated[int, typer.Option(min=1, help="In how many of them read_sql runs too.")] = 3,
+    batches: Annotated[int | None, typer.Option(min=1, help="Only one pass, in frames of this many rows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The events table into a DataFrame: against a bare Arrow fetch and pandas.read_sql, and its peak of memory."""
+    from trellis.bench import events
+
+    settings = read_settings()
+    ticks = -(-rows // 1_000_000) + (rounds if batches is None else 0)
+    with progress(f"{rows:,} events", ticks, as_json) as tick:
+        result = events.run(settings, rows, rounds, slow_rounds, batches, tick)
+    show(result, as_json)

@@ -1,0 +1,82 @@
+"""How events, durations and audits look in a terminal and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from trellis.cli.common import out
+
+if TYPE_CHECKING:
+    from trellis.audit import Report
+
+
+_MARKS = {
+    "ATTEMPT_FAILED": "red",
+    "ATTEMPT_TIMED_OUT": "yellow",
+    "ATTEMPT_ABANDONED": "dim",
+    "ORDER_COMPLETED": "bold green",
+}
+
+
+def print_event(event: dict[str, Any], since: datetime) -> None:
+    after = (when(event["ts"]) - since).total_seconds()
+    attempt = f"attempt {event['attempt']}" if event["attempt"] else ""
+    note = event["payload_json"].get("error") or event["payload_json"].get("tracking") or ""
+    out.print(
+        f"  {after:6.2f} s  [{_MARKS.get(event['type'], 'default')}]{event['type']:<20}[/]  "
+        f"{event['step'] or '':<9} {attempt:<11} {note}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def when(ts: datetime | str) -> datetime:
+    return datetime.fromisoformat(ts) if isinstance(ts, str) else ts
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        "p50": round(ordered[len(ordered) // 2], 3),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 3),
+        "max": round(ordered[-1], 3),
+    }
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    return {
+        "verdict": "VIOLATED" if report.found else "VOID" if report.void else "CLEAN",
+        "orders": report.orders,
+        "charges": report.charges,
+        "faults": report.faults,
+        "histories": report.histories,
+        "orders_without_history": report.without_history,
+        "violations": [asdict(violation) for violation in report.violations],
+        "violations_by_invariant": {str(number): count for number, count in sorted(report.found.items())},
+    }
+
+
+def print_report(report: Report) -> None:
+    seen = (
+        f"{report.orders} orders, {report.charges} charges, {report.faults} tries that failed, "
+        f"{report.histories} histories"
+    )
+    if report.asked_for_histories and report.without_history:
+        seen += f"; no history of {report.without_history} orders was looked at"
+    if report.void and not report.found:
+        missing, what_to_do = ("order", "Run some with `trellis load`.")
+        if report.orders:
+            missing, what_to_do = ("history", "Correct --query or the Temporal it asked, or give --no-histories.")
+        out.print(f"VOID: there was no {missing} to look at, so this says nothing. {what_to_do} ({seen})")
+        return
+    if report.violations:
+        table = Table("order", "invariant", "what is wrong", "evidence")
+        for violation in report.violations[:50]:
+            table.add_row(violation.order_id, str(violation.invariant), violation.sentence, str(violation.evidence))
+        out.print(table)
+    total = sum(report.found.values())
+    out.print(f"{'CLEAN' if not total else 'VIOLATED'}: {total} violations in {seen}.")

@@ -1,0 +1,138 @@
+"""Commands that run whole orders: demo, load, chaos."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trellis.cli.common import Json, open_desk, out, progress, read_settings, show
+from trellis.cli.printing import print_event, print_report, report_json, spread
+from trellis.errors import TemporalUnavailable, TrellisError
+from trellis.faults import FaultPlan
+from trellis.policies import preset
+
+if TYPE_CHECKING:
+    from trellis.desk import Desk
+
+
+def demo(
+    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    faults: Annotated[str, typer.Option(help="canonical, calm, a script, or JSON.")] = "canonical",
+    as_json: Json = False,
+) -> None:
+    """One order from start to end, live in the terminal, on servers that come up by themselves."""
+    from trellis.driving import sample_order
+    from trellis.runtime import opened
+
+    settings = read_settings().model_copy(update={"faults": faults})
+    plan = FaultPlan.parse(faults)
+    chosen = preset(policy or settings.policy)
+
+    async def work() -> dict[str, Any]:
+        async with (
+            opened(settings, start=True, end=True, pool_wait=30) as runtime,
+            runtime.workers() as watch,
+        ):
+            await runtime.desk.set_faults(plan)
+            await watch.refresh()
+            return await _watch_one(runtime.desk, sample_order("demo"), chosen, quiet=as_json)
+
+    result = asyncio.run(work())
+    show(result, as_json, lambda: None)
+    if result["state"] != "COMPLETED":
+        raise typer.Exit(1)
+
+
+async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dict[str, Any]:
+
+    began, since = time.perf_counter(), datetime.now(UTC)
+    await desk.start(order, policy)
+    if not quiet:
+        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}")
+    receipt = asyncio.create_task(desk.approve(order.order_id))
+    shown = 0
+    while True:
+        events = await desk.ledger.events(order.order_id)
+        for event in events[shown:]:
+            if not quiet:
+                print_event(event.to_json(), since)
+        shown = len(events)
+        row = await desk.ledger.order(order.order_id)
+        if row is not None and row.state.terminal:
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.gather(receipt, return_exceptions=True)
+    status = await desk.wait(order.order_id)
+    seconds = time.perf_counter() - began
+    attempts = sum(1 for event in await desk.ledger.events(order.order_id) if event.attempt is not None)
+    if not quiet:
+        charges = await desk.ledger.charges(order.order_id)
+        out.print(
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
+            soft_wrap=True,
+        )
+    return {"order_id": order.order_id, "state": status.state, "seconds": round(seconds, 3), "attempts": attempts}
+
+
+def load(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
+    at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
+    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    faults: Annotated[str | None, typer.Option(help="canonical, calm or a script; else what is in force.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run many orders through the workers of this workspace, each approved at once."""
+    from trellis.driving import drive
+
+    settings = read_settings()
+    plan = None if faults is None else FaultPlan.parse(faults)
+    chosen = preset(policy or settings.policy)
+
+    async def work() -> dict[str, Any]:
+        async with open_desk(settings) as desk:
+            if not await desk.workers():
+                raise TemporalUnavailable("No worker is running. Start one with `trellis worker`.")
+            if plan is not None:
+                await desk.set_faults(plan)
+            with progress("orders", orders, as_json) as tick:
+                driven = await drive(desk, orders, at_once, chosen, tick)
+        return {"orders": orders, "states": dict(driven.states), **spread(driven.seconds)}
+
+    show(asyncio.run(work()), as_json)
+
+
+def chaos(
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 1000,
+    at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
+    kill_every: Annotated[float, typer.Option(min=1, help="Seconds between two kills of the worker.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Run orders under canonical faults, kill their worker again and again, then audit. Has a stack of its own."""
+    from trellis.chaos import chaos as unleash
+
+    settings = read_settings()
+    chosen = preset(policy)
+    with progress("orders", orders, as_json) as tick:
+        driven, kills, report = asyncio.run(unleash(settings, orders, at_once, chosen, kill_every, tick))
+    told = report_json(report)
+    if not kills and report.clean:
+        told["verdict"] = "VOID"
+    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": told}
+
+    def human() -> None:
+        show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
+        print_report(report)
+
+    show(result, as_json, human)
+    if not kills:
+        raise TrellisError(
+            "VOID: all orders had ended before the first kill. Give more --orders, or a shorter --kill-every."
+        )
+    if not report.clean:
+        raise typer.Exit(1)

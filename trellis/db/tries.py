@@ -1,0 +1,38 @@
+"""A finished try, as the ledger records it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from trellis.model import EventType, TryId
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One finished try: who it was, when it began, how long it took [ms], where it ran, under which plan."""
+
+    id: TryId
+    started_at: datetime
+    duration_ms: float
+    worker: str
+    plan_version: int
+
+    def row(self) -> tuple[object, ...]:
+        return (
+            self.id.step, self.id.round, self.id.execution, self.id.try_, self.started_at, self.duration_ms,
+            self.worker,
+        )  # fmt: skip
+
+    def payload(self) -> dict[str, object]:
+        lane: dict[str, object] = {"lane": self.id.lane} if self.id.lane else {}
+        return {"fault_plan": self.plan_version} | lane
+
+
+@dataclass(frozen=True)
+class FailedTry:
+    """A try without success, and which of the three ways it went."""
+
+    tried: Tried
+    type: EventType
+    error: str

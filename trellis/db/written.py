@@ -1,0 +1,58 @@
+"""One log line for each event that a call added to the ledger: an attempt, a change of state, or both."""
+
+from __future__ import annotations
+
+import logging
+
+from trellis.db.tries import Tried
+from trellis.model import EventType, State, shipping_workflow_id, workflow_id
+
+log = logging.getLogger("trellis.ledger")
+
+STATE_OF: dict[str, State] = {
+    **{EventType[state.name]: state for state in State if state.name in EventType.__members__},
+    EventType.SHIPPING_STARTED: State.SHIPPING,
+    EventType.ORDER_SHIPPED: State.SHIPPED,
+    EventType.ORDER_COMPLETED: State.COMPLETED,
+    EventType.ORDER_CANCELLED: State.CANCELLED,
+    EventType.ORDER_FAILED: State.FAILED,
+}
+"""The state that an order is in from this event on. Other events change no state."""
+
+_OUTCOMES = {
+    EventType.ATTEMPT_FAILED: "failed",
+    EventType.ATTEMPT_TIMED_OUT: "timed out",
+    EventType.ATTEMPT_ABANDONED: "abandoned",
+}
+
+
+def log_written(order_id: str, written: str | None, tried: Tried | None, worker: str | None, reason: str) -> None:
+    """Log what one transaction wrote; `written` is the list of sql/007. What was there before is not logged again.
+
+    All lines have the same keys, so that a machine may rely on them; what does not apply is None.
+    """
+    if not written or not log.isEnabledFor(logging.INFO):
+        return
+    for entry in written.split(" "):
+        type_, step, attempt = entry.split(":")
+        line: dict[str, object] = {
+            "event": type_,
+            "order_id": order_id,
+            "workflow_id": workflow_id(order_id),
+            "step": step or (tried.id.step if tried else None),
+            "attempt": int(attempt) if attempt else None,
+            "outcome": None,
+            "duration_ms": None,
+            "worker": tried.worker if tried else worker,
+        }
+        if tried and tried.id.round:
+            line["workflow_id"] = shipping_workflow_id(order_id, tried.id.round)
+        if attempt and tried:
+            line["outcome"] = _OUTCOMES.get(EventType(type_), "succeeded")
+            line["duration_ms"] = round(tried.duration_ms, 3)
+            line["round"], line["execution"], line["try"] = tried.id.round, tried.id.execution, tried.id.try_
+        if type_ in STATE_OF:
+            line["state"] = STATE_OF[type_]
+        if reason:
+            line["error" if type_ in _OUTCOMES else "reason"] = reason
+        log.info(line)

@@ -1,0 +1,263 @@
+"""Charts of attempts and of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from trellis.errors import BadInput
+from trellis.insight.charts.theme import MOST, WIDTH, need_rows
+from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILLION, on_paper
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_ROUND_MARKS = {"succeeded": "circle", "failed": "cross", "timed out": "square", "abandoned": "diamond",
+                "lost": "triangle-down", "unknown": "triangle-up", "open": "triangle-right"}  # fmt: skip
+
+
+def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated`, whether it is their own.
+
+    Those without a time are spread evenly between what came before in their step (its scheduling, or the attempt
+    before) and the next start in it. What has not ended reaches to the last moment known.
+    """
+    rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
+    scheduled = rows["scheduled_at"] if "scheduled_at" in rows else pd.Series(pd.NaT, rows.index, "datetime64[us, UTC]")
+    step = [rows[name] for name in ("order_id", "step", "round")]
+    open_ = rows["outcome"] == "open"
+    ended = rows["ended_at"]
+    latest = pd.concat([rows["started_at"], ended, scheduled]).max()
+    own = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended)
+    began = own.mask(open_ & own.isna(), latest)
+    dated = began.notna()
+    before = ended.groupby(step, observed=True).ffill()
+    low = before.fillna(scheduled.groupby(step, observed=True).transform("min"))
+    high = began.groupby(step, observed=True).bfill()
+    block = dated.groupby(step, observed=True).cumsum()
+    gap = (~dated).groupby([*step, block], observed=True)
+    # A step's first attempt begins about when it was scheduled; the next one at some time after the one before.
+    number, count = gap.cumsum(), gap.transform("sum")
+    place = (number / (count + 1)).where(before.notna() | low.isna(), (number - 1) / count)
+    began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
+    rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": own.notna()})
+    return rows[rows["from"].notna()].sort_values("from")
+
+
+def _outcome_colour(alt: Any, present: Sequence[str]) -> Any:
+    names = [name for name in OUTCOMES if name in set(present)]
+    scale = alt.Scale(domain=names, range=[on_paper(OUTCOMES[name]) for name in names])
+    return alt.Color("outcome:N", scale=scale, legend=alt.Legend(orient="top", title=None))
+
+
+def _outcome_shape(alt: Any, present: Sequence[str]) -> Any:
+    names = [name for name in OUTCOMES if name in set(present)]
+    return alt.Shape("outcome:N", scale=alt.Scale(domain=names, range=[_ROUND_MARKS[name] for name in names]),
+                     legend=alt.Legend(orient="top", title=None))  # fmt: skip
+
+
+def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
+    """A mark for each row at `x`: filled, or hollow where `times` are not known."""
+    shape = _outcome_shape(alt, list(data["outcome"]))
+    styles: dict[str, dict[str, Any]] = {
+        "known": {"filled": True, "size": 42, "stroke": PAPER, "strokeWidth": 0.6},
+        "not known": {"filled": False, "size": 55, "strokeWidth": 1.5},
+    }
+    return [
+        base.transform_filter(f"datum.times == '{times}'").mark_point(opacity=1, **style).encode(x=x, shape=shape)
+        for times, style in styles.items()
+        if (data["times"] == times).any()
+    ]
+
+
+def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
+    """One order's tries on a time axis [s since its first try]: a bar each, coloured and marked by outcome.
+
+    `attempts` as `trellis.insight.attempts` or `history_attempts` gives it. A mark that is hollow stands where its try
+    can have been, not where it was: nobody wrote its times down.
+    """
+    # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
+    import altair as alt
+
+    need_rows(attempts, "attempts")
+    rows = _placed(attempts).head(MOST)
+    need_rows(rows, "attempts with a known time")
+    first = rows["from"].min()
+    data = pd.DataFrame(
+        {
+            "step": rows["step"].astype(str),
+            "attempt": rows["attempt"].astype(float),
+            "outcome": rows["outcome"].astype(str),
+            "from": (rows["from"] - first).dt.total_seconds(),
+            "to": (rows["to"] - first).dt.total_seconds(),
+            "times": np.where(rows["dated"], "known", "not known"),
+        }
+    )
+    steps = list(dict.fromkeys(data["step"]))
+    present = list(data["outcome"])
+    seconds = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("from", "to")]
+    base = alt.Chart(data).encode(
+        y=alt.Y("step:N", sort=steps, title=None),
+        color=_outcome_colour(alt, present),
+        tooltip=["step", "attempt", "outcome", "times", *seconds],
+    )
+    bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(
+        x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
+    )
+    # A try that failed at once is thinner than a pixel; its mark keeps it in the picture, and says more than colour.
+    layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(width=WIDTH, height=alt.Step(26))
+    chart: alt.LayerChart = layered
+    return chart
+
+
+def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> alt.LayerChart:
+    """The first `most` orders, a line each [s since its first try], a mark for each try that did not work.
+
+    An order that has not ended is dashed and ends in an arrow at the last moment known of it.
+    """
+    import altair as alt
+
+    need_rows(orders, "orders")
+    shown = orders.sort_values("began_at").head(most)
+    tries = attempts[attempts["order_id"].isin(shown["order_id"])]
+    latest = tries.groupby("order_id")["ended_at"].max().reindex(shown["order_id"]).set_axis(shown.index)
+    ended = shown["ended_at"].fillna(latest).fillna(shown["began_at"])
+    lines = pd.DataFrame(
+        {
+            "order": shown["order_id"].astype(str),
+            "state": shown["state"].astype(str),
+            "to": (ended - shown["began_at"]).dt.total_seconds(),
+            "open": np.where(shown["ended_at"].isna(), "not ended", "ended"),
+        }
+    ).assign(start=0.0)
+    began = shown.set_index("order_id")["began_at"]
+    placed = _placed(tries)
+    bad = placed[~placed["outcome"].isin(["succeeded", "open"])].head(MOST)
+    marks = pd.DataFrame(
+        {
+            "order": bad["order_id"].astype(str),
+            "outcome": bad["outcome"].astype(str),
+            "at": (bad["to"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
+            "times": np.where(bad["dated"], "known", "not known"),
+        }
+    )
+    order = list(lines["order"])
+    y = alt.Y("order:N", sort=order, title=None, axis=alt.Axis(labelLimit=110))
+    line = (
+        alt.Chart(lines)
+        .mark_rule(strokeWidth=2, color=on_paper(GREY))
+        .encode(
+            y=y, x=alt.X("start:Q", title="seconds since the order's first try"), x2="to:Q",
+            strokeDash=alt.StrokeDash(
+                "open:N", scale=alt.Scale(domain=["ended", "not ended"], range=[[1, 0], [4, 3]]), legend=None
+            ),
+        )
+    )  # fmt: skip
+    end = (
+        alt.Chart(lines)
+        .mark_text(align="left", dx=5, fontSize=10)
+        .encode(y=y, x="to:Q", text="label:N")
+        .transform_calculate(label="datum.open == 'ended' ? lower(datum.state) : '\u25b6 ' + lower(datum.state)")
+    )
+    layers: list[Any] = [line, end]
+    if len(marks):
+        base = alt.Chart(marks).encode(y=y, color=_outcome_colour(alt, list(marks["outcome"])))
+        layers += _marks(alt, base, marks, "at:Q")
+    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16))
+    chart: alt.LayerChart = layered
+    return chart
+
+
+def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> alt.LayerChart:
+    """How many attempts a step took, as bars, against the geometric law, as a line with points.
+
+    `success` is the chance that one attempt works; by default the share of those measured that did.
+    """
+    import altair as alt
+
+    need_rows(attempts, "attempts")
+    # Hedge losers and lost tries say nothing about how often one must call. One that a history does not hold was
+    # followed by another: it did not work.
+    judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]
+    worked = judged["outcome"] == "succeeded"
+    groups = worked.groupby([judged[name] for name in ("order_id", "step", "round")], observed=True)
+    taken = groups.size()[groups.any()]
+    if taken.empty:
+        raise BadInput("No step has succeeded yet: there is nothing to count attempts of.")
+    p = float(worked.mean()) if success is None else success
+    if not 0 < p <= 1:
+        raise BadInput(f"success={p} is no chance that an attempt works: above 0, at most 1.")
+    highest = int(min(taken.max(), 15))
+    counts = taken.clip(upper=highest).value_counts().reindex(range(1, highest + 1), fill_value=0)
+    law = [p * (1 - p) ** (k - 1) for k in range(1, highest)] + [(1 - p) ** (highest - 1)]
+    labels = [str(k) for k in range(1, highest)] + [f"{highest} and more" if taken.max() > highest else str(highest)]
+    data = pd.DataFrame({"attempts": labels, "measured": counts.to_numpy() / len(taken), "law": law})
+    # In two lines: the label of the last bin is wider than its bar.
+    lines = "indexof(datum.label, ' ') > 0 ? [split(datum.label, ' ')[0], 'and more'] : datum.label"
+    axis = alt.Axis(labelAngle=0, labelExpr=lines)
+    x = alt.X("attempts:N", sort=labels, title=f"attempts of a step ({len(taken):,} steps)", axis=axis)
+    share = alt.Y("measured:Q", title="share of steps", axis=alt.Axis(format="%"))
+    base = alt.Chart(data)
+    bars = (
+        base.transform_calculate(name="'measured'")
+        .mark_bar()
+        .encode(x=x, y=share, color=_named(alt, "measured", on_paper(SKY)))
+    )
+    law_name = f"geometric law, p = {p:.2f}"
+    line = (
+        base.transform_calculate(name=f"'{law_name}'")
+        .mark_line(point=alt.OverlayMarkDef(size=45), strokeDash=[4, 3])
+        .encode(x=x, y="law:Q", color=_named(alt, law_name, INK))
+    )
+    chart: alt.LayerChart = (bars + line).resolve_scale(color="independent").properties(width=WIDTH, height=240)
+    return chart
+
+
+def _named(alt: Any, name: str, colour: str) -> Any:
+    scale = alt.Scale(domain=[name], range=[colour])
+    return alt.Color("name:N", scale=scale, legend=alt.Legend(orient="top", title=None))
+
+
+def latency(steps: pd.DataFrame) -> alt.LayerChart:
+    """From the first start to the last end of each step that succeeded [s]: p50, p95 and p99, a mark each, log scale.
+
+    `steps` as `trellis.insight.steps` gives it.
+    """
+    import altair as alt
+
+    done = steps[steps["succeeded"] & steps["seconds"].notna()]
+    need_rows(done, "finished steps")
+    cuts = (
+        done.groupby("step", observed=True)["seconds"]
+        .quantile(np.array([0.5, 0.95, 0.99]))
+        .rename("seconds")
+        .reset_index()
+    )
+    cuts["percentile"] = cuts.pop("level_1").map({0.5: "p50", 0.95: "p95", 0.99: "p99"})
+    cuts["step"] = cuts["step"].astype(str)
+    # A logarithm has no place for nothing: a tenth of a millisecond is below what any clock here can tell.
+    cuts["seconds"] = cuts["seconds"].clip(lower=1e-4)
+    wide = cuts.pivot(index="step", columns="percentile", values="seconds").reset_index()
+    order = list(dict.fromkeys(steps.sort_values("started_at")["step"].astype(str)))
+    y = alt.Y("step:N", sort=order, title=None)
+    x = alt.X("seconds:Q", scale=alt.Scale(type="log"), title="seconds from first start to last end (log scale)")
+    line = alt.Chart(wide).mark_rule(color=on_paper(GREY)).encode(y=y, x=alt.X("p50:Q", scale=alt.Scale(type="log"),
+                     title="seconds from first start to last end (log scale)"), x2="p99:Q")  # fmt: skip
+    names, colours = ["p50", "p95", "p99"], [on_paper(one) for one in (BLUE, ORANGE, VERMILLION)]
+    legend = alt.Legend(orient="top", title=None)
+    points = (
+        alt.Chart(cuts)
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(
+            y=y, x=x,
+            color=alt.Color("percentile:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+            shape=alt.Shape("percentile:N", scale=alt.Scale(domain=names, range=["circle", "square", "triangle-up"]),
+                            legend=legend),
+            tooltip=["step", "percentile", alt.Tooltip("seconds:Q", format=".3f")],
+        )
+    )  # fmt: skip
+    chart: alt.LayerChart = (line + points).properties(width=WIDTH, height=alt.Step(26))
+    return chart

@@ -1,0 +1,130 @@
+"""How charts are drawn: live in JupyterLab, in the colours of its theme, with an SVG beside for everywhere else.
+
+A chart holds the colours of white paper. The live one gets JupyterLab's own CSS variables in their place, and is drawn
+as SVG in the page, because a canvas knows no CSS variables: a change of theme then changes it at once. The stored SVG
+has white paper of its own, so that it can be read on any page, and black paper where the reader's system is dark.
+
+A renderer of Altair's that the user has chosen is left as it is. `static()` chooses SVG alone, which keeps a stored
+notebook small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from trellis.errors import BadInput
+from trellis.insight import colours
+from trellis.insight.colours import AXIS, GRID, INK, PAPER
+
+MOST = 5000
+"""The rows that a chart holds at most."""
+
+WIDTH = 560
+"""The width of a chart [pixels]."""
+
+_LIVE = "application/vnd.vegalite.v5+json"
+
+_CONFIG: dict[str, Any] = {
+    "background": PAPER,
+    "view": {"stroke": GRID},
+    "title": {"color": INK, "subtitleColor": INK},
+    "style": {"guide-label": {"fill": INK}, "guide-title": {"fill": INK}},
+    "axis": {"domainColor": AXIS, "gridColor": GRID, "tickColor": AXIS},
+    "text": {"color": INK},
+    "rule": {"color": INK},
+}
+# JupyterLab asks Vega for the theme "dark" where its own is dark: each colour of that theme is set above, too.
+
+_EMBED = {
+    "renderer": "svg",
+    # Both draw on a canvas, where the theme's colours are unknown.
+    "actions": {"export": {"svg": True, "png": False}, "source": True, "compiled": True, "editor": False},
+}
+
+
+def need_rows(frame: pd.DataFrame, what: str) -> None:
+    """Raise BadInput, one sentence, where `frame` has no rows. Make charts live unless a renderer was chosen."""
+    if frame.empty:
+        raise BadInput(f"There are no {what} to draw yet: start an order first.")
+    from altair import renderers
+
+    if renderers.active == "default":
+        renderers.register("trellis", _live)
+        renderers.enable("trellis")
+
+
+def measured_or_predicted(alt: Any) -> dict[str, Any]:
+    """Encodings of a line's column `line`: "measured" as a blue line, "predicted" as a red and dashed one."""
+    names, legend = ["measured", "predicted"], alt.Legend(orient="top", title=None)
+    hues = [colours.on_paper(one) for one in (colours.BLUE, colours.VERMILLION)]
+    return {
+        "color": alt.Color("line:N", scale=alt.Scale(domain=names, range=hues), legend=legend),
+        "strokeDash": alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend),
+    }
+
+
+def static() -> None:
+    """From here on draw charts as SVG alone."""
+    from altair import renderers
+
+    renderers.register("trellis-svg", _static)
+    renderers.enable("trellis-svg")
+
+
+def _live(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """What JupyterLab draws itself, without a network, with pictures for other readers of the notebook.
+
+    Altair's own MIME type is of a later Vega-Lite than JupyterLab has, and its HTML loads scripts from elsewhere.
+    """
+    import base64
+
+    import vl_convert
+
+    light = _merged(_CONFIG, spec, "config")
+    # On paper of the user's own choice, text in the theme's colour might not be seen.
+    own = (spec.get("background") or light["config"]["background"]) != PAPER
+    live = (light if own else _replaced(light, colours.jupyterlab())) | {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "usermeta": {"embedOptions": _EMBED},
+    }
+    # Where there is no PNG, JupyterLab draws one on a canvas and stores it: with none of the theme's colours.
+    png = base64.b64encode(vl_convert.vegalite_to_png(light)).decode()
+    return {_LIVE: live, "image/svg+xml": _svg(light), "image/png": png}
+
+
+def _static(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    return {"image/svg+xml": _svg(_merged(_CONFIG, spec, "config"))}
+
+
+def _svg(light: dict[str, Any]) -> str:
+    """The picture on white paper. A reader whose system is dark sees it on black paper, where styles are allowed."""
+    import vl_convert
+
+    rules = "".join(
+        f'svg.marks [{name}="{one}"]{{{name}:{other}}}'
+        for one, other in colours.dark().items()
+        for name in ("fill", "stroke")
+    )
+    picture: str = vl_convert.vegalite_to_svg(light)
+    head, rest = picture.split(">", 1)
+    return f"{head}><style>@media (prefers-color-scheme:dark){{{rules}}}</style>{rest}"
+
+
+def _merged(defaults: dict[str, Any], spec: dict[str, Any], name: str) -> dict[str, Any]:
+    """`spec` with what its part `name` lacks filled in from `defaults`."""
+    given = spec.get(name, {})
+    part = dict(given)
+    for key, value in defaults.items():
+        part = _merged(value, part, key) if isinstance(value, dict) else {key: value} | part
+    return {**spec, name: part}
+
+
+def _replaced(part: Any, colours: dict[str, str]) -> Any:
+    """The specification with its colours replaced; the data stay as they are."""
+    if isinstance(part, dict):
+        return {key: value if key in ("data", "datasets") else _replaced(value, colours) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_replaced(value, colours) for value in part]
+    return colours.get(part, part) if isinstance(part, str) else part

@@ -1,0 +1,103 @@
+"""Rows of histories as DataFrames: all of them, the activity attempts, the workflow runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from trellis.insight.frames import OUTCOMES
+
+_STRINGS = ["workflow_id", "run_id", "error"]
+
+_CATEGORIES = ["workflow_type", "kind", "name", "queue", "worker", "failure_type"]
+
+_TIMES = ["scheduled_at", "started_at", "ended_at"]
+
+_COLUMNS = [
+    "workflow_id", "run_id", "workflow_type", "event", "kind", "name", "attempt", "outcome", "queue", "worker",
+    "scheduled_at", "started_at", "ended_at", "schedule_to_start", "start_to_close", "failure_type", "error",
+]  # fmt: skip
+
+_STATES = {
+    "succeeded": "COMPLETED", "failed": "FAILED", "timed out": "TIMED_OUT", "abandoned": "CANCELLED", "open": "RUNNING",
+}  # fmt: skip
+
+
+def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(found, columns=_COLUMNS)
+    for name in _TIMES:
+        frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
+    frame["schedule_to_start"] = (frame["started_at"] - frame["scheduled_at"]).dt.total_seconds()
+    frame["start_to_close"] = (frame["ended_at"] - frame["started_at"]).dt.total_seconds()
+    types = dict.fromkeys(_STRINGS, pd.StringDtype("pyarrow")) | dict.fromkeys(_CATEGORIES, "category")
+    frame["outcome"] = pd.Categorical(frame["outcome"], categories=OUTCOMES)
+    return frame.astype({**types, "event": "Int64", "attempt": "Int32"})
+
+
+def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
+    """What stands for an order's id: the workflow's, with the run's beside it where the frame holds several."""
+    ids = frame["workflow_id"]
+    several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
+    return ids.where(~several.astype(bool), ids + " " + frame["run_id"].str.slice(0, 8))
+
+
+def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The activities of a `history` frame in the shape of `insight.attempts`: charts and fits take either.
+
+    order_id is the workflow's id (with the run's first eight letters where the frame holds several of its runs), step
+    the activity's type, round 0 the run's first activity of that type, 1 its second, and so on; try 1, lane 0;
+    execution the attempt that Temporal counted, and `attempt` counts over all rounds. Two columns more: queue
+    [category] and scheduled_at [UTC, of the first attempt of each activity]. The outcome of an attempt that the history
+    does not hold is `unknown`, of one that has not ended `open`.
+    """
+    acts = frame.assign(order_id=_orders(frame))[frame["kind"].isin(["activity", "local activity"])]
+    n = len(acts)
+    step = acts["name"].cat.remove_unused_categories()
+    same = acts.assign(step=step).groupby(["order_id", "step"], observed=True)
+    # An activity's attempts stand together, under the number of the event that opened it.
+    first = (acts["event"] != same["event"].shift()).fillna(True)
+    made = pd.DataFrame(
+        {
+            "order_id": acts["order_id"],
+            "step": step,
+            "attempt": (same.cumcount() + 1).astype("Int32"),
+            "round": (first.groupby([acts["order_id"], step], observed=True).cumsum() - 1).astype("Int32"),
+            "execution": acts["attempt"],
+            "try": pd.array([1] * n, dtype="Int32"),
+            "lane": pd.array([0] * n, dtype="Int32"),
+            "outcome": acts["outcome"],
+            "started_at": acts["started_at"],
+            "ended_at": acts["ended_at"],
+            "duration_ms": acts["start_to_close"] * 1000,
+            "error": acts["error"],
+            "worker": acts["worker"],
+            "skewed": (acts["start_to_close"] < 0) | (acts["schedule_to_start"] < 0),
+            "queue": acts["queue"],
+            "scheduled_at": acts["scheduled_at"],
+        }
+    )
+    return made.reset_index(drop=True)
+
+
+def history_workflows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a `history` frame in the shape of `insight.orders`, as `timelines` and `completion` take it.
+
+    Columns: order_id [string, as in `history_attempts`], state [category: COMPLETED, FAILED, TIMED_OUT, CANCELLED
+    (terminated ones too), RUNNING; a run that continued as new is COMPLETED], workflow_type [category], last_error
+    [string], created_at, began_at, ended_at [UTC], seconds [float].
+    """
+    runs = frame.assign(order_id=_orders(frame))[frame["kind"] == "workflow"].sort_values("started_at")
+    made = pd.DataFrame(
+        {
+            "order_id": runs["order_id"],
+            "state": pd.Categorical(runs["outcome"].astype(object).map(_STATES), categories=list(_STATES.values())),
+            "workflow_type": runs["workflow_type"],
+            "last_error": runs["error"],
+            "created_at": runs["started_at"],
+            "began_at": runs["started_at"],
+            "ended_at": runs["ended_at"],
+            "seconds": runs["start_to_close"],
+        }
+    )
+    return made.reset_index(drop=True)

@@ -1,0 +1,260 @@
+"""The rows of one history: what each of its events opens or ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflow.v1 import PendingActivityInfo
+
+_LOCAL = "core_local_activity"
+
+_CLOSED = {
+    "WORKFLOW_EXECUTION_COMPLETED": "succeeded", "WORKFLOW_EXECUTION_CONTINUED_AS_NEW": "succeeded",
+    "WORKFLOW_EXECUTION_FAILED": "failed", "WORKFLOW_EXECUTION_TIMED_OUT": "timed out",
+    "WORKFLOW_EXECUTION_CANCELED": "abandoned", "WORKFLOW_EXECUTION_TERMINATED": "abandoned",
+}  # fmt: skip
+
+# Events that neither open a row nor end one.
+_QUIET = (
+    "WORKFLOW_TASK_", "WORKFLOW_EXECUTION_CANCEL_REQUESTED", "WORKFLOW_PROPERTIES_MODIFIED",
+    "WORKFLOW_EXECUTION_OPTIONS_UPDATED", "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES", "ACTIVITY_TASK_CANCEL_REQUESTED",
+    "ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY", "WORKFLOW_EXECUTION_UPDATE_ADMITTED", "WORKFLOW_EXECUTION_PAUSED",
+    "WORKFLOW_EXECUTION_UNPAUSED", "WORKFLOW_EXECUTION_TIME_SKIPPING_", "NEXUS_OPERATION_CANCEL_REQUEST",
+)  # fmt: skip
+
+
+def _time(stamp: Timestamp) -> datetime | None:
+    return stamp.ToDatetime(tzinfo=UTC) if stamp.seconds or stamp.nanos else None
+
+
+def _failed(failure: Failure) -> tuple[str | None, str | None]:
+    """(type, message) of what went wrong in the first place, under the wrappers of activity and child."""
+    while failure.HasField("cause") and failure.WhichOneof("failure_info") in (
+        "activity_failure_info", "child_workflow_execution_failure_info",
+    ):  # fmt: skip
+        failure = failure.cause
+    kind = failure.WhichOneof("failure_info")
+    if kind is None:
+        return None, failure.message or None
+    type_ = failure.application_failure_info.type if kind == "application_failure_info" else ""
+    return type_ or kind.removesuffix("_failure_info"), failure.message
+
+
+def rows(
+    workflow_id: str,
+    events: Iterable[HistoryEvent],
+    *,
+    run_id: str | None = None,
+    pending: Sequence[PendingActivityInfo] = (),
+) -> list[dict[str, Any]]:
+    """The rows of one history. An event of a type that this code does not know becomes a row `unknown event`.
+
+    `pending`: what Describe says of the activities that run.
+    """
+    reader = _Reader(workflow_id, run_id)
+    reader.read(events)
+    for activity in pending:
+        reader.pending(activity)
+    return reader.rows()
+
+
+class _Reader:
+    def __init__(self, workflow_id: str, run_id: str | None) -> None:
+        self._base: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "workflow_type": None}
+        self._rows: list[dict[str, Any]] = []
+        self._open: dict[tuple[str, object], dict[str, Any]] = {}
+        self._scheduled: dict[str, int] = {}
+        self._earlier: dict[int, list[dict[str, Any]]] = {}
+
+    def _row(self, event: HistoryEvent, kind: str, name: str, **more: Any) -> dict[str, Any]:
+        row = {
+            **self._base, "event": event.event_id, "kind": kind, "name": name, "outcome": "open",
+            "scheduled_at": _time(event.event_time), **more,
+        }  # fmt: skip
+        self._rows.append(row)
+        return row
+
+    def _end(self, key: tuple[str, object], event: HistoryEvent, outcome: str, failure: Failure | None = None) -> None:
+        row = self._open.pop(key, None)
+        if row is None:
+            row = self._row(event, "unknown event", f"end of {key[0]} {key[1]}, whose beginning is missing")
+        row |= {"outcome": outcome, "ended_at": _time(event.event_time)}
+        if failure is not None:
+            row["failure_type"], row["error"] = _failed(failure)
+
+    def read(self, events: Iterable[HistoryEvent]) -> None:
+        for event in events:
+            try:
+                name = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+            except ValueError:
+                self._row(event, "unknown event", f"type {int(event.event_type)}", outcome="unknown")
+                continue
+            attributes = event.WhichOneof("attributes")
+            self._one(name, event, getattr(event, attributes) if attributes else None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        found = []
+        for row in self._rows:
+            # Attempts before the last one are known only when the last one is.
+            found += [{**row, **earlier} for earlier in self._earlier.get(id(row), [])]
+            found.append(row)
+        # A base that the first event filled in; rows before it have none.
+        return [{**row, **{key: value for key, value in self._base.items() if row[key] is None}} for row in found]
+
+    def _one(self, name: str, event: HistoryEvent, a: Any) -> None:
+        if name == "WORKFLOW_EXECUTION_STARTED":
+            self._base["workflow_type"] = a.workflow_type.name
+            self._base["run_id"] = self._base["run_id"] or a.original_execution_run_id
+            self._open["workflow", None] = self._row(
+                event, "workflow", a.workflow_type.name, queue=a.task_queue.name, started_at=_time(event.event_time)
+            )
+        elif name in _CLOSED:
+            self._end(("workflow", None), event, _CLOSED[name], a.failure if name.endswith("_FAILED") else None)
+        elif name == "ACTIVITY_TASK_SCHEDULED":
+            self._scheduled[a.activity_id] = event.event_id
+            self._open["activity", event.event_id] = self._row(
+                event, "activity", a.activity_type.name, queue=a.task_queue.name
+            )
+        elif name == "ACTIVITY_TASK_STARTED":
+            self._activity_started(event, a)
+        elif name.startswith("ACTIVITY_TASK_") and hasattr(a, "scheduled_event_id") and "CANCEL_REQ" not in name:
+            outcome = {"COMPLETED": "succeeded", "FAILED": "failed", "TIMED_OUT": "timed out", "CANCELED": "abandoned"}
+            failure = a.failure if name.endswith(("FAILED", "TIMED_OUT")) else None
+            self._end(("activity", a.scheduled_event_id), event, outcome[name.removeprefix("ACTIVITY_TASK_")], failure)
+        elif name == "TIMER_STARTED":
+            self._open["timer", event.event_id] = self._row(
+                event, "timer", a.timer_id, started_at=_time(event.event_time)
+            )
+        elif name in ("TIMER_FIRED", "TIMER_CANCELED"):
+            outcome_ = "succeeded" if name == "TIMER_FIRED" else "abandoned"
+            self._end(("timer", a.started_event_id), event, outcome_)
+        elif name == "WORKFLOW_EXECUTION_SIGNALED":
+            self._instant(event, "signal", a.signal_name, worker=a.identity or None)
+        elif name == "WORKFLOW_EXECUTION_UPDATE_ACCEPTED":
+            self._open["update", event.event_id] = self._row(
+                event, "update", a.accepted_request.input.name, started_at=_time(event.event_time)
+            )
+        elif name == "WORKFLOW_EXECUTION_UPDATE_COMPLETED":
+            failed = a.outcome.failure if a.outcome.WhichOneof("value") == "failure" else None
+            self._end(("update", a.accepted_event_id), event, "failed" if failed else "succeeded", failed)
+        elif name == "MARKER_RECORDED":
+            self._marker(event, a)
+        elif not name.startswith(_QUIET) and not self._other(name, event, a):
+            self._row(event, "unknown event", name, outcome="unknown")
+
+    def _instant(self, event: HistoryEvent, kind: str, name: str, **more: Any) -> None:
+        at = _time(event.event_time)
+        self._row(event, kind, name, outcome="succeeded", started_at=at, ended_at=at, **more)
+
+    def _other(self, name: str, event: HistoryEvent, a: Any) -> bool:
+        """Children, signals and cancels sent, Nexus: opened by INITIATED or SCHEDULED, ended by what refers to it."""
+        openers: dict[str, tuple[str, Callable[[], str]]] = {
+            "START_CHILD_WORKFLOW_EXECUTION_INITIATED": ("child", lambda: a.workflow_type.name),
+            "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED": ("signal sent", lambda: a.signal_name),
+            "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED": (
+                "request to cancel", lambda: a.workflow_execution.workflow_id,
+            ),
+            "NEXUS_OPERATION_SCHEDULED": ("nexus", lambda: a.operation),
+        }  # fmt: skip
+        if name in openers:
+            kind, named = openers[name]
+            queue = a.task_queue.name if kind == "child" else None
+            self._open["initiated", event.event_id] = self._row(event, kind, named(), queue=queue)
+            return True
+        key = getattr(a, "initiated_event_id", 0) or (
+            getattr(a, "scheduled_event_id", 0) if name.startswith("NEXUS_OPERATION_") else 0
+        )
+        row = self._open.get(("initiated", key))
+        if row is None:
+            return False
+        if name.endswith("_STARTED"):
+            row["started_at"] = _time(event.event_time)
+        elif name.endswith(("_COMPLETED", "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED", "EXECUTION_CANCEL_REQUESTED")):
+            self._end(("initiated", key), event, "succeeded")
+        elif name.endswith("_TIMED_OUT"):
+            self._end(("initiated", key), event, "timed out")
+        elif name.endswith(("_CANCELED", "_TERMINATED")):
+            self._end(("initiated", key), event, "abandoned")
+        elif name.endswith("_FAILED"):
+            self._end(("initiated", key), event, "failed", getattr(a, "failure", None))
+        else:
+            return False
+        return True
+
+    def _activity_started(self, event: HistoryEvent, a: Any) -> None:
+        row = self._open.get(("activity", a.scheduled_event_id))
+        if row is None:
+            self._row(event, "unknown event", f"start of activity {a.scheduled_event_id}", outcome="unknown")
+            return
+        self._reached(row, a.attempt, a.last_failure if a.HasField("last_failure") else None)
+        row |= {"started_at": _time(event.event_time), "worker": a.identity or None}
+
+    def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
+        """Note that `row` is this attempt; returns what tells the earlier ones from it."""
+        earlier: list[dict[str, Any]] = [
+            {"attempt": number, "outcome": "unknown", "ended_at": None, "started_at": None, "worker": None,
+             "failure_type": None, "error": None, "scheduled_at": row["scheduled_at"] if number == 1 else None}
+            for number in range(1, attempt)
+        ]  # fmt: skip
+        if earlier and failure is not None:
+            type_, message = _failed(failure)
+            outcome = "timed out" if "timeout" in str(type_) else "failed"
+            earlier[-1] |= {"outcome": outcome, "failure_type": type_, "error": message}
+        self._earlier[id(row)] = earlier
+        row["attempt"] = attempt
+        if earlier:
+            # When this attempt was due is not written down, only when the first was.
+            row["scheduled_at"] = None
+        return earlier
+
+    def pending(self, now: PendingActivityInfo) -> None:
+        """What a running workflow's history does not hold yet: how far this activity is."""
+        row = self._open.get(("activity", self._scheduled.get(now.activity_id)))
+        if row is None:
+            return
+        earlier = self._reached(row, now.attempt, now.last_failure if now.HasField("last_failure") else None)
+        last_start = _time(now.last_started_time)
+        if now.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
+            # Between two attempts: what Describe tells of is the one before.
+            if earlier:
+                earlier[-1] |= {"started_at": last_start, "ended_at": _time(now.last_attempt_complete_time)}
+        else:
+            row |= {"started_at": last_start, "worker": now.last_worker_identity or None}
+
+    def _marker(self, event: HistoryEvent, a: Any) -> None:
+        if a.marker_name != _LOCAL:
+            self._instant(event, "marker", a.marker_name)
+            return
+        import json
+
+        found: dict[str, Any] = {}
+        for payload in (p for key in ("data", "Data") if key in a.details for p in a.details[key].payloads):
+            try:
+                found |= json.loads(payload.data)
+            except (ValueError, TypeError):
+                continue  # in an encoding of the SDK's own: the row stays, without these details
+        ended = _proto_time(found.get("complete_time")) or _time(event.event_time)
+        failed = a.HasField("failure")
+        type_, message = _failed(a.failure) if failed else (None, None)
+        row = self._row(
+            event, "local activity", str(found.get("activity_type", "")) or "local activity",
+            outcome="failed" if failed else "succeeded",
+            scheduled_at=_proto_time(found.get("original_schedule_time")), ended_at=ended,
+            failure_type=type_, error=message,
+        )  # fmt: skip
+        if found.get("attempt"):
+            self._reached(row, int(found["attempt"]), None)
+
+
+def _proto_time(value: Any) -> datetime | None:
+    if isinstance(value, dict) and "seconds" in value:
+        return datetime.fromtimestamp(value["seconds"] + value.get("nanos", 0) / 1e9, UTC)
+    if isinstance(value, str):
+        return datetime.fromisoformat(value)
+    return None

@@ -1,0 +1,65 @@
+// Which orders the board shows, page by page.
+
+import { h, text, set, button, enable } from "./dom.js";
+import { words } from "./words.js";
+
+export function filter(store, on) {
+  const { setup, model } = store;
+  const open = setup.states.filter((state) => !setup.terminal.includes(state));
+  const search = h("input", { type: "search", placeholder: "Order id begins with …", "aria-label": "Order id begins with", maxlength: 64 });
+  let states = [];
+  let later = 0;
+  let asking = 0;
+  const look = async (wanted) => {
+    // What was typed goes with this one; sent after it, it would undo the choice of states.
+    clearTimeout(later);
+    later = 0;
+    states = wanted;
+    asking += 1;
+    await store.request("view", { states, prefix: search.value });
+    asking -= 1;
+    show();
+  };
+  search.addEventListener("input", () => {
+    clearTimeout(later);
+    later = setTimeout(() => look(states), 150);
+  });
+  const chip = (name, fitting, colour) => {
+    const count = h("span", { class: "tr-count" });
+    const dot = colour ? h("i", { class: "tr-dot", style: `background:${colour}` }) : null;
+    const node = h("button", { type: "button", class: "tr-chip", onclick: () => look(fitting) }, dot, name, count);
+    const tell = () => {
+      const counts = model.get("counts");
+      const each = (fitting.length ? fitting : setup.states).map((state) => counts[state] ?? 0);
+      const sum = each.reduce((a, b) => a + b, 0);
+      text(count, each.some((n) => n >= setup.counted) ? `${sum}+` : String(sum));
+      const now = model.get("page").states ?? [];
+      set(node, "aria-pressed", now.length === fitting.length && fitting.every((state) => now.includes(state)));
+      // A state that no order is in is not worth a place, unless it is being looked at.
+      node.hidden = fitting.length === 1 && sum === 0 && node.getAttribute("aria-pressed") !== "true";
+    };
+    on(model, "change:counts", tell);
+    on(model, "change:page", tell);
+    tell();
+    return node;
+  };
+  const chips = [chip("All", []), chip("Open", open), ...setup.states.map((state) => chip(words(state), [state], setup.colours[state][0]))];
+  const back = button("‹", { "aria-label": "Previous page" }, () => store.request("turn", { forward: false }));
+  const forth = button("›", { "aria-label": "Next page" }, () => store.request("turn", { forward: true }));
+  const where = h("span", { class: "tr-quiet", role: "status" });
+  function show() {
+    const page = model.get("page");
+    text(where, `page ${page.number ?? 1}`);
+    enable(back, page.number > 1, "This is the first page");
+    enable(forth, page.more, "This is the last page");
+    // A page that was loaded again shows which filter is in force; under somebody's fingers it changes nothing.
+    if (!later && !asking) {
+      states = page.states ?? [];
+      search.value = page.prefix ?? "";
+    }
+  }
+  on(model, "change:page", show);
+  show();
+  return h("div", { class: "tr-bar" }, h("div", { class: "tr-chips", role: "group", "aria-label": "Show orders" }, chips),
+    h("div", { class: "tr-pages" }, search, back, where, forth));
+}

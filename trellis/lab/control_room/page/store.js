@@ -1,0 +1,206 @@
+// One state for all views of the widget: the orders on the page, which of them are selected, and what is asked of the kernel.
+
+// A page that was loaded again must not take the answers to its earlier self for its own.
+function unique() {
+  return globalThis.crypto?.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
+}
+
+const LOST = 6000; // ms without a sign of life, of which the kernel gives one every two seconds
+const GONE = "The kernel is gone. Run the first cell again.";
+
+class Store extends EventTarget {
+  constructor(model) {
+    super();
+    this.model = model;
+    this.rows = new Map();
+    this.order = [];
+    this.frame = 0;
+    this.view = "";
+    this.selected = new Set();
+    this.judged = new Set(); // of the selected ones, those that had their verdict
+    this.focused = null;
+    this.focusing = 0;
+    this.offset = 0;
+    this.waits = new Map();
+    this.alive = performance.now();
+    this.gone = false;
+    this.delays = [];
+    this.verdictDelays = [];
+    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.lives());
+    model.on("change:page", () => this.turn());
+    model.on("change:changes", () => this.merge());
+    model.on("change:timeline", () => this.follow());
+    model.on("change:link", () => this.tell("link"));
+    model.on("msg:custom", (message) => this.settle(message.answer, message));
+    this.turn();
+    this.follow();
+    // What came by now is the last whole page, without what changed since. A page that was loaded again, or a second
+    // one, goes on with the order in focus.
+    this.request("hello").then(() => {
+      if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
+    });
+  }
+  get setup() {
+    return this.model.get("setup");
+  }
+  get link() {
+    return this.gone ? { live: false, text: GONE } : this.model.get("link");
+  }
+  tell(what) {
+    this.dispatchEvent(new Event(what));
+  }
+
+  // --- asking the kernel, and whether it is there ---
+  // Every request has an answer: the kernel's, or { lost: true } when the kernel is gone.
+  request(kind, more = {}) {
+    const n = unique();
+    return new Promise((answered) => {
+      this.waits.set(n, answered);
+      try {
+        this.model.send({ kind, n, ...more });
+      } catch {
+        this.settle(n, { lost: true });
+        this.alive = -Infinity;
+        this.watch();
+      }
+    });
+  }
+  settle(n, answer) {
+    this.waits.get(n)?.(answer);
+    this.waits.delete(n);
+  }
+  lives() {
+    this.alive = performance.now();
+    this.watch();
+  }
+  watch() {
+    const gone = !this.model.get("link").ended && performance.now() - this.alive > LOST;
+    if (gone) for (const n of [...this.waits.keys()]) this.settle(n, { lost: true });
+    if (gone === this.gone) return;
+    this.gone = gone;
+    if (!gone) this.request("hello");
+    this.tell("link");
+  }
+
+  // --- what the kernel tells ---
+  now() {
+    return Date.now() + this.offset;
+  }
+  // The kernel's clock may not be the browser's.
+  hear(message) {
+    const offset = message.now - Date.now();
+    if (Math.abs(offset - this.offset) > 2000) this.offset = offset;
+    this.frame = message.n;
+  }
+  turn() {
+    const page = this.model.get("page");
+    if (!page.rows) return;
+    this.hear(page);
+    this.rows = new Map(page.rows.map((row) => [row.id, row]));
+    const view = JSON.stringify([page.states, page.prefix]);
+    if (view !== this.view) {
+      // Under another filter nobody sees, or remembers, what is selected and not shown.
+      this.view = view;
+      this.keepSelected((id) => this.rows.has(id));
+    }
+    this.sort();
+  }
+  merge() {
+    const changes = this.model.get("changes");
+    if (!changes.rows) return;
+    const missed = changes.n !== this.frame + 1;
+    this.hear(changes);
+    for (const id of changes.gone) this.rows.delete(id);
+    for (const row of changes.rows) {
+      // A claim changes the line and brings no event about: it is no measure of how late an event is.
+      if (row.event > (this.rows.get(row.id)?.event ?? 0)) this.delays.push(Date.now() - row.event_at);
+      this.rows.set(row.id, row);
+    }
+    this.delays = this.delays.slice(-1000);
+    this.sort();
+    if (missed) this.request("hello");
+  }
+  sort() {
+    const byId = Boolean(this.model.get("page").prefix);
+    const less = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+    this.order = [...this.rows.values()]
+      .sort((a, b) => (byId ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)))
+      .map((row) => row.id);
+    this.forget();
+    this.tell("rows");
+  }
+
+  // --- which orders are meant ---
+  hidden() {
+    return [...this.selected].filter((id) => !this.rows.has(id));
+  }
+  keepSelected(fits) {
+    const before = this.selected.size;
+    for (const id of this.selected) if (!fits(id)) this.selected.delete(id);
+    for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
+    if (this.selected.size !== before) this.tell("selection");
+  }
+  // Who has had a verdict and has left the page is not meant by the next click.
+  forget() {
+    this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
+  }
+  choose(id) {
+    this.selected = new Set(id ? [id] : []);
+    this.judged.clear();
+    this.focus(id);
+    this.tell("selection");
+  }
+  select(ids, on) {
+    for (const id of ids) {
+      if (on) this.selected.add(id);
+      else this.selected.delete(id);
+      this.judged.delete(id);
+    }
+    if (on && !this.focused && ids.length) this.focus(ids[0]);
+    this.tell("selection");
+  }
+  toggle(id) {
+    this.select([id], !this.selected.has(id));
+  }
+  focus(id) {
+    if (id === this.focused) return;
+    this.focused = id;
+    this.focusing += 1;
+    this.request("focus", { id }).then(() => {
+      this.focusing -= 1;
+      this.follow();
+    });
+    this.tell("focus");
+  }
+  // The same room may be open on another page, where another order was chosen.
+  follow() {
+    const id = this.model.get("timeline").id ?? null;
+    if (this.focusing || id === this.focused) return;
+    this.focused = id;
+    this.tell("focus");
+  }
+  // Whether any of the selected orders can still be asked this. Those not shown may be.
+  can(name) {
+    return [...this.selected].some((id) => {
+      const row = this.rows.get(id);
+      return !row || (name === "approve" ? row.can_approve : row.open);
+    });
+  }
+  async ask(name, more = {}) {
+    const ids = [...this.selected];
+    const began = performance.now();
+    const answer = await this.request("ask", { name, ids, ...more });
+    if (!answer.lost && !answer.error) {
+      this.verdictDelays.push(performance.now() - began);
+      for (const id of ids) if (this.selected.has(id)) this.judged.add(id);
+      this.forget();
+    }
+    return answer;
+  }
+}
+
+const stores = new WeakMap();
+export function storeOf(model) {
+  if (!stores.has(model)) stores.set(model, new Store(model));
+  return stores.get(model);
+}

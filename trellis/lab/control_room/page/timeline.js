@@ -1,0 +1,133 @@
+// The attempts of one order on a time axis.
+
+import { h, text, set, keep } from "./dom.js";
+import { words, plural } from "./words.js";
+
+function niceStep(span, most) {
+  const raw = span / most;
+  const scale = 10 ** Math.floor(Math.log10(raw));
+  return [1, 2, 5, 10].map((n) => n * scale).find((n) => n >= raw);
+}
+
+const MARKS = ["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"];
+
+// What is drawn has a title to point at. It is changed in place, or a tooltip could not stay open while an order runs.
+function drawn(kind) {
+  const node = h("g");
+  const kept = new Map();
+  const make = () => h(kind, {}, kind === "text" ? null : h("title"));
+  const show = (one, [attributes, words]) => {
+    for (const [name, value] of Object.entries(attributes)) set(one, name, value);
+    text(kind === "text" ? one : one.firstChild, words);
+  };
+  return { node, show: (entries) => keep(node, kept, entries, make, show) };
+}
+
+export function timeline(store, on) {
+  const { setup, model } = store;
+  const title = h("h3", {}, "Attempts");
+  const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
+  const legend = h("div", { class: "tr-legend" }, ["succeeded", "failed", "timed out", "abandoned"].map((name) =>
+    h("span", {}, h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` }), name)));
+  const [ticks, axis, lanes, bars, running, marks] = ["line", "text", "text", "rect", "rect", "line"].map(drawn);
+  const svg = h("svg", { class: "tr-gantt", role: "img" }, [ticks, axis, lanes, marks, bars, running].map((part) => part.node));
+  const picture = h("div", { class: "tr-picture" }, svg);
+  const empty = h("div", { class: "tr-empty" });
+  const cells = ["Step", "Attempt", "Outcome", "After", "Took", "Error"];
+  const body = h("tbody");
+  const kept = new Map();
+  const table = h("details", { class: "tr-fold" }, h("summary", {}, "As a table"),
+    h("div", { class: "tr-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, cells.map((name) => h("th", { scope: "col" }, name)))), body)));
+  const seconds = (ms) => `${(ms / 1000).toFixed(3)} s`;
+  const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
+
+  function draw() {
+    const { id, bars: tries = [], marks: events = [], link: href, cut } = model.get("timeline");
+    const row = store.rows.get(id);
+    link.hidden = !href;
+    if (href) set(link, "href", href);
+    legend.hidden = picture.hidden = table.hidden = !tries.length;
+    empty.hidden = !picture.hidden;
+    text(empty, id ? "No attempt has ended yet." : "Select an order, and every attempt at its steps is drawn here as it happens.");
+    text(title, !id ? "Attempts" : tries.length ? `${plural(tries.length, "attempt")} of ${id}${cut ? " (the newest)" : ""}` : `Attempts of ${id}`);
+    if (!tries.length) return;
+    const lane = (bar) => bar.step + (bar.round > 1 ? ` ${bar.round}` : "");
+    const names = [...new Set(tries.map(lane))];
+    const under = row?.step && row.attempt && !row.ended;
+    if (under && !names.some((name) => name.split(" ")[0] === row.step)) names.push(row.step);
+    const noted = events.filter((mark) => MARKS.includes(mark.type));
+    // A refusal may come hours later; it would press all that happened into a sliver.
+    const told = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
+    const from = Math.min(...tries.map((bar) => bar.from));
+    const last = Math.max(...tries.map((bar) => bar.to), ...told.map((mark) => mark.at));
+    const end = under ? Math.max(last, store.now()) : last;
+    const span = Math.max(end - from, 50);
+    const width = Math.max(picture.clientWidth, 320);
+    const left = 84;
+    const right = 14;
+    const tall = 22;
+    const x = (ms) => left + ((Math.min(Math.max(ms, from), end) - from) / span) * (width - left - right);
+    const height = names.length * tall + 34;
+    const counts = {};
+    for (const bar of tries) counts[bar.outcome] = (counts[bar.outcome] ?? 0) + 1;
+    set(svg, "width", width);
+    set(svg, "height", height);
+    set(svg, "viewBox", `0 0 ${width} ${height}`);
+    set(svg, "aria-label", `${plural(tries.length, "attempt")} in ${(span / 1000).toFixed(2)} seconds: ${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}`);
+    const stride = niceStep(span / 1000, Math.max(3, Math.floor(width / 110)));
+    const at = [];
+    for (let s = 0; s <= span / 1000 + 1e-9; s += stride) at.push(Number(s.toFixed(6)));
+    const place = (s) => left + ((s * 1000) / span) * (width - left - right);
+    ticks.show(at.map((s, i) => [i, [{ class: "tr-tick", x1: place(s), x2: place(s), y1: 4, y2: height - 28 }, ""]]));
+    axis.show([...at.map((s, i) => [i, [{ class: "tr-axis", x: place(s), y: height - 16, "text-anchor": "middle" }, String(s)]]),
+      ["what", [{ class: "tr-axis", x: width - right, y: height - 3, "text-anchor": "end" }, "seconds since the first attempt"]]]);
+    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: i * tall + 19, "text-anchor": "end" }, name]]));
+    marks.show(noted.map((mark) => [`${mark.type} ${mark.at}`, [
+      { class: "tr-mark", x1: x(mark.at), x2: x(mark.at), y1: 4, y2: height - 28 },
+      `${words(mark.type)} after ${seconds(mark.at - from)}${mark.reason ? `: ${mark.reason}` : ""}`,
+    ]]));
+    // Hedged lanes run side by side: each gets its share of the line.
+    const shares = Math.max(1, ...tries.map((bar) => Number(bar.lane ?? 0) + 1));
+    // A try that failed at once is a sliver: drawn last, or the next one would cover it.
+    bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
+      {
+        class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,
+        x: x(bar.from), y: names.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares,
+        width: Math.max(3, x(bar.to) - x(bar.from)), height: 17 / shares - (shares > 1 ? 1 : 0),
+      },
+      `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
+    ]]));
+    const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
+    const on = names.findLastIndex((name) => name.split(" ")[0] === row?.step);
+    running.show(!under ? [] : [["now", [
+      { class: "tr-running", x: x(since), y: on * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
+      `${row.step}, attempt ${row.attempt}: under way`,
+    ]]]);
+    if (table.open) list();
+  }
+
+  function list() {
+    const { bars: tries = [] } = model.get("timeline");
+    const from = Math.min(...tries.map((bar) => bar.from));
+    keep(body, kept, tries.map((bar) => [keyOf(bar), bar]), () => h("tr", {}, cells.map(() => h("td"))), (node, bar) => {
+      const step = bar.step + (bar.round > 1 ? `, round ${bar.round}` : "") + (bar.lane > 0 ? `, lane ${bar.lane}` : "");
+      const values = [step, String(bar.attempt), bar.outcome, seconds(bar.from - from), seconds(bar.to - bar.from), bar.error ?? ""];
+      values.forEach((value, i) => text(node.children[i], value));
+    });
+  }
+
+  table.addEventListener("toggle", draw);
+  on(model, "change:timeline", draw);
+  on(store, "focus", draw);
+  const watch = new ResizeObserver(() => draw());
+  watch.observe(picture);
+  draw();
+  return {
+    node: h("section", { class: "tr-card tr-time", "aria-label": "Attempts of the order in focus" }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty, table),
+    beat: () => {
+      const row = store.rows.get(model.get("timeline").id);
+      if (row?.attempt && !row.ended) draw();
+    },
+    end: () => watch.disconnect(),
+  };
+}

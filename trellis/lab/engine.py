@@ -1,0 +1,201 @@
+"""The engine of a lab: servers, workers and a desk on a thread of its own, so that a busy cell delays no order.
+
+A notebook's cell runs on the kernel's event loop and may hold it for seconds. The engine has its own loop on its own
+thread. Cells and callbacks reach it by `do`, `awaiting` and `submit` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
+
+import structlog
+
+from trellis import config, workers
+from trellis.db.pool import Pool
+from trellis.desk import Desk
+from trellis.errors import TrellisError
+from trellis.lab.keeper import LogKeeper
+from trellis.runtime import Runtime, opened
+
+log = structlog.get_logger("trellis.lab")
+
+T = TypeVar("T")
+
+STOPPED = "The lab has stopped. Run lab.start() again."
+
+
+class Engine:
+    """Servers, workers and desk of one kernel. `log` keeps what went wrong in the background.
+
+    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so.
+    """
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.runtime: Runtime
+        self.desk: Desk
+        self.pool: Pool
+        self.watch: workers.FaultWatch
+        self.log = LogKeeper()
+        self._loop = asyncio.new_event_loop()
+        self._resources = AsyncExitStack()
+        self._workers = AsyncExitStack()
+        self._replacing = asyncio.Lock()
+        self._workers_lost = asyncio.Event()
+        self._replacements: set[asyncio.Task[None]] = set()
+        self._submitted: set[Future[Any]] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trellis-engine", daemon=True)
+        self._thread.start()
+        logging.getLogger().addHandler(self.log)
+        try:
+            self.do(self._open())
+        except BaseException:
+            self.stop()
+            raise
+
+    # --- running work on the engine's loop -----------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive() and not self._stopping.is_set()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the engine's loop. Await the result with `asyncio.wrap_future`.
+
+        The future is cancelled when the lab stops. Raises TrellisError when it has stopped.
+        """
+        if not self.running:
+            # A stopped loop would never run it, and the caller would wait for ever.
+            work.close()
+            raise TrellisError(STOPPED)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._submitted.add(future)
+        future.add_done_callback(self._submitted.discard)
+        return future
+
+    def call_soon(self, work: Callable[[], None]) -> None:
+        """Run something short on the engine's thread. After the lab has stopped it is dropped."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work)
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the engine's loop and wait for it. For what is short."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            # An interrupted cell must not leave its work behind on the engine.
+            future.cancel()
+            raise
+        except CancelledError:
+            raise TrellisError(STOPPED) from None
+
+    async def awaiting(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await engine work in a cell. For what may take long: the kernel stays free for buttons and interrupts."""
+        waiting = asyncio.wrap_future(self.submit(work))
+        try:
+            while not waiting.done():
+                # A kernel's interrupt cancels the cell but does not wake its loop; this does.
+                await asyncio.wait({waiting}, timeout=0.25)
+            return waiting.result()
+        except asyncio.CancelledError:
+            if self.running:
+                raise
+            raise TrellisError(STOPPED) from None
+        finally:
+            waiting.cancel()
+
+    # --- the workers ---------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self.runtime = await self._resources.enter_async_context(opened(self.settings, start=True, pool_wait=30))
+        self.desk, self.pool = self.runtime.desk, self.runtime.pool
+        self._resources.push_async_callback(self._end_workers)
+        await self._start_workers()
+        replacing = asyncio.create_task(self._replace_lost_workers())
+        self._resources.callback(replacing.cancel)
+
+    async def _replace_lost_workers(self) -> None:
+        """A worker ends when its server was away for too long. Start new ones until they run again."""
+        while True:
+            await self._workers_lost.wait()
+            try:
+                await self._replace_workers(lambda: None)
+            except Exception as error:
+                log.warning("the workers cannot be started again yet", error=str(error))
+            await asyncio.sleep(1)
+
+    async def _replace_workers(self, change: Callable[[], None]) -> None:
+        """End the workers, make a change, and start new ones. It runs to its end, even when its caller is cancelled."""
+
+        async def work() -> None:
+            async with self._replacing:
+                try:
+                    # Both workers must have ended before new ones start: the client refuses two of one kind at a time.
+                    await self._workers.aclose()
+                    change()
+                finally:
+                    await self._start_workers()
+
+        task = asyncio.create_task(work())
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
+        # Without the shield, a cancel between the end and the start would leave the lab without workers.
+        await asyncio.shield(task)
+
+    async def _start_workers(self) -> None:
+        try:
+            await self._run_workers()
+        except BaseException:
+            # No worker runs now: `_replace_lost_workers` tries again.
+            self._workers_lost.set()
+            raise
+        self._workers_lost.clear()
+        watching = asyncio.create_task(self._watch_for_failure(self.watch))
+        self._workers.callback(watching.cancel)
+
+    async def _run_workers(self) -> None:
+        self.watch = await self._workers.enter_async_context(self.runtime.workers())
+
+    async def _watch_for_failure(self, watch: workers.FaultWatch) -> None:
+        await watch.worker_failed.wait()
+        self._workers_lost.set()
+
+    async def _end_workers(self) -> None:
+        if self._replacements:
+            await asyncio.wait(self._replacements, timeout=10)
+        await self._workers.aclose()
+
+    # --- the end -------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End workers and connections. The servers go on, for other notebooks and the next kernel."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        try:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=20)
+        finally:
+            logging.getLogger().removeHandler(self.log)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=10)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    async def _close(self) -> None:
+        # First what was submitted: the panels would ask a desk whose connections are closed.
+        for future in list(self._submitted):
+            future.cancel()
+        await self._resources.aclose()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()

@@ -1,0 +1,72 @@
+"""Run the notebooks as a reader would: each in a real kernel, with servers of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from trellis import config, stack
+from trellis.errors import TrellisError
+
+OUTSIDE = ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE", "TEMPORAL_NAMESPACE")
+"""Settings that name other servers. They are ignored, because a run of the notebooks starts hundreds of orders."""
+
+FOLDER = Path(__file__).resolve().parents[3] / "notebooks"
+
+
+def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbformat.NotebookNode:
+    """The notebook, executed from top to bottom in a fresh kernel and a fresh workspace (or the one given).
+
+    Its servers are ended; a workspace that was given keeps its data. `timeout` [s] is for each cell.
+    Raises TrellisError with the cell's error.
+    """
+    given, home = home, home or Path(tempfile.mkdtemp(prefix="trellis-notebook-"))
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in notebook.cells:
+        cell.setdefault("metadata", {}).pop("execution", None)
+    # Empty counts as absent, and wins over what `.env` says.
+    environment = {**os.environ, **dict.fromkeys(OUTSIDE, ""), "TRELLIS_HOME": str(home)}
+    try:
+        client = NotebookClient(
+            notebook,
+            timeout=int(timeout),
+            kernel_name="python3",
+            # Widget state would make the file large, and GitHub call it invalid.
+            store_widget_state=False,
+            record_timing=False,
+            # A live chart would be stored beside its SVG, and double the file.
+            extra_arguments=["--IPKernelApp.exec_lines=from trellis import insight; insight.static()"],
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        asyncio.run(client.async_execute(env=environment))
+    except CellExecutionError as error:
+        raise TrellisError(f"{path.name} failed: {error.evalue}") from error
+    except CellTimeoutError as error:
+        raise TrellisError(f"{path.name}: a cell took longer than {timeout:.0f} s.") from error
+    except DeadKernelError as error:
+        raise TrellisError(f"{path.name}: the kernel died.") from error
+    finally:
+        stack.down(config.load().model_copy(update={"home": home}))
+        if given is None:
+            shutil.rmtree(home, ignore_errors=True)
+    return notebook
+
+
+def execute_all(*, write: bool = False, home: Path | None = None) -> list[tuple[str, float]]:
+    """(name, seconds) of every notebook; with `write` its outputs are stored in it. `home` as for `execute`."""
+    done = []
+    for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
+        began = time.perf_counter()
+        notebook = execute(path, home=home)
+        if write:
+            nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+        done.append((path.name, round(time.perf_counter() - began, 1)))
+    return done

@@ -1,0 +1,104 @@
+"""The composition root: the one place that puts servers, schema, pool, desk and workers together.
+
+Commands, benchmarks, the lab, the API and the tests open what they need here and are handed a frozen `Runtime`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from trellis import stack, workers
+from trellis.config import Settings
+from trellis.db.ledger import Ledger
+from trellis.db.migrate import check_schema, migrate
+from trellis.db.pool import Pool, open_pool
+from trellis.desk import Desk
+from trellis.model import QUEUES
+from trellis.stack.temporal import ensure_search_attributes
+
+log = structlog.get_logger("trellis.runtime")
+
+SOON = 5.0
+"""Seconds that a person who waits for an answer waits for a free connection."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Servers that answer, with a ledger of this version, a pool of connections and a desk."""
+
+    settings: Settings
+    stack: stack.Stack
+    pool: Pool
+    desk: Desk
+
+    def workers(self, queues: tuple[str, ...] = QUEUES) -> AbstractAsyncContextManager[workers.FaultWatch]:
+        """Workers of these queues for as long as the block lasts. Raises ConfigError for a queue that nobody knows."""
+        return workers.running(self.desk.client, self.pool, self.settings, queues)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings,
+    *,
+    start: bool = False,
+    end: bool = False,
+    pool_size: int = 8,
+    pool_wait: float = SOON,
+    checked: bool = False,
+) -> AsyncIterator[Runtime]:
+    """Open everything but workers, and close it after the block.
+
+    start: start the servers that do not run, and apply missing migrations. Without it nothing is started or changed:
+        StackError where no server runs, SchemaMismatch where the schema is older or newer than this code.
+    end: end the servers after the block, unless both ran before.
+    pool_size, pool_wait: connections, and how long a caller waits for a free one [s].
+    checked: see `open_pool`.
+    Raises StackError, TemporalUnavailable, DatabaseUnavailable, SchemaMismatch.
+    """
+    ends = end and stack.find(settings) is None
+    try:
+        if start:
+            found = await stack.up(settings)
+            await migrate(found.database_url)
+        else:
+            found = stack.require(settings)
+            await check_schema(found.database_url)
+        pool = await open_pool(found.database_url, size=pool_size, patience=pool_wait, checked=checked)
+        try:
+            yield Runtime(settings, found, pool, await open_desk(found, settings, pool))
+        finally:
+            await pool.close()
+    finally:
+        if ends:
+            stack.down(settings)
+
+
+async def open_desk(on: stack.Stack, settings: Settings, pool: Pool) -> Desk:
+    """A desk with a Temporal client of its own. Raises TemporalUnavailable."""
+    client = await stack.connect(on.temporal)
+    known = await ensure_search_attributes(client)
+    if not known:
+        log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
+    return Desk(client, Ledger(pool), settings, search_attributes=known, stack=on)
+
+
+@contextmanager
+def workspace(settings: Settings, *, apart: bool = True) -> Iterator[Settings]:
+    """Settings for a new workspace that is ended and deleted after the block.
+
+    Made-up orders and killed workers belong `apart`: in servers of their own, whichever servers the settings name.
+    """
+    home = Path(tempfile.mkdtemp(prefix="trellis-"))
+    own = settings.apart(home) if apart else settings.model_copy(update={"home": home})
+    try:
+        yield own
+    finally:
+        stack.down(own)
+        shutil.rmtree(home, ignore_errors=True)
