@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 # A PYTHON that was named is used or refused, never silently passed over.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.14 python3.11)
 
-.PHONY: help setup hooks lab demo test quick coverage up down migrate workers api lint format types spelling notebooks lock
+.PHONY: help setup hooks lab demo test quick coverage up down migrate workers api lint format types spelling notebooks schema lock
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -81,6 +81,9 @@ hooks: setup ## run lint, types and spelling before each commit
 
 notebooks: setup ## run all notebooks and store their outputs
 	@$(BIN)/trellis notebooks --write
+
+schema: setup ## write sql/schema.sql anew from the migrations (servers must run: make up)
+	@$(BIN)/trellis migrate --schema > sql/schema.sql.new && mv sql/schema.sql.new sql/schema.sql
 
 lock: ## renew requirements.lock (needs uv)
 	@uv lock --quiet --upgrade && uv export --quiet --no-emit-project --all-groups --no-header --no-annotate --format requirements-txt > requirements.lock

@@ -12,7 +12,7 @@ import pytest
 
 from trellis import logs, runtime, stack, workers
 from trellis.config import Settings
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk
 from trellis.faults import FaultPlan
 from trellis.lab.session import Session
@@ -56,6 +56,14 @@ def pool(opened: runtime.Runtime) -> Pool:
 
 
 @pytest.fixture(scope="session")
+async def owner(running: stack.Stack) -> AsyncIterator[Pool]:
+    """Connections with the owner's rights, for tests that plant what no desk or worker could write."""
+    pool = await open_pool(running.database_url, size=16)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture(scope="session")
 def idle_desk(opened: runtime.Runtime) -> Desk:
     """A desk; no worker needs to run."""
     return opened.desk
@@ -73,6 +81,7 @@ class House:
 
     desk: Desk
     pool: Pool
+    """The owner's; desk and workers have a pool with the rights of `trellis_app`."""
     watch: workers.FaultWatch
 
     async def faults(self, plan: FaultPlan | str) -> None:
@@ -139,8 +148,8 @@ class House:
 
 
 @pytest.fixture
-async def house(idle_desk: Desk, pool: Pool, watch: workers.FaultWatch) -> AsyncIterator[House]:
-    house = House(idle_desk, pool, watch)
+async def house(idle_desk: Desk, owner: Pool, watch: workers.FaultWatch) -> AsyncIterator[House]:
+    house = House(idle_desk, owner, watch)
     await house.faults(FaultPlan.calm())
     yield house
     await house.faults(FaultPlan.calm())

@@ -9,7 +9,7 @@
  7 one workflow per order
  8 nothing is open past its budget
  9 every request that was acknowledged can be seen
-10 every history replays
+10 every history can be read, and replays
 
 It streams: a batch of orders, then one history at a time, so memory does not grow with their number.
 """
@@ -23,15 +23,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHistory
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer
 
-from trellis.db.audit import AuditBooks, Finding
+from trellis.db.audit import AuditBooks
 from trellis.db.pool import Pool
-from trellis.histories import Request, Told
+from trellis.db.rows import AuditedRow, FindingRow
+from trellis.histories import NoOrder, OrderHistory, Request, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
-from trellis.model import EventType, State, Step, workflow_id
+from trellis.model import OUTSIDE_STEPS, STEPS, EventType, State, Step, workflow_id
+from trellis.parsing import ID_PATTERN
 from trellis.temporal_calls import unavailable
 from trellis.workers import RUNNER
 from trellis.workflows.order import OrderWorkflow
@@ -43,31 +45,16 @@ GRACE = 15.0
 _FETCHES = 8
 _KEPT = 1000
 
-_LEAVES = {
-    Step.RECEIVE: EventType.ORDER_RECEIVED,
-    Step.VALIDATE: EventType.ORDER_VALIDATED,
-    Step.CHARGE: EventType.PAYMENT_CHARGED,
-    Step.PREPARE: EventType.PACKAGE_PREPARED,
-    Step.DISPATCH: EventType.CARRIER_DISPATCHED,
-    Step.SHIP: EventType.ORDER_SHIPPED,
-}
-"""The event that an activity leaves behind."""
-
-_AFTER_REFUND = {EventType.PAYMENT_REFUNDED, EventType.PAYMENT_FAILED, EventType.CARRIER_DISPATCHED}
 _IN_REVIEW = {State.ORDER_RECEIVED, State.ORDER_VALIDATED, State.AWAITING_APPROVAL}
-
-_ANSWERS = {
-    "approve": EventType.ORDER_APPROVED,
-    "cancel": EventType.ORDER_CANCELLED,
-    "update_address": EventType.ADDRESS_UPDATED,
-}
-"""The event that a request leaves behind when it is granted."""
 
 _KILLED = {
     WorkflowExecutionStatus.TERMINATED,
     WorkflowExecutionStatus.TIMED_OUT,
     WorkflowExecutionStatus.CANCELED,
 }
+
+_DAMAGED = {RPCStatusCode.DATA_LOSS, RPCStatusCode.INTERNAL, RPCStatusCode.UNKNOWN}
+"""Temporal answers so when it cannot read a history itself. It is then one order's trouble, not the whole audit's."""
 
 _CLOSES = {
     State.COMPLETED: WorkflowExecutionStatus.COMPLETED,
@@ -151,8 +138,8 @@ async def audit(
     return report
 
 
-def _violations(findings: list[Finding]) -> list[Violation]:
-    return [Violation(f["order_id"], f["invariant"], f["sentence"], f["evidence"]) for f in findings]
+def _violations(findings: list[FindingRow]) -> list[Violation]:
+    return [Violation(f.order_id, f.invariant, f.sentence, f.evidence) for f in findings]
 
 
 class _Histories:
@@ -176,24 +163,48 @@ class _Histories:
         self._converter = client.data_converter
 
     async def run(self) -> None:
+        histories = self._examined()
+        try:
+            while not await self._replay(histories):
+                pass
+        except RPCError as error:
+            raise unavailable(error) from None
+
+    async def _replay(self, histories: AsyncIterator[WorkflowHistory]) -> bool:
+        """Replay until the histories end (True), or until one breaks the replayer, which is a finding (False)."""
         replayer = Replayer(
             workflows=[OrderWorkflow, ShippingWorkflow],
             workflow_runner=RUNNER,
             data_converter=self._converter,
             namespace=self._client.namespace,
         )
+        under_way: WorkflowHistory | None = None
+
+        async def each() -> AsyncIterator[WorkflowHistory]:
+            nonlocal under_way
+            async for history in histories:
+                under_way = history
+                yield history
+
         try:
-            async with replayer.workflow_replay_iterator(self._examined()) as results:
+            async with replayer.workflow_replay_iterator(each()) as results:
                 async for result in results:
-                    self._report.histories += 1
-                    self._tick(1)
-                    if result.replay_failure is not None:
-                        id_ = result.history.workflow_id
-                        evidence = {"workflow": id_, "failure": " ".join(str(result.replay_failure).split())[:300]}
-                        sentence = "its history does not replay with today's code"
-                        self._report.add([Violation(_order_of(id_), 10, sentence, evidence)])
-        except RPCError as error:
-            raise unavailable(error) from None
+                    under_way = None
+                    self._count(result.history.workflow_id, result.replay_failure)
+        except Exception as error:
+            if under_way is None:
+                raise
+            self._count(under_way.workflow_id, error)
+            return False
+        return True
+
+    def _count(self, id_: str, failure: Exception | None) -> None:
+        self._report.histories += 1
+        self._tick(1)
+        if failure is not None:
+            evidence = {"workflow": id_, "failure": " ".join(str(failure).split())[:300]}
+            sentence = "its history does not replay with today's code"
+            self._report.add([Violation(_order_of(id_), 10, sentence, evidence)])
 
     async def _examined(self) -> AsyncIterator[WorkflowHistory]:
         """Each history, after what it says was held against the ledger; a few are fetched at a time."""
@@ -213,6 +224,7 @@ class _Histories:
                 yield history
 
     async def _examine(self, execution: WorkflowExecution) -> WorkflowHistory | None:
+        """The history, to be replayed; None where there is none, or none that can be read."""
         try:
             history, found = await self._look(execution)
             if found:
@@ -226,89 +238,146 @@ class _Histories:
             raise
         self._report.add(found)
         self._report.looked_at += execution.id.startswith(workflow_id(""))
+        if history is None:
+            self._report.histories += 1
+            self._tick(1)
         return history
 
-    async def _look(self, execution: WorkflowExecution) -> tuple[WorkflowHistory, list[Violation]]:
+    async def _look(self, execution: WorkflowExecution) -> tuple[WorkflowHistory | None, list[Violation]]:
         handle = self._client.get_workflow_handle(execution.id, run_id=execution.run_id)
         status = (await handle.describe()).status or WorkflowExecutionStatus.RUNNING
-        history = await handle.fetch_history()
-        told = await Told.read(history, self._converter)
-        row = await self._books.order(told.order_id)
-        found: list[Violation] = []
+        try:
+            raw = await self._fetch(handle)
+            history = await OrderHistory.read(raw, self._converter)
+        except UnreadableHistory as why:
+            if isinstance(why, NoOrder) and status is WorkflowExecutionStatus.FAILED:
+                # Whoever started it was told why; no order came of it.
+                return raw, []
+            return None, await self._unreadable(execution, status, why)
+        row = await self._books.order(history.order_id)
+        findings = _Findings(history.order_id, execution.id)
+        self._work(findings, history, row)
+        if isinstance(history.input, OrderInput):
+            overdue = _age(execution) > history.input.policy.whole_run + self._grace
+            if not history.passes_on:
+                await self._life(findings, execution, status, row, overdue=overdue)
+            self._requests(findings, history, row, running=status is WorkflowExecutionStatus.RUNNING)
+        return raw, findings.all
 
-        def wrong(invariant: int, sentence: str, **evidence: Any) -> None:
-            found.append(Violation(told.order_id, invariant, sentence, {"workflow": execution.id, **evidence}))
+    async def _fetch(self, handle: WorkflowHandle[Any, Any]) -> WorkflowHistory:
+        try:
+            return await handle.fetch_history()
+        except RPCError as error:
+            if error.status not in _DAMAGED:
+                raise
+            raise UnreadableHistory(f"{error.status.name}: {' '.join(error.message.split())[:200]}") from None
 
+    async def _unreadable(
+        self, execution: WorkflowExecution, status: WorkflowExecutionStatus, why: UnreadableHistory
+    ) -> list[Violation]:
+        """The history is a finding of its own; what needs no history is checked all the same."""
+        order_id = _order_of(execution.id)
+        findings = _Findings(order_id, execution.id)
+        findings.add(10, f"its history cannot be read: {why}", run=execution.run_id)
+        if execution.id == workflow_id(order_id) and ID_PATTERN.fullmatch(order_id):
+            row = await self._books.order(order_id)
+            if row is not None:
+                await self._life(findings, execution, status, row, overdue=False)
+        return findings.all
+
+    def _work(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None) -> None:
+        """Invariant 5: the log tells of every completed activity."""
         if row is None:
-            if told.completed:
-                wrong(5, "its workflow did work that our books do not know", activities=[n for n, _ in told.completed])
-        else:
-            events = {(event["type"], event["round"]) for event in row["events"]}
-            for name, round_ in told.completed:
-                # A task that was lost had ended the order already: validated after that, it stays as it is.
-                late = name == Step.VALIDATE and row["ending"] is not None
-                if not late and not _left(name, round_, events):
-                    wrong(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
-        if not isinstance(told.given, OrderInput):
-            return history, found
-        if execution.id != workflow_id(told.order_id):
-            wrong(7, "a second workflow runs under another id", expected=workflow_id(told.order_id))
-        else:
-            if await self._runs(execution.id) > 1:
-                wrong(7, "its workflow ran more than once", run=execution.run_id)
-            age = (datetime.now(UTC) - execution.start_time).total_seconds()
-            closed = self._close(row, status, age > told.given.policy.whole_run + self._grace)
-            if closed is not None:
-                invariant, sentence = closed
-                wrong(invariant, sentence, state=row and row["state"], status=status.name)
-        running = status is WorkflowExecutionStatus.RUNNING
-        for request in told.requests:
-            if request.acknowledged and not (running if row is None else _seen_to(request, row)):
-                said = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
-                wrong(9, f"{request.kind} was {said}, and nothing shows it", request=request.id)
-        return history, found
+            if history.completed:
+                activities = [name for name, _ in history.completed]
+                findings.add(5, "its workflow did work that our books do not know", activities=activities)
+            return
+        events = {(event["type"], event["round"]) for event in row.events}
+        for name, round_ in history.completed:
+            # A task that was lost had ended the order already: validated after that, it stays as it is.
+            late = name == Step.VALIDATE and row.ending is not None
+            if not late and not _left_its_event(name, round_, events):
+                findings.add(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
 
-    def _close(
-        self, row: dict[str, Any] | None, status: WorkflowExecutionStatus, overdue: bool
-    ) -> tuple[int, str] | None:
+    async def _life(
+        self,
+        findings: _Findings,
+        execution: WorkflowExecution,
+        status: WorkflowExecutionStatus,
+        row: AuditedRow | None,
+        *,
+        overdue: bool,
+    ) -> None:
+        """Invariants 6 to 8: one workflow per order, closed as the ledger says, and in time."""
+        if execution.id != workflow_id(findings.order_id):
+            findings.add(7, "a second workflow runs under another id", expected=workflow_id(findings.order_id))
+            return
+        if (await self._client.count_workflows(f"WorkflowId = '{execution.id}'")).count > 1:
+            findings.add(7, "its workflow ran more than once", run=execution.run_id)
+        closed = self._close(row, status, overdue)
+        if closed is not None:
+            invariant, sentence = closed
+            findings.add(invariant, sentence, state=row.state if row else None, status=status.name)
+
+    def _requests(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None, *, running: bool) -> None:
+        """Invariant 9: what became of each acknowledged request can be seen."""
+        for request in history.requests:
+            if request.acknowledged and not (running if row is None else _seen_to(request, row)):
+                answer = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
+                findings.add(9, f"{request.kind} was {answer}, and nothing shows it", request=request.id)
+
+    def _close(self, row: AuditedRow | None, status: WorkflowExecutionStatus, overdue: bool) -> tuple[int, str] | None:
         """What is wrong between the order's row and its workflow's status: (invariant, sentence)."""
         if status is WorkflowExecutionStatus.RUNNING:
             if row is None:
                 return (8, "runs after its run timeout, and our books do not know it") if overdue else None
-            if row["reconciled"]:
+            if row.reconciled:
                 return 6, "reconcile ended it, and its workflow still runs"
-            if State(row["state"]).terminal and row["unchanged"] > self._grace:
+            if State(row.state).terminal and row.unchanged > self._grace:
                 return 8, f"the order is {row['state']}, and its workflow still runs"
             return None
         if row is None:
             what, mendable = "and our books do not know the order", status in _KILLED
         else:
-            state = State(row["state"])
-            if row["reconciled"] or (state.terminal and _CLOSES[state] is status):
+            state = State(row.state)
+            if row.reconciled or (state.terminal and _CLOSES[state] is status):
                 return None
             what, mendable = f"the order is {state}", not state.terminal or status in _KILLED
         mend = "; `trellis reconcile` can mend it" if mendable else ""
         return 6, f"the workflow closed {status.name}, {what}{mend}"
 
-    async def _runs(self, id_: str) -> int:
-        return (await self._client.count_workflows(f"WorkflowId = '{id_}'")).count
+
+class _Findings:
+    """What one execution shows to be wrong with its order."""
+
+    def __init__(self, order_id: str, workflow: str) -> None:
+        self.order_id = order_id
+        self.all: list[Violation] = []
+        self._workflow = workflow
+
+    def add(self, invariant: int, sentence: str, **evidence: Any) -> None:
+        self.all.append(Violation(self.order_id, invariant, sentence, {"workflow": self._workflow, **evidence}))
 
 
-def _left(activity: str, round_: int | None, events: set[tuple[str, int | None]]) -> bool:
-    """Does the log tell of a completed activity?"""
-    types = {type_ for type_, _ in events}
-    if activity == Step.REFUND:
-        return bool(types & _AFTER_REFUND)
-    if activity == Step.PREPARE:
-        return (EventType.PACKAGE_PREPARED, round_) in events
-    return activity not in _LEAVES or _LEAVES[Step(activity)] in types
+def _age(execution: WorkflowExecution) -> float:
+    return (datetime.now(UTC) - execution.start_time).total_seconds()
 
 
-def _seen_to(request: Request, row: dict[str, Any]) -> bool:
+def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, int | None]]) -> bool:
+    """Does the log tell of a completed activity? Those that call out leave exactly one of their events."""
+    if activity not in OUTSIDE_STEPS:
+        return True
+    info = STEPS[Step(activity)]
+    if info.per_round:
+        return any((type_, round_) in events for type_ in info.leaves)
+    return bool({type_ for type_, _ in events} & info.leaves.keys())
+
+
+def _seen_to(request: Request, row: AuditedRow) -> bool:
     """Does the log, or the row, show what became of a request?"""
-    seen = {event["type"] for event in row["events"] if event["request_id"] == request.id}
-    granted = any(event["type"] == _ANSWERS[request.kind] for event in row["events"])
-    state = State(row["state"])
+    seen = {event["type"] for event in row.events if event["request_id"] == request.id}
+    granted = any(event["type"] in STEPS[Step(request.kind)].leaves for event in row.events)
+    state = State(row.state)
     if request.accepted is False:
         return EventType.REQUEST_REFUSED in seen
     if request.accepted is None and not state.terminal:
@@ -316,10 +385,10 @@ def _seen_to(request: Request, row: dict[str, Any]) -> bool:
     if request.kind == "approve":
         # An early one is written when its turn comes; a second one finds the first one's event; one that an
         # ending overtook changes nothing any more.
-        return bool(seen) or granted or row["ending"] is not None or state in _IN_REVIEW
+        return bool(seen) or granted or row.ending is not None or state in _IN_REVIEW
     if request.kind == "cancel":
         # Written when everything is undone.
-        return bool(seen) or granted or (row["ending"] is not None and not state.terminal)
+        return bool(seen) or granted or (row.ending is not None and not state.terminal)
     return bool(seen)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trellis.database_url import normalised
 from trellis.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ class Settings(BaseModel):
     temporal_address: str | None = Field(None, validation_alias=_names("TEMPORAL_ADDRESS", "TEMPORAL_TARGET"))
     temporal_namespace: str | None = Field(None, validation_alias=_names("TEMPORAL_NAMESPACE"))
     temporal_profile: str | None = Field(None, validation_alias=_names("TEMPORAL_PROFILE"))
-    database_url: str | None = Field(None, validation_alias=_names("DATABASE_URL"))
+    database_url: str | None = Field(None, validation_alias=_names("DATABASE_URL"), repr=False)
     orders_queue: str = Field(
         "orders-tq", validation_alias=_names("ORDERS_TASK_QUEUE", "ORDERS_TQ", "ORDER_TASK_QUEUE"), min_length=1
     )
@@ -46,6 +47,19 @@ class Settings(BaseModel):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("temporal_address", mode="after")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        # An address appears in messages and in `status`: no password may be in it.
+        if value is not None and "@" in value:
+            raise ValueError("write it as host:port; keys belong in a profile, which TEMPORAL_PROFILE names")
+        return value
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _postgres(cls, value: str | None) -> str | None:
+        return None if value is None else normalised(value)
 
     @field_validator("home", mode="after")
     @classmethod
@@ -108,4 +122,5 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
         return Settings.model_validate({key: value for key, value in merged.items() if key in known})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{first['loc'][0]} cannot be used: {first['msg'].lower()}.") from None
+        why = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()
+        raise ConfigError(f"{first['loc'][0]} cannot be used: {why}.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from trellis.db.ledger import Ledger
 from trellis.db.rows import EventRow, OrderLine, to_json
 from trellis.errors import (
     BadInput,
+    ConfigError,
     DatabaseUnavailable,
     OrderConflict,
     OrderNotFound,
@@ -51,7 +52,7 @@ from trellis.messages import (
 )
 from trellis.model import EventType, Order, State, workflow_id
 from trellis.parsing import parse_address, parse_id, parse_reason
-from trellis.policies import Policy, preset
+from trellis.policies import Policy, preset, with_budget
 from trellis.stack import Stack
 from trellis.status import OrderStatus, StatusReader, never_received
 from trellis.temporal_calls import CALL_TIMEOUT, describe, unavailable
@@ -82,11 +83,26 @@ class Receipt:
 
 
 def default_policy(settings: Settings) -> Policy:
-    """TRELLIS_POLICY, with WORKFLOW_RUN_TIMEOUT_SECONDS when that is set. Raises ConfigError."""
+    """TRELLIS_POLICY, with WORKFLOW_RUN_TIMEOUT_SECONDS as its budget when that is set. Raises ConfigError."""
     policy = preset(settings.policy)
+    if settings.run_timeout is None:
+        return policy
+    try:
+        return with_budget(policy, settings.run_timeout)
+    except ConfigError as error:
+        raise ConfigError(f"WORKFLOW_RUN_TIMEOUT_SECONDS cannot be used: {error}") from None
+
+
+def check_default_policy(settings: Settings) -> None:
+    """For servers: raise ConfigError now rather than at the first order, and log what a budget of one's own means."""
+    policy = default_policy(settings)
     if settings.run_timeout is not None:
-        policy = replace(policy, run_timeout=settings.run_timeout)
-    return policy.check()
+        review = "the review included" if policy.budget_counts_review else "the review not counted"
+        log.info(
+            f"WORKFLOW_RUN_TIMEOUT_SECONDS={settings.run_timeout:g}: an order works for {policy.budget:g} s at most, "
+            f"{review}, and is then undone; Temporal's own run timeout is {policy.whole_run:g} s, which leaves room "
+            f"for the review and the compensation"
+        )
 
 
 class Desk:
@@ -333,4 +349,4 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-__all__ = ["Desk", "Receipt", "Started", "default_policy", "new_request_id", "to_json"]
+__all__ = ["Desk", "Receipt", "Started", "check_default_policy", "default_policy", "new_request_id", "to_json"]

@@ -1,30 +1,40 @@
-"""What a history tells of an order: its input, what was done, and what was asked. Audit and reconcile read it."""
+"""What a history says of an order: its input, which activities completed, and what was asked. Audit and reconcile
+read it.
+
+Whoever can reach Temporal can start a workflow of ours with any input and send it any signal. Nothing here trusts
+what a history holds: what cannot be read raises UnreadableHistory, and nothing else.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType as HistoryEventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
 
-from trellis.messages import SHIPPING_WORKFLOW, OrderInput, ShippingInput, Verdict
+from trellis.errors import BadInput
+from trellis.incoming import KINDS, is_our_own, read_request, read_start
+from trellis.messages import SHIPPING_WORKFLOW, Cancel, OrderInput, ShippingInput, Verdict
+from trellis.model import workflow_id
+from trellis.parsing import ID_PATTERN
 
-KINDS = {
-    "approve": "approve",
-    "approve_order": "approve",
-    "cancel": "cancel",
-    "cancel_order": "cancel",
-    "update_address": "update_address",
-}
-"""What each signal and update asks for."""
+
+class UnreadableHistory(Exception):
+    """The history cannot be read; the message says why, on one line."""
+
+
+class NoOrder(UnreadableHistory):
+    """The workflow was started with something that is no order. It fails with this sentence."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """`accepted` is None where no verdict stands in the history: a signal, or an update cut off in the middle.
+    """`accepted` is None where the history holds no verdict: a signal, or an update cut off in the middle.
 
     `acknowledged`: its sender was told something, yes or no or pending. `id` is empty for a signal sent by hand.
     """
@@ -37,61 +47,118 @@ class Request:
 
 
 @dataclass
-class Told:
-    """Whose history it is, which activities completed (name, round), and what was asked, in order."""
+class OrderHistory:
+    """Whose history it is, which activities completed (name, round), and what was asked, in order.
 
-    given: OrderInput | ShippingInput
+    `passes_on`: somebody started the order by hand under another workflow id. This workflow only passes signals on to
+    `order-{id}`, which it started.
+    """
+
+    input: OrderInput | ShippingInput
     completed: list[tuple[str, int | None]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    passes_on: bool = False
 
     @property
     def order_id(self) -> str:
-        return self.given.order.order_id
+        return self.input.order.order_id
 
     @staticmethod
-    async def read(history: WorkflowHistory, converter: DataConverter) -> Told:
-        async def decode(payloads: Any, type_: type) -> Any:
-            found: list[Payload] = list(payloads)
-            return (await converter.decode(found, [type_]))[0] if found else None
+    async def read(history: WorkflowHistory, converter: DataConverter) -> OrderHistory:
+        """Raises UnreadableHistory, whatever is wrong with the history."""
+        try:
+            return await _Reader(history, converter).read()
+        except UnreadableHistory:
+            raise
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UnreadableHistory(why) from error
 
-        started = history.events[0].workflow_execution_started_event_attributes
-        child = started.workflow_type.name == SHIPPING_WORKFLOW
-        given = await decode(started.input.payloads, ShippingInput if child else OrderInput)
-        told = Told(given)
-        # Only a child's events carry a round of their own; the parent's steps are told apart by their type.
-        round_: int | None = given.round if child else None
-        names: dict[int, str] = {}
-        asked: dict[int, Request] = {}
 
-        async def request(name: str, payloads: Any, *, acknowledged: bool) -> Request:
-            body = await decode(payloads, dict) or {}
-            id_, reason = str(body.get("request_id") or ""), str(body.get("reason") or "")
-            return Request(KINDS[name], id_, None, acknowledged and bool(id_), reason)
+class _Reader:
+    """Goes once through the events of one history."""
 
-        for event in history.events:
-            if event.event_type == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-                names[event.event_id] = event.activity_task_scheduled_event_attributes.activity_type.name
-            elif event.event_type == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-                name = names[event.activity_task_completed_event_attributes.scheduled_event_id]
-                told.completed.append((name, round_))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-                update = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
-                if update.name in KINDS:
-                    asked[event.event_id] = await request(update.name, update.args.payloads, acknowledged=False)
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
-                done = event.workflow_execution_update_completed_event_attributes
-                if done.accepted_event_id in asked and done.outcome.HasField("success"):
-                    heard = asked.pop(done.accepted_event_id)
-                    verdict: Verdict = await decode(done.outcome.success.payloads, Verdict)
-                    told.requests.append(Request(heard.kind, heard.id, verdict.accepted, True, heard.reason))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-                signal = event.workflow_execution_signaled_event_attributes
-                if signal.signal_name in KINDS:
-                    told.requests.append(await request(signal.signal_name, signal.input.payloads, acknowledged=True))
-            elif event.event_type == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED and not child:
-                # The id under which the workflow itself hears it.
-                told.requests.append(
-                    Request("cancel", f"temporal-{history.run_id}", None, False, "cancelled in Temporal")
-                )
-        told.requests += asked.values()
-        return told
+    def __init__(self, history: WorkflowHistory, converter: DataConverter) -> None:
+        self._history = history
+        self._converter = converter
+        self._activities: dict[int, str] = {}
+        self._open_updates: dict[int, Request] = {}
+
+    async def read(self) -> OrderHistory:
+        if not self._history.events:
+            raise ValueError("the history has no events")
+        started = self._history.events[0].workflow_execution_started_event_attributes
+        self._child = started.workflow_type.name == SHIPPING_WORKFLOW
+        input_: OrderInput | ShippingInput
+        if self._child:
+            input_ = await self._decode(started.input.payloads, ShippingInput)
+        else:
+            given = await self._plain(started.input.payloads)
+            try:
+                input_ = read_start(given, self._history.workflow_id)
+            except BadInput as error:
+                raise NoOrder(str(error)) from error
+        self._found = OrderHistory(input_)
+        if not self._child and not is_our_own(given):
+            self._found.passes_on = self._history.workflow_id != workflow_id(self._found.order_id)
+        # The id goes into queries and sentences.
+        if not ID_PATTERN.fullmatch(self._found.order_id):
+            raise ValueError(f"{self._found.order_id[:70]!r} is no order id")
+        for event in self._history.events:
+            await self._note(event)
+        self._found.requests += self._open_updates.values()
+        return self._found
+
+    async def _note(self, event: HistoryEvent) -> None:
+        kind = event.event_type
+        if kind == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            name = event.activity_task_scheduled_event_attributes.activity_type.name
+            self._activities[event.event_id] = name
+        elif kind == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            name = self._activities[event.activity_task_completed_event_attributes.scheduled_event_id]
+            # Only a child's events carry a round of their own; the parent's steps are told apart by their type.
+            round_ = self._found.input.round if isinstance(self._found.input, ShippingInput) else None
+            self._found.completed.append((name, round_))
+        elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            update = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
+            request = await self._request(update.name, update.args.payloads, acknowledged=False)
+            if request:
+                self._open_updates[event.event_id] = request
+        elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+            done = event.workflow_execution_update_completed_event_attributes
+            if done.accepted_event_id in self._open_updates and done.outcome.HasField("success"):
+                asked = self._open_updates.pop(done.accepted_event_id)
+                verdict: Verdict = await self._decode(done.outcome.success.payloads, Verdict)
+                self._found.requests.append(Request(asked.kind, asked.id, verdict.accepted, True, asked.reason))
+        elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            signal = event.workflow_execution_signaled_event_attributes
+            request = await self._request(signal.signal_name, signal.input.payloads, acknowledged=True)
+            if request:
+                self._found.requests.append(request)
+        elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED and not self._child:
+            # Under this id the workflow itself handles the cancellation.
+            id_ = f"temporal-{self._history.run_id}"
+            self._found.requests.append(Request("cancel", id_, None, False, "cancelled in Temporal"))
+
+    async def _request(self, name: str, payloads: Iterable[Payload], *, acknowledged: bool) -> Request | None:
+        """What a signal or update asks for; None where it is not one of ours, or where nobody can understand it.
+
+        What nobody can understand carries no request id either: its sender waits for nothing.
+        """
+        if name not in KINDS:
+            return None
+        try:
+            asked = read_request(KINDS[name], await self._plain(payloads))
+        except BadInput:
+            return None
+        reason = asked.reason if isinstance(asked, Cancel) else ""
+        return Request(KINDS[name], asked.request_id, None, acknowledged and bool(asked.request_id), reason)
+
+    async def _plain(self, payloads: Iterable[Payload]) -> list[Payload]:
+        """Payloads as the workflow gets them: a codec, where there is one, has been undone."""
+        codec = self._converter.payload_codec
+        return await codec.decode(list(payloads)) if codec else list(payloads)
+
+    async def _decode(self, payloads: Iterable[Payload], type_: type | None = None) -> Any:
+        found = list(payloads)
+        return (await self._converter.decode(found, [type_] if type_ else None))[0] if found else None

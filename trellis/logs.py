@@ -13,7 +13,10 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -88,6 +91,29 @@ def configure_process(settings: Settings, *, quiet: bool = False) -> None:
     sys.excepthook = uncaught
     threading.excepthook = in_thread
     sys.unraisablehook = in_finalizer
+
+
+@contextmanager
+def into_file(settings: Settings, path: Path) -> Iterator[None]:
+    """For the length of the block, log in this process what a worker logs, as JSON, to a file; warnings as before."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    with path.open("w", encoding="utf-8") as stream:
+        configure(settings.model_copy(update={"log_level": "INFO", "log_format": "json"}), stream)
+        for handler in before:
+            handler.addFilter(_warning)
+            root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.handlers[:] = before
+            root.setLevel(level)
+            for handler in before:
+                handler.removeFilter(_warning)
+
+
+def _warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def say(sentence: str, level: int = logging.INFO) -> None:

@@ -13,7 +13,7 @@ SHIPPING_WORKFLOW = "ShippingWorkflow"
 
 @dataclass(frozen=True)
 class OrderInput:
-    """The order workflow's one input. The queue name travels, so that replay needs no settings."""
+    """The order workflow's one input. It holds the name of the queue, so that a replay needs no settings."""
 
     order: Order
     policy: Policy
@@ -42,11 +42,6 @@ class StepInput:
     order: Order
     retry: Retry
     round: int = 0
-
-
-@dataclass(frozen=True)
-class Charged:
-    previous_status: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Fence:
-    """Close the order for further progress, unless a dispatch has claimed it."""
+    """Close the order's row so that no dispatch can claim it, unless one has claimed it already."""
 
     input: OrderInput
     request_id: str = ""
@@ -118,7 +113,7 @@ class Fence:
 class FenceAnswer:
     """`closed`: nothing can be claimed any more. `claimed`: a dispatch was there first.
 
-    `ending` and `reason` are those of whoever closed the order first, which need not be the one who asks.
+    `ending` and `reason` are those of the first request or failure that closed the order, which may be another one.
     """
 
     closed: bool
@@ -141,7 +136,7 @@ class Unwind:
 
 @dataclass(frozen=True)
 class Unwound:
-    """`tracking` is set when a parcel exists after all: the order must go forward."""
+    """`tracking` is set when a parcel exists after all. The order must then go forward."""
 
     refunded: bool
     tracking: str | None = None

@@ -60,8 +60,12 @@ class EventType(StrEnum):
     ATTEMPT_ABANDONED = "ATTEMPT_ABANDONED"
 
 
-ATTEMPTS = (EventType.ATTEMPT_FAILED, EventType.ATTEMPT_TIMED_OUT, EventType.ATTEMPT_ABANDONED)
-"""The events of tries without success."""
+ATTEMPTS: dict[EventType, str] = {
+    EventType.ATTEMPT_FAILED: "failed",
+    EventType.ATTEMPT_TIMED_OUT: "timed out",
+    EventType.ATTEMPT_ABANDONED: "abandoned",
+}
+"""The events of tries without success, and the word for each."""
 
 BESIDE_THE_WAY = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
 """Events of requests that leave the order where it is. An order may have any number of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import asdict
@@ -23,6 +24,38 @@ Written for use between the brackets of a regular expression. A terminal obeys c
 makes a page show the letters in another order than they are stored.
 """
 _NOT_IN_TEXT = re.compile(rf"[{NOT_IN_TEXT}\ud800-\udfff]")
+
+
+def read_json(body: bytes, what: str = "body") -> object:
+    """The JSON value in `body`; None for an empty one. Raises BadInput for what JSON (RFC 8259) does not allow."""
+    if not body.strip():
+        return None
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"The {what} must be JSON in UTF-8.") from None
+    try:
+        # Decimal keeps 0.1 exact and takes 1e400 for what it is; a float would round the one and lose the other.
+        value: object = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise BadInput(f"The {what} is nested too deeply.") from None
+    except InvalidOperation:
+        raise BadInput(f"The {what} has a number that no computer can hold.") from None
+    except ValueError:
+        raise BadInput(f"The {what} must be JSON.") from None
+    return value
+
+
+def _no_constant(name: str) -> object:
+    raise BadInput(f"JSON has no {name}: numbers must be finite.")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        # Which of the two was meant? Readers disagree, and a price may hang on it.
+        raise BadInput("A field is named twice.")
+    return found
 
 
 def parse_id(value: object, what: str = "order id") -> str:
@@ -62,7 +95,8 @@ def parse_cents(value: object, what: str = "price") -> int:
     return int(rounded * 100)
 
 
-def _text(value: object, what: str, limit: int = 200) -> str:
+def parse_text(value: object, what: str, limit: int = 200) -> str:
+    """Text without the space around it. Raises BadInput for control characters and for more than `limit` of any."""
     if not isinstance(value, str):
         raise BadInput(f"The {what} must be text.")
     text = value.strip()
@@ -80,7 +114,7 @@ def _only(raw: dict[str, Any], known: set[str], what: str) -> None:
 
 
 def parse_reason(value: object) -> str:
-    return _text("" if value is None else value, "reason", 500)
+    return parse_text("" if value is None else value, "reason", 500)
 
 
 def parse_address(raw: object) -> Address:
@@ -97,11 +131,11 @@ def parse_address(raw: object) -> Address:
     _only(raw, {"line1", "street", "city", "state", "zip", "country"}, "address")
     if "line1" in raw and "street" in raw:
         raise BadInput("The address must give line1 or street, not both.")
-    line1 = _text(raw.get("line1", raw.get("street", "")), "address's line1")
+    line1 = parse_text(raw.get("line1", raw.get("street", "")), "address's line1")
     if not line1:
         raise BadInput("The address must have a line1 (street and number).")
     rest = {
-        name: _text("" if raw.get(name) is None else raw[name], f"address's {name}")
+        name: parse_text("" if raw.get(name) is None else raw[name], f"address's {name}")
         for name in ("city", "state", "zip", "country")
         if name in raw
     }
@@ -117,7 +151,7 @@ def parse_item(raw: object) -> Item:
     for one, other in (("sku", "name"), ("quantity", "qty")):
         if one in raw and other in raw:
             raise BadInput(f"An item must give {one} or {other}, not both.")
-    sku = _text(raw.get("sku", raw.get("name", "")), "item's sku")
+    sku = parse_text(raw.get("sku", raw.get("name", "")), "item's sku")
     if not sku:
         raise BadInput("Each item must have a sku (or name).")
     quantity = raw.get("quantity", raw.get("qty", 1))

@@ -258,6 +258,26 @@ def preset(name: str) -> Policy:
         raise ConfigError(f"There is no policy {name!r}. Choose one of {', '.join(PRESETS)}.") from None
 
 
+def with_budget(policy: Policy, seconds: float) -> Policy:
+    """`policy` for an order that works `seconds` at most and is then undone. Raises ConfigError where that cannot be.
+
+    Temporal's own run timeout follows from the new budget: it leaves room for the review and the compensation.
+    """
+    counted = policy.review_window if policy.budget_counts_review else 0.0
+    longest_try = max(rule.try_timeout for _, rule in policy._rules())
+    least = max(counted, longest_try)
+    if seconds <= least:
+        why = (
+            f"its review alone lasts {counted:g} s, and counts" if least == counted
+            else f"a single try may last {longest_try:g} s"
+        )  # fmt: skip
+        raise ConfigError(
+            f"A budget of {seconds:g} s does not fit policy {policy.name}: {why}. Choose more than {least:g} s, or "
+            f"another policy."
+        )
+    return replace(policy, budget=seconds, run_timeout=None).check()
+
+
 def tuned(policy: Policy, steps: Mapping[str, Mapping[str, Any] | None] | None = None, **changes: Any) -> Policy:
     """`policy` with fields of itself or of its retry rules replaced, checked. Raises ConfigError.
 

@@ -24,7 +24,7 @@ from trellis.db.provider import Provider
 from trellis.db.rows import EventRow, OrderRow
 from trellis.desk import Desk
 from trellis.errors import StackError
-from trellis.histories import Request, Told
+from trellis.histories import OrderHistory, Request, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, OrderInput, Unwound
 from trellis.model import EventType, State, workflow_id
 from trellis.temporal_calls import describe, fetch_history, unavailable
@@ -63,13 +63,21 @@ class Repair:
 
 @dataclass(frozen=True)
 class _Stranded:
-    """`row` is None when the order died before it was received; `told`, when Temporal has no history of it."""
+    """`row` is None when the order died before it was received.
+
+    `history` is None when Temporal has none, or none that can be read: `workflow` then says so.
+    """
 
     workflow: str
     row: OrderRow | None
-    told: Told | None
+    history: OrderHistory | None
     until: datetime | None = None
     """Set where it may run elsewhere: until then."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Neither the books nor the history say what was ordered."""
+        return self.row is None and self.history is None
 
 
 async def reconcile(desk: Desk, pool: Pool, *, apply: bool = False) -> AsyncIterator[Repair]:
@@ -104,7 +112,7 @@ async def _suspects(desk: Desk) -> AsyncIterator[str]:
 
 
 async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool) -> Repair | None:
-    state, workflow = "", ""
+    state, workflow = "not known", "was not looked at"
     try:
         case = await _look(desk, order_id)
         if case is None:
@@ -112,6 +120,9 @@ async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool)
         state, workflow = case.row.state if case.row else "not received", case.workflow
         if case.until is not None:
             action = f"left alone: it may run elsewhere until {case.until:%Y-%m-%d %H:%M:%S%z}"
+            return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
+        if case.hopeless:
+            action = "left alone: it was never received, so nothing was charged"
             return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
         if not apply:
             return Repair(order_id, state, workflow, _plan(case))
@@ -137,39 +148,46 @@ async def _look(desk: Desk, order_id: str) -> _Stranded | None:
     # Ended in the ledger, and killed before Temporal heard of it: only the mark is missing.
     if (row is None or ended) and (status not in _KILLED or (row is not None and row.reconciled)):
         return None
-    if row is not None and not (described and await _same_order(described, row)):
+    history, unreadable = await _read(desk, described) if described else (None, "")
+    if row is not None and not (described and await _same_order(described, history, row)):
         until, over = await desk.ledger.longest_run(order_id, MARGIN)
         if not over:
             where = f"in namespace {desk.client.namespace}"
             why = f"is not known {where}" if described is None else f"is not the one that closed {where}"
             return None if ended else _Stranded(why, row, None, until)
         return _Stranded("is gone from Temporal", row, None)
-    assert described is not None
     assert status is not None
-    told = await _told(desk, described)
-    if row is None and (told is None or told.order_id != order_id):
+    if row is None and not unreadable and (history is None or history.order_id != order_id):
         return None
-    return _Stranded(_KILLED.get(status, f"closed as {status.name}"), row, told)
+    return _Stranded(_KILLED.get(status, f"closed as {status.name}") + unreadable, row, history)
 
 
-async def _same_order(described: WorkflowExecutionDescription, row: OrderRow) -> bool:
+async def _read(desk: Desk, described: WorkflowExecutionDescription) -> tuple[OrderHistory | None, str]:
+    """The history, or why it cannot be read, as the second half of a sentence. The books may suffice without it."""
+    raw = await fetch_history(desk.client, described.id, described.run_id)
+    try:
+        return (await OrderHistory.read(raw, desk.client.data_converter) if raw else None), ""
+    except UnreadableHistory as why:
+        return None, f", and its history cannot be read ({why})"
+
+
+async def _same_order(described: WorkflowExecutionDescription, history: OrderHistory | None, row: OrderRow) -> bool:
     """Is this the run our books tell of? Another Temporal may know another order under the same id."""
-    if (await described.memo()).get("fingerprint") != row.fingerprint:
+    fingerprint = (await described.memo()).get("fingerprint")
+    if fingerprint is None and history is not None:
+        # Started by hand: nobody wrote the memo.
+        fingerprint = history.input.order.fingerprint()
+    if fingerprint != row.fingerprint:
         return False
     closed = described.close_time or row.created_at
     return bool(described.start_time - MARGIN <= row.created_at <= closed + MARGIN)
 
 
-async def _told(desk: Desk, described: WorkflowExecutionDescription) -> Told | None:
-    history = await fetch_history(desk.client, described.id, described.run_id)
-    return await Told.read(history, desk.client.data_converter) if history else None
-
-
 def _plan(case: _Stranded) -> str:
-    row, told = case.row, case.told
+    row = case.row
     if row is not None and row.state.terminal:
         return "mark it as reconciled: there is nothing left to undo"
-    cancel = _deciding(_unheard(told, row, []))
+    cancel = _deciding(_unheard(case.history, row, []))
     ending = (row.ending if row else None) or (State.CANCELLED if cancel else State.FAILED)
     if row is None:
         return f"write it down and end it {ending}: nothing had been charged"
@@ -179,13 +197,13 @@ def _plan(case: _Stranded) -> str:
 
 
 async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Stranded) -> tuple[str, State]:
-    if case.row is None and case.told is not None and isinstance(case.told.given, OrderInput):
+    if case.row is None and case.history is not None and isinstance(case.history.input, OrderInput):
         # As the workflow's own fence would: an order that ends must be in the books.
-        await ledger.receive(case.told.given.order, case.told.given.policy, None)
+        await ledger.receive(case.history.input.order, case.history.input.policy, None)
     row = await ledger.order(order_id)
     assert row is not None
     events = await ledger.events(order_id)
-    unheard = _unheard(case.told, row, events)
+    unheard = _unheard(case.history, row, events)
     state = row.state
     if state.terminal:
         action, why, refusal = "marked as reconciled: there was nothing left to undo", "", f"the order is {state}"
@@ -224,12 +242,12 @@ async def _undo(
     return action, State(answer.ending or ending), answer.reason or reason
 
 
-def _unheard(told: Told | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
+def _unheard(history: OrderHistory | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
     """Requests in the history that no worker came to judge."""
     known = {event.payload_json.get("request_id") for event in events}
     if row is not None and row.closing_at:
         known.add(row.ending_request)
-    requests = told.requests if told else []
+    requests = history.requests if history else []
     return [request for request in requests if request.accepted is None and request.id not in known]
 
 

@@ -19,6 +19,7 @@ from trellis.config import Settings
 from trellis.db.ledger import Ledger
 from trellis.db.migrate import check_schema, migrate
 from trellis.db.pool import Pool, open_pool
+from trellis.db.roles import application_url
 from trellis.desk import Desk
 from trellis.model import QUEUES
 from trellis.stack.temporal import ensure_search_attributes
@@ -53,7 +54,7 @@ async def opened(
     pool_wait: float = SOON,
     checked: bool = False,
 ) -> AsyncIterator[Runtime]:
-    """Open everything but workers, and close it after the block.
+    """Open everything but workers, and close it after the block. The pool connects as `trellis_app` where it can.
 
     start: start the servers that do not run, and apply missing migrations. Without it nothing is started or changed:
         StackError where no server runs, SchemaMismatch where the schema is older or newer than this code.
@@ -70,7 +71,8 @@ async def opened(
         else:
             found = stack.require(settings)
             await check_schema(found.database_url)
-        pool = await open_pool(found.database_url, size=pool_size, patience=pool_wait, checked=checked)
+        url = await application_url(found.database_url, login=not found.database_external)
+        pool = await open_pool(url, size=pool_size, patience=pool_wait, checked=checked)
         try:
             yield Runtime(settings, found, pool, await open_desk(found, settings, pool))
         finally:

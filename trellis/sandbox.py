@@ -14,6 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 PASSED_THROUGH = (
     "temporalio",
     "trellis.errors",
+    "trellis.incoming",
     "trellis.messages",
     "trellis.model",
     "trellis.parsing",

@@ -30,7 +30,7 @@ from trellis.workflows.shipping import ShippingWorkflow
 
 log = structlog.get_logger("trellis.workers")
 
-# A hung call keeps its slot until it is cancelled; this many may hang at once before others wait.
+# A hung call keeps its slot until it is cancelled. With more hung calls than this, other calls wait.
 SLOTS = 400
 
 RUNNER = sandbox.RUNNER
@@ -40,7 +40,7 @@ sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trel
 
 
 class FaultWatch:
-    """The plan in force, read from the ledger twice a second: a change reaches every process within one."""
+    """The plan in force, read from the ledger twice a second: a change reaches every process within a second."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
@@ -124,9 +124,9 @@ def build(client: Client, settings: Settings, holders: Sequence[object], queues:
 async def running(
     client: Client, pool: Pool, settings: Settings, queues: tuple[str, ...] = QUEUES
 ) -> AsyncIterator[FaultWatch]:
-    """Workers of both queues for as long as the block lasts; they finish what they can before it ends.
+    """Run the workers of these queues for as long as the block lasts. They finish what they can before it ends.
 
-    Yields the plan of faults in force. Its `worker_failed` is set when a worker dies before its time.
+    Yields the watch of the fault plan. Its `worker_failed` is set when a worker fails.
     """
     ledger = Ledger(pool, worker_name())
     async with FaultWatch(ledger, settings) as watch:

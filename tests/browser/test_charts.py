@@ -35,7 +35,7 @@ DRAWN = [
     "insight.completion(orders, 15, curve)",
     "insight.completion(orders, log=True)",
     "insight.utilisation(attempts)",
-    "insight.raced(races, {'swift': curve})",
+    "insight.completion_by_policy(runs, {'swift': curve})",
     "insight.frontier(recommended.frontier, recommended.policy.name)",
 ]
 READ = """
@@ -52,7 +52,7 @@ undated.loc[undated.index[1::2], ['started_at', 'ended_at']] = pd.NaT
 many = pd.concat([attempts.assign(outcome='failed', order_id='order-1')] + [attempts])
 found = predict(preset('swift'))
 curve = (found.times, found.cdf_values)
-races = pd.DataFrame({'policy': 'swift', 'seconds': found.times[::900], 'outcome': 'completed'})
+runs = pd.DataFrame({'policy': 'swift', 'seconds': found.times[::900], 'outcome': 'completed'})
 recommended = recommend(15, 1e-5)
 """
 COLOURS = """() => {

@@ -179,7 +179,7 @@ async def test_a_token_that_is_set_is_demanded(running: stack.Stack, settings: S
         (["--host", "::", "--port", "0"], {}, "TRELLIS_API_TOKEN"),
         (["--host", "no.such.host.invalid", "--port", "0"], {}, "no address"),
         (["--port", "0"], {"TRELLIS_POLICY": "swfit"}, "no policy 'swfit'"),
-        (["--port", "0"], {"WORKFLOW_RUN_TIMEOUT_SECONDS": "1"}, "run_timeout must be longer than"),
+        (["--port", "0"], {"WORKFLOW_RUN_TIMEOUT_SECONDS": "0.1"}, "Choose more than 0.25 s"),
         (["--port", "0"], {"TRELLIS_FAULTS": "nonsense"}, "The fault plan 'nonsense'"),
         (["--port", "0"], {"TEMPORAL_NAMESPACE": "nowhere"}, "no namespace 'nowhere'"),
         (["--port", "0"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres does not answer"),

@@ -9,9 +9,9 @@ from typing import Any, LiteralString
 from trellis.bench.bench_stack import bench_stack
 from trellis.bench.board import fill
 from trellis.config import Settings
-from trellis.db.board import CHANNEL, BoardReader, View, listening
-from trellis.db.ledger import Row
+from trellis.db.board import _NAMES, CHANNEL, BoardReader, View, listening
 from trellis.db.pool import Pool
+from trellis.db.roles import as_owner
 
 
 async def test_nobody_watching_means_no_notifications(house: Any) -> None:
@@ -46,9 +46,10 @@ class Explaining(BoardReader):
         super().__init__(pool)
         self.blocks: list[int] = []
 
-    async def _rows(self, sql: LiteralString, args: dict[str, object]) -> list[Row]:
+    async def _rows(self, kind: Any, sql: LiteralString, args: dict[str, object]) -> list[Any]:
         async with self._pool.connection() as connection:
-            plan = await (await connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", args)).fetchone()
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
+            plan = await (await connection.execute(explain, _NAMES | args)).fetchone()
         assert plan is not None
         top = plan[0][0]["Plan"]
         self.blocks.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
@@ -61,11 +62,12 @@ async def test_the_board_reads_no_more_of_a_ledger_ten_times_as_large(settings: 
         touched = []
         for orders in (1_000, 10_000):
             await bench.pool.check()
-            async with bench.pool.connection() as connection:
+            async with as_owner(bench.database_url) as owner, owner.connection() as connection:
                 await connection.execute("DROP TRIGGER IF EXISTS events_append_only ON events")
                 await connection.execute("TRUNCATE events, orders CASCADE")
-            await fill(bench.pool, orders * 25)
-            async with bench.pool.connection() as connection:
+            async with as_owner(bench.database_url) as owner:
+                await fill(owner, orders * 25)
+            async with as_owner(bench.database_url) as owner, owner.connection() as connection:
                 await connection.execute("VACUUM ANALYZE orders, events")
             reader = Explaining(bench.pool)
             middle = (datetime.now(UTC) - timedelta(days=1) + timedelta(seconds=orders), "old-")

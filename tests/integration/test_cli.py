@@ -21,8 +21,7 @@ from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
-from trellis.insight.retries import STEPS
-from trellis.model import State
+from trellis.model import OUTSIDE_WAY, State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +34,7 @@ async def trellis(settings: Settings, *words: str, **environment: str) -> subpro
         env=clean | {"TRELLIS_HOME": str(settings.home), "COLUMNS": "200"} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 
@@ -97,6 +96,8 @@ async def test_faults_are_shown_and_set(house: House, settings: Settings) -> Non
         (["order", "start", "x", "--payment-id", "p", "--items", '[{"sku":"a","quantity":-1}]'], {}, 1, "quantity"),
         (["order", "start", "x", "--payment-id", "p", "--policy", "fast"], {}, 1, "Choose one of"),
         (["order", "start", "x", "--payment-id", "p", "--set", '{"hedge": 99}'], {}, 1, "hedge"),
+        (["order", "start", "x", "--payment-id", "p", "--set", '{"steps": {"dance": {}}}'], {}, 1, "dance"),
+        (["order", "start", "x", "--payment-id", "p", "--set", "[]"], {}, 1, "must be a JSON object"),
         (["order", "list", "--state", "LOST"], {}, 1, "Known are"),
         (["status"], {"TRELLIS_POLCY": "swift"}, 1, "check the spelling"),
         (["status"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, 1, "does not answer"),
@@ -135,7 +136,7 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
     for order in orders:
         await house.desk.wait(order.order_id)
     learned = json.loads((await trellis(settings, "recommend", "--epsilon", "0.01", "--from-events", "--json")).stdout)
-    assert set(learned["learned"]) == {str(step) for step in STEPS}
+    assert set(learned["learned"]) == {str(step) for step in OUTSIDE_WAY}
     assert learned["p_miss"] <= 0.01
     assert learned["p_miss_at_worst"] >= learned["p_miss"]
 
@@ -166,7 +167,7 @@ async def test_a_wish_that_cannot_be_had_is_one_sentence(
     [
         "audit --orders 20",
         "events --rows 100 --batches 50",
-        "board --orders 2 --rounds 1",
+        "board --orders 2 --rounds 1 --per-round 4",
     ],
 )
 async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_path: Path, words: str) -> None:
@@ -191,6 +192,17 @@ async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: 
     refused = await trellis(settings, "bench", "deadline", "--budget", "0.1")
     assert refused.returncode == 1
     assert "whole budget" in refused.stderr
+
+
+async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones(tmp_path: Path) -> None:
+    """One round of one try: of twelve orders under canonical faults some fail in dispatch, and none of them is late."""
+    settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
+    one_try = json.dumps({"dispatch_retries": 0, "budget": 120, "steps": {"dispatch": {"max_tries": 1}}})
+    done = await trellis(settings, "bench", "deadline", "--orders", "12", "--set", one_try, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rounds_used_up"] == found["states"]["FAILED"] > 0
+    assert found["missed"] == found["late"] + found["rounds_used_up"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -42,21 +42,22 @@ def filled(text: str) -> str:
 
 
 def test_the_services_are_the_promised_ones() -> None:
-    """Two servers, API, two workers, lab and adminer, and the migration that runs by itself."""
+    """Two servers, API, two workers, lab, adminer, the migration that runs by itself, and the tests on demand."""
     assert SERVICES.keys() == {
-        "db", "temporal", "migrate", "api", "order-worker", "shipping-worker", "lab", "adminer"
+        "db", "temporal", "migrate", "api", "order-worker", "shipping-worker", "lab", "adminer", "test"
     }  # fmt: skip
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["test"], "all others start by `up`"
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_reference_of_a_service_leads_somewhere(name: str) -> None:
     """Pinned image, known settings, loopback ports, declared volumes, dependencies that can become ready."""
     service = SERVICES[name]
-    assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*", service["image"]), "a tag that moves is no tag"
+    assert re.fullmatch(r"[a-z-]+:\d+\.\d+[\w.-]*", service["image"]), "a tag that moves is no tag"
     if name in OURS:
-        assert service["build"] == "."
+        assert service["build"] in (".", {"context": ".", "target": "test"})
         assert service.get("environment", {}).keys() <= variable_names() | {"PGPASSWORD"}
-        assert service["command"][0] in ("trellis", "temporal", "jupyter")
+        assert service["command"][0] in ("trellis", "temporal", "jupyter", "python")
     for variable, _ in REFERENCE.findall(yaml.safe_dump(service)):
         assert variable in SAMPLE, variable
     for port in service.get("ports", []):
@@ -106,8 +107,8 @@ def test_the_image_copies_what_exists_and_runs_without_root() -> None:
     """Every COPY source exists and passes .dockerignore; bases are pinned; the last user is not root."""
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
     stages = [line.split() for line in DOCKERFILE if line.startswith("FROM ")]
-    assert all(re.search(r":\d+\.\d+\.\d+", words[1]) for words in stages)
     named = {words[3] for words in stages if len(words) > 2}
+    assert all(words[1] in named or re.search(r":\d+\.\d+\.\d+", words[1]) for words in stages)
     for line in DOCKERFILE:
         if not line.startswith("COPY "):
             continue
@@ -122,6 +123,34 @@ def test_the_image_copies_what_exists_and_runs_without_root() -> None:
     users = [line.split()[1] for line in DOCKERFILE if line.startswith("USER ")]
     assert users
     assert users[-1] != "root"
+
+
+def test_the_tests_have_an_image_with_all_that_they_read() -> None:
+    """The stage that the service builds exists and is not the last one; each path of its command is copied into it."""
+    service = SERVICES["test"]
+    stages = [line.split()[3] for line in DOCKERFILE if line.startswith("FROM ") and " AS " in line]
+    assert service["build"]["target"] in stages
+    assert " AS " not in [line for line in DOCKERFILE if line.startswith("FROM ")][-1], "the default image is ours"
+    paths = [word for word in service["command"] if word.startswith("tests/")]
+    assert paths
+    assert all((ROOT / path).is_dir() for path in paths)
+    begin = DOCKERFILE.index("FROM build AS test")
+    copied = " ".join(line for line in DOCKERFILE[begin:] if line.startswith("COPY ")).split()
+    read = re.compile(r'ROOT / "([\w.-]+)"')
+    named = {name for path in paths for file in (ROOT / path).rglob("*.py") for name in read.findall(file.read_text())}
+    assert named <= {*copied, "trellis", "sql", "pyproject.toml", "requirements.lock", "README.md"}
+
+
+async def test_the_service_of_the_tests_finds_them(tmp_path: Path) -> None:
+    """Its command collects every test without an error, as a user without rights on the sources would run it."""
+    words = [sys.executable, *SERVICES["test"]["command"][1:], "--collect-only", "-q"]
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=ROOT, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, out.decode()[-2000:]
+    assert b"tests/integration/test_compose.py" in out
 
 
 def test_the_locks_versions_serve_as_constraints() -> None:

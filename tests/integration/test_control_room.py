@@ -9,8 +9,10 @@ import pytest
 
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis.faults import FaultPlan, Mix
+from trellis.lab.control_room.panels import Orders
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
+from trellis.policies import preset, tuned
 
 
 def test_an_order_from_the_form_appears_is_approved_and_completes_on_the_board(room: ControlRoom) -> None:
@@ -58,7 +60,7 @@ def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session
     assert eventually(lambda: sum(line["state"] == "AWAITING_APPROVAL" for line in seen.lines.values()) >= 3)
     ids = [line["id"] for line in seen.lines.values() if line["state"] == "AWAITING_APPROVAL"][:3]
     assert eventually(lambda: seen.state(over) == "CANCELLED")
-    say(room, "ask", name="update_address", ids=[*ids, over], n=1, address={"line1": "2 New Road"})
+    say(room, "ask", name="update_address", ids=[*ids, over], n=1, text="2 New Road")
     assert eventually(lambda: room.verdicts and room.verdicts[0]["ok"] is False)
     assert "accepted (3 orders)" in room.verdicts[0]["text"]
     assert f"Order {over} refused update_address: the order is CANCELLED" in room.verdicts[0]["text"]
@@ -101,9 +103,27 @@ def test_sliders_change_the_plan_that_running_orders_follow(session: Session, ro
     say(room, "focus", id=order)
     session.approve(order)
     assert eventually(lambda: any(bar["outcome"] == "timed out" for bar in room.timeline.get("bars", ())))
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     assert eventually(lambda: room.faults["steps"] == {})
     assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+
+
+def test_the_timeline_tells_which_round_of_shipping_is_under_way(session: Session, room: ControlRoom) -> None:
+    """An attempt that has not ended is in no event yet: the page draws it on the line of this round."""
+    session.faults("dispatch: error | ok")
+    order = session.start_order(policy=tuned(preset("swift"), steps={"dispatch": {"max_tries": 1}}))
+    say(room, "focus", id=order)
+    assert eventually(lambda: room.timeline.get("id") == order and room.timeline["round"] == 1)
+    session.approve(order)
+    assert asyncio.run(session.wait(order))["state"] == "COMPLETED"
+    session.faults("calm")
+
+    def rounds() -> set[int]:
+        return {bar["round"] for bar in room.timeline["bars"] if bar["step"] == "dispatch"}
+
+    assert eventually(lambda: rounds() == {1, 2})
+    assert room.timeline["round"] == 2
+    assert set(room.setup["options"]["attempts"]["per_round"]) == {"prepare", "dispatch"}
 
 
 def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: ControlRoom) -> None:
@@ -115,7 +135,7 @@ def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: 
 
 def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session: Session, room: ControlRoom) -> None:
     """Fifty messages without a pause: no slider's place is lost to another's, and none to its own earlier one."""
-    say(room, "weather", name="calm")
+    say(room, "preset faults", name="calm")
     for n in range(1, 26):
         say(room, "fault", step=None, name="error", value=n / 100)
         say(room, "fault", step="charge", name="latency", value=n / 10)
@@ -123,7 +143,7 @@ def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session
     plan = session.do(session.desk.faults()).plan
     assert plan.mix == Mix(error=0.25, hang=0.3)
     assert plan.steps["charge"].latency == 2.5
-    asked(room, "weather", name="calm")
+    asked(room, "preset faults", name="calm")
     assert session.do(session.desk.faults()).plan == FaultPlan.calm()
 
 
@@ -131,12 +151,13 @@ def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session,
     """The page's buttons wait for an answer; the same mistake, or an order that is being asked already, has one too."""
     order = session.start_order(policy="patient")
     for _ in range(2):
-        answer = asked(room, "ask", name="update_address", ids=[order], address={"line1": ""})
+        answer = asked(room, "ask", name="update_address", ids=[order], text="")
         assert "must have a line1" in answer["error"]
     assert not room.verdicts
-    room._busy.add((order, "cancel"))
+    under_way = next(panel for panel in room._panels if isinstance(panel, Orders))._under_way
+    under_way.add((order, "cancel"))
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
-    room._busy.clear()
+    under_way.clear()
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
     assert room.verdicts[0]["ok"]
 

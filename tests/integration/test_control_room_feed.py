@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ import structlog
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis import stack
 from trellis.config import Settings
-from trellis.db.board import COLUMNS, Key, View
-from trellis.db.ledger import Row
+from trellis.db.board import Key, View
+from trellis.db.rows import BoardRow
 from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
@@ -28,25 +29,20 @@ class Slow:
     def __init__(self) -> None:
         self.state, self.event, self.asked = "SHIPPED", 10, asyncio.Event()
 
-    def row(self) -> Row:
+    def row(self) -> BoardRow:
         now = datetime.now(UTC)
-        known = {
-            "id": "o1",
-            "state": self.state,
-            "created_at": now,
-            "event": self.event,
-            "last_ts": now,
-            "event_ts": now,
-        }
-        return {**dict.fromkeys(COLUMNS), **known, "last_type": f"ORDER_{self.state}"}
+        return BoardRow(
+            "o1", self.state, created_at=now, event=self.event, event_ts=now, last_type=f"ORDER_{self.state}",
+            last_ts=now,
+        )  # fmt: skip
 
-    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+    async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         snapshot = self.row()
         self.asked.set()
         await asyncio.sleep(0.1)
         return [snapshot]
 
-    async def orders(self, ids: set[str]) -> list[Row]:
+    async def orders(self, ids: set[str]) -> list[BoardRow]:
         return [self.row()]
 
 
@@ -59,11 +55,11 @@ async def test_a_page_read_never_overwrites_a_newer_line() -> None:
     """A commit that is told while the page is being read is on the page in the end."""
     reader = Slow()
     feed, shown = feed_of(reader)
-    drawing = asyncio.create_task(feed._draw())
+    drawing = asyncio.create_task(feed._keep_lines())
     reading = asyncio.create_task(feed.reload())
     await reader.asked.wait()
     reader.state, reader.event = "COMPLETED", 11
-    feed._heard.add("o1")
+    feed._changed.add("o1")
     feed._wake.set()
     await reading
     async with asyncio.timeout(20):
@@ -74,37 +70,37 @@ async def test_a_page_read_never_overwrites_a_newer_line() -> None:
 
 
 class Nothing:
-    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+    async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         return []
 
-    async def orders(self, ids: set[str]) -> list[Row]:
-        return [{**dict.fromkeys(COLUMNS), "id": id_} for id_ in ids]
+    async def orders(self, ids: set[str]) -> list[BoardRow]:
+        return [BoardRow(id_) for id_ in ids]
 
 
 class Ended:
-    async def status(self, order_id: str) -> dict[str, Any]:
-        return {"workflow": {"close_status": "TERMINATED" if order_id == "o9" else "RUNNING"}}
+    async def status(self, order_id: str) -> Any:
+        return SimpleNamespace(workflow=SimpleNamespace(close_status="TERMINATED" if order_id == "o9" else "RUNNING"))
 
 
 async def test_more_orders_starting_than_a_page_holds_leave_it_in_peace() -> None:
     """The newest of them are shown, the page is not read again for their sake; who was terminated goes."""
     feed, shown = feed_of(Nothing(), Ended())
     await feed.reload()
-    drawing = asyncio.create_task(feed._draw())
+    drawing = asyncio.create_task(feed._keep_lines())
     for n in range(10):
-        feed.expect(f"o{n}")
+        feed.show_starting(f"o{n}")
         feed._starting[f"o{n}"]["created"] = n
     async with asyncio.timeout(20):
-        while feed._heard or set(feed._lines) != {"o7", "o8", "o9"}:
+        while feed._changed or set(feed._lines) != {"o7", "o8", "o9"}:
             await asyncio.sleep(0.01)
     drawing.cancel()
-    assert not feed._stale_page
+    assert not feed._page_stale
     await feed.reload()
     assert [line["id"] for line in shown["page"]["rows"]] == ["o9", "o8", "o7"]
-    await feed._forget_ended()
+    await feed._drop_ended()
     assert shown["changes"]["gone"] == ["o9"]
     assert set(feed._starting) == {f"o{n}" for n in range(9)}
-    await feed.look(View(("ORDER_RECEIVED", "AWAITING_APPROVAL"), size=3))
+    await feed.set_view(View(("ORDER_RECEIVED", "AWAITING_APPROVAL"), size=3))
     assert len(shown["page"]["rows"]) == 3, "an order that starts is an open one"
 
 
@@ -121,9 +117,9 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         async def wrong() -> dict[str, int]:
             raise KeyError("a mistake of ours")
 
-        monkeypatch.setattr(room._feed._reader, "counts", wrong)
+        monkeypatch.setattr(room.feed._reader, "counts", wrong)
         with structlog.testing.capture_logs() as logged:
-            room._feed._stale_counts = True
+            room.feed._counts_stale = True
             assert await asyncio.to_thread(eventually, lambda: logged)
         assert "a mistake of ours" in logged[0]["error"]
         monkeypatch.undo()

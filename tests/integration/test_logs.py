@@ -17,9 +17,8 @@ import httpx
 import pytest
 
 from tests.conftest import House
-from trellis.db.written import STATE_OF
 from trellis.faults import FaultPlan
-from trellis.model import EDGES, Order, State
+from trellis.model import EDGES, STATE_AFTER, Order, State
 from trellis.policies import Policy, preset, tuned
 
 KEYS = {"order_id", "workflow_id", "step", "attempt", "outcome", "duration_ms", "worker"}
@@ -108,7 +107,7 @@ async def test_a_terminal_reads_lines_without_json(house: House, tmp_path: Path,
 
 def test_every_state_is_reached_by_an_event() -> None:
     """A change of state without a line would be one that no event stands for."""
-    assert {state for edge in EDGES for state in edge} == set(STATE_OF.values())
+    assert {state for edge in EDGES for state in edge} == set(STATE_AFTER.values())
 
 
 async def test_the_api_logs_one_line_a_request(house: House, tmp_path: Path) -> None:

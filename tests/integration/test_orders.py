@@ -9,6 +9,7 @@ from temporalio.service import RPCError
 
 from tests.conftest import House
 from trellis.db.provider import Provider, ProviderRefused
+from trellis.desk import Desk
 from trellis.errors import OrderConflict, OrderNotFound, RequestRefused
 from trellis.faults import FaultPlan
 from trellis.messages import Approve, Cancel
@@ -282,6 +283,18 @@ async def test_an_exhausted_budget_refunds_and_its_tombstone_holds(house: House)
     with pytest.raises(ProviderRefused):
         await Provider(house.pool).charge(charge_key(order.payment_id), order.order_id, order.total_cents)
     assert await house.one("SELECT count(*) FROM provider.charges WHERE order_id = %s", order.order_id) == 0
+
+
+async def test_a_budget_of_fifteen_seconds_leaves_room_for_a_refund_that_hangs(house: House) -> None:
+    """WORKFLOW_RUN_TIMEOUT_SECONDS=15: the refund hangs twice, and the money comes back without an operator."""
+    settings = house.desk.settings.model_copy(update={"run_timeout": 15.0, "policy": "compact"})
+    desk = Desk(house.desk.client, house.desk.ledger, settings, search_attributes=False)
+    await house.faults("prepare: hang*; refund: hang, hang, ok")
+    order = house.order()
+    await desk.start(order)
+    await house.ends(order, State.FAILED, timeout=90)
+    assert "budget of 15 s" in (await desk.status(order.order_id)).last_error
+    assert (await house.events(order)).count("PAYMENT_REFUNDED") == 1
 
 
 async def test_an_order_that_was_never_received_still_ends_in_the_books(house: House) -> None:

@@ -9,13 +9,16 @@ import pytest
 
 from tests.conftest import House
 from trellis import insight, stack
+from trellis.bench.deadline import rounds_used_up
+from trellis.driving import run_order
 from trellis.faults import FaultPlan
+from trellis.insight.calls import Overhead
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
-from trellis.insight.retries import STEPS, Overhead, predict
-from trellis.model import State
+from trellis.insight.retries import predict
+from trellis.model import OUTSIDE_WAY, State
 from trellis.parsing import parse_order
-from trellis.policies import preset
+from trellis.policies import preset, tuned
 
 
 async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: stack.Stack) -> None:
@@ -32,7 +35,7 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
     await asyncio.gather(*(one(number) for number in range(80)))
     attempts = await asyncio.to_thread(insight.attempts, running.database_url, since=began_at(began))
     learned = learn(attempts[attempts["order_id"].str.startswith("fit-")])
-    assert list(learned.steps) == [str(step) for step in STEPS]
+    assert list(learned.steps) == [str(step) for step in OUTSIDE_WAY]
     for found in learned.steps.values():
         # Five standard errors; a busy machine only turns good calls into slow ones.
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02
@@ -61,6 +64,18 @@ async def test_real_calls_cost_what_was_predicted(house: House, running: stack.S
         assert (seconds <= at).mean() <= fastest.cdf(at) + 4 * (0.25 / len(seconds)) ** 0.5
     ended = attempts.groupby(["order_id", "step"], observed=True)["attempt"].max()
     assert ended.mean() == pytest.approx(predict(preset("swift")).calls_per_step, rel=0.25)
+
+
+async def test_orders_that_used_up_their_rounds_are_counted_apart(house: House) -> None:
+    """Of an order whose rounds all failed and one whose budget ended, the benchmark counts the first alone."""
+    swift = preset("swift")
+    rounds = tuned(swift, dispatch_retries=1, steps={"dispatch": {"max_tries": 1}})
+    slow = tuned(swift, budget=2.0, steps={"dispatch": {"max_tries": 0}})
+    await house.faults(FaultPlan.scripted("dispatch: " + ", ".join(["error"] * 2_000)))
+    ended = [await run_order(house.desk, policy, prefix="used-up") for policy in (rounds, slow)]
+    assert [one.state for one in ended] == [State.FAILED, State.FAILED]
+    assert await rounds_used_up(house.desk, ended, rounds) == 1
+    assert await rounds_used_up(house.desk, ended[1:], slow) == 0
 
 
 def began_at(seconds: float) -> str:

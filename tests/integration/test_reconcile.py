@@ -22,6 +22,7 @@ from trellis.config import Settings
 from trellis.db.provider import Provider, ProviderRefused
 from trellis.desk import Desk
 from trellis.errors import TemporalUnavailable
+from trellis.messages import ORDER_WORKFLOW, OrderInput
 from trellis.model import Order, State, charge_key, dispatch_key, workflow_id
 from trellis.policies import preset, tuned
 from trellis.reconcile import Outcome, Repair, reconcile
@@ -257,6 +258,20 @@ async def test_another_order_under_the_same_id_proves_nothing(house: House) -> N
     assert "not the one that closed" in repair.workflow
     await outlived(house, order)
     await repairs(house, order)
+    await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
+
+
+async def test_an_order_started_by_hand_is_known_again(house: House) -> None:
+    """Its workflow has no memo to compare: what it was started with says that it is the order of the books."""
+    order = house.order()
+    await house.desk.client.start_workflow(
+        ORDER_WORKFLOW, OrderInput(order, preset("swift"), house.desk.settings.shipping_queue),
+        id=workflow_id(order.order_id), task_queue=house.desk.settings.orders_queue,
+    )  # fmt: skip
+    await house.until(order, "AWAITING_APPROVAL")
+    await terminate(house, order)
+    [repair] = await repairs(house, order)
+    assert (repair.outcome, repair.workflow) == (Outcome.ENDED, "was terminated")
     await ended(house, order, State.FAILED, charges=0, refunds=0, parcels=0)
 
 

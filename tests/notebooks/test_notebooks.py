@@ -43,9 +43,11 @@ def start_here(attempts: float, steps: float, failed: float, wasted: float, char
     return steps == 6 and attempts == failed + steps and wasted >= 0 and charges == 1
 
 
-def end_to_end(events: float, entries: float, more: float, same: float, charges: float) -> bool:
-    """Failed attempts are in the ledger, and the history does not grow."""
-    return events >= 9 and entries >= 9 and more == 2 and same == 0 and charges == 1
+def end_to_end(
+    events: float, entries: float, more: float, same: float, charges: float, taken: float, back: float
+) -> bool:
+    """Failed attempts are in the ledger, and the history does not grow. What is undone is charged and refunded once."""
+    return events >= 9 and entries >= 9 and more == 2 and same == 0 and charges == taken == back == 1
 
 
 def talking(*found: float) -> bool:
@@ -68,7 +70,7 @@ CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
     ),
     "01_an_order_from_end_to_end": (
         r"Calm: (\d+) events in the ledger, (\d+) entries.*?added (\d+) events to the ledger and (\d+) entries.*?"
-        r"shows (\d+) charge",
+        r"shows (\d+) charge.*?was charged (\d+) time and refunded (\d+) time",
         end_to_end,
     ),
     "02_talking_to_a_running_order": (

@@ -10,6 +10,7 @@ import pytest
 from trellis.policies import PRESETS, Jitter, Policy, Retry, WhenParentCloses, preset, specification, tuned
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 POLICIES = (ROOT / "docs" / "policies.md").read_text("utf-8")
 
 
@@ -66,9 +67,8 @@ def test_the_examples_of_a_changed_policy_run() -> None:
     assert made[0].retry.jitter is Jitter.FULL
 
 
-def test_every_relative_link_of_the_documents_leads_somewhere() -> None:
-    """No page links to a file that does not exist."""
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_link_of_a_document_leads_to_a_file(path: Path) -> None:
+    """Files are moved; a reader should not be the one who notices."""
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []

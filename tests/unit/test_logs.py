@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,15 @@ def test_a_command_for_people_is_quiet_unless_asked(lines: Lines) -> None:
             assert logging.getLogger().level == level
     finally:
         warnings.showwarning = showwarning
+
+
+def test_lines_go_into_a_file_for_a_while(lines: Lines, tmp_path: Path) -> None:
+    """A benchmark's workers log into a file; its own stream shows warnings only, and everything again afterwards."""
+    log = logging.getLogger("trellis.any")
+    with logs.into_file(Settings.model_validate({}), tmp_path / "log"):
+        log.info("one")
+        log.warning("two")
+    log.info("three")
+    assert [line["event"] for line in lines()] == ["two", "three"]
+    written = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert written == ["one", "two"]

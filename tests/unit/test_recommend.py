@@ -8,9 +8,11 @@ import pytest
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
+from trellis.insight.calls import Calls
 from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import one_in, recommend
-from trellis.insight.retries import STEPS, predict
+from trellis.insight.retries import predict
+from trellis.model import OUTSIDE_WAY
 from trellis.policies import preset, tuned
 
 THIRDS = Mix(1 / 3, 1 / 3)
@@ -108,7 +110,7 @@ def named(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def test_one_bad_step_is_not_averaged_away() -> None:
     """Five calm steps and a charge of which nine in ten fail: learned apart, and the chain predicted as it is."""
-    mixes = {str(step): Mix(0.02, 0.01) for step in STEPS} | {"charge": Mix(0.5, 0.4)}
+    mixes = {str(step): Mix(0.02, 0.01) for step in OUTSIDE_WAY} | {"charge": Mix(0.5, 0.4)}
     learned = learn(named({step: made(6, 100, mix) for step, mix in mixes.items()}))
     assert not learned.alike
     assert learned.steps["charge"].shares["ok"] == pytest.approx(0.1, abs=0.02)
@@ -120,7 +122,7 @@ def test_one_bad_step_is_not_averaged_away() -> None:
 
 def test_like_steps_are_learned_together() -> None:
     """Six steps with the same faults share all tries, and keep the latencies of their own."""
-    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(STEPS)}))
+    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(OUTSIDE_WAY)}))
     assert learned.alike
     assert len({fit.shares["ok"] for fit in learned.steps.values()}) == 1
     with pytest.raises(BadInput, match="no attempts of refund"):
@@ -187,6 +189,34 @@ def test_a_tighter_deadline_costs_more_calls() -> None:
     """When time is short only hedging helps, and the recommendation pays for it."""
     assert recommend(1.0, 0.01).calls_per_step > recommend(15, 0.01).calls_per_step
     assert recommend(1.0, 0.01).policy.retry.hedge > 1
+
+
+def test_a_slow_step_gets_a_rule_of_its_own() -> None:
+    """The dispatch takes 0.8 s and fails often, the other steps are quick: only its rule has a long timeout."""
+    chain = {str(step): Calls(0.05, 0.05, latency=(0.02,)) for step in OUTSIDE_WAY}
+    chain["dispatch"] = Calls(0.3, 0.3, latency=(0.8,))
+    found = recommend(6, 1e-3, chain)
+    policy = found.policy.check()
+    assert list(policy.steps) == ["dispatch"]
+    assert policy.retry_of("dispatch").try_timeout > 0.8 > policy.retry_of("charge").try_timeout
+    assert f"; dispatch: timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
+    assert predict(policy, chain).p_miss(6) <= 1.1e-3
+    one_rule = found.frontier[(found.frontier["p_miss"] <= 1e-3) & (found.frontier["name"] != policy.name)]
+    assert found.calls_per_step <= 0.95 * one_rule["calls_per_step"].min()
+    assert found.frontier.set_index("name").loc[policy.name, "pareto"]
+
+
+def test_one_rule_is_kept_where_others_save_little() -> None:
+    """Under the canonical thirds and 15 s every step needs three calls, whatever its rule: there is one for all."""
+    assert recommend(15, 1e-5).policy.steps == {}
+
+
+def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
+    """1 % late after 1.5 s with 3.1 calls a step: a second lane for every step costs 3.3, so only some have it."""
+    found = recommend(1.5, 0.01, max_calls=3.1)
+    assert found.p_miss <= 0.01
+    assert found.calls_per_step <= 3.1
+    assert {found.policy.retry_of(step).hedge for step in OUTSIDE_WAY} == {1, 2}
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 
-from trellis.activities.collecting import activities_of, activities_on
+from trellis.activities.collecting import activities_of, activities_on, queue_of
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
+from trellis.bench.throughput import idle_on
 from trellis.model import (
     ATTEMPTS,
     ENDINGS,
     OUTSIDE_STEPS,
+    OUTSIDE_WAY,
     PATH,
     QUEUES,
     REVIEW,
@@ -109,3 +113,14 @@ def test_the_row_and_the_workflow_agree_on_what_may_be_asked() -> None:
         assert not any((may.approve, may.cancel, may.update_address))
     assert not Progress(State.SHIPPING, shipped=True).permissions("ship").cancel
     assert not Progress(State.SHIPPING, ending=State.FAILED).permissions("refund").cancel
+
+
+def test_the_twin_of_the_bench_has_the_activities_of_an_order() -> None:
+    """The twin is made from the activities themselves, so that a new step is measured without another list."""
+    for queue in QUEUES:
+        ours = {name: method for holder in HOLDERS for name, method in activities_of(holder).items()}
+        twins = {twin.__temporal_activity_definition.name: twin for twin in idle_on(queue)}  # type: ignore[attr-defined]
+        assert set(twins) == {name for name in ours if queue_of(name) == queue}
+        for name, twin in twins.items():
+            assert get_type_hints(twin)["return"] == get_type_hints(ours[name])["return"], name
+    assert [str(one) for one in OUTSIDE_WAY] == [one for one in OUTSIDE_STEPS if one != "refund"]

@@ -11,6 +11,11 @@ from trellis.model import STEPS
 _QUEUE_OF = {info.activity or str(step): info.queue for step, info in STEPS.items()}
 
 
+def queue_of(activity_type: str) -> str:
+    """The queue of an activity. What no step names serves the order's workflow itself, on `orders`."""
+    return _QUEUE_OF.get(activity_type, "orders")
+
+
 def activities_of(holder: object) -> dict[str, Callable[..., Any]]:
     """The methods of `holder` (an object or a class) that carry `@activity.defn`, by their activity type."""
     found = {}
@@ -22,10 +27,5 @@ def activities_of(holder: object) -> dict[str, Callable[..., Any]]:
 
 
 def activities_on(queue: str, *holders: object) -> list[Callable[..., Any]]:
-    """What a worker of that queue runs. What no step names serves the order's workflow itself, on `orders`."""
-    return [
-        method
-        for holder in holders
-        for name, method in activities_of(holder).items()
-        if _QUEUE_OF.get(name, "orders") == queue
-    ]
+    """What a worker of that queue runs."""
+    return [method for holder in holders for name, method in activities_of(holder).items() if queue_of(name) == queue]

@@ -36,7 +36,7 @@ class LedgerActivities:
     @activity.defn(name="fence")
     async def fence(self, given: Fence) -> FenceAnswer:
         """Mark the order as being undone, unless a dispatch claimed it; a refused cancel is written down."""
-        # An order that ends before `receive` ever succeeded must be in the books all the same.
+        # An order that ends before `receive` has succeeded still needs its row.
         await self._ledger.receive(given.input.order, given.input.policy, None)
         answer = await self._ledger.close(
             given.input.order.order_id, State(given.ending), given.reason, given.request_id

@@ -1,19 +1,20 @@
-"""The outside steps. Each: tries of the outside work, then one record in the ledger.
+"""The outside steps. Each tries its outside work until it succeeds, then writes one record into the ledger.
 
-Charge and dispatch make three round trips: look at the order (the claim), call the provider, record.
+Charge and dispatch make three round trips: they look at the order (the claim), call the provider, and record.
 """
 
 from __future__ import annotations
 
 from temporalio import activity
 
-from trellis.activities.attempts import Stop, Tries, benign
+from trellis.activities.attempts import Tries
+from trellis.activities.retrying import Stop, benign
 from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
 from trellis.db.tries import Tried
 from trellis.faults import FlakyCall
-from trellis.messages import Charged, Dispatched, OrderInput, StepInput, Unwind, Unwound
+from trellis.messages import Dispatched, OrderInput, StepInput, Unwind, Unwound
 from trellis.model import State, Step, charge_key, dispatch_key
 from trellis.policies import Retry
 
@@ -21,7 +22,7 @@ UNDONE = "the order is being undone"
 
 
 class OutsideActivities:
-    """`receive validate charge prepare dispatch ship refund`; the same instance serves both queues."""
+    """The steps that call an outside system. The worker of each queue runs those that the table puts there."""
 
     def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:
         self._ledger = ledger
@@ -56,23 +57,21 @@ class OutsideActivities:
         await self._ledger.validate(given.order.order_id, tried)
 
     @activity.defn(name=Step.CHARGE)
-    async def charge(self, given: StepInput) -> Charged:
+    async def charge(self, given: StepInput) -> None:
         """Take the money once, whatever happens to the caller."""
         order = given.order
 
-        async def call() -> str:
+        async def call() -> None:
             status, closing = await self._ledger.claim_charge(order.order_id)
             # Closing is looked at first: a hung try that wakes up late must not pay for a dead order.
             if closing:
                 raise Stop(UNDONE)
             if status != "CHARGED":
                 await self._provider.charge(charge_key(order.payment_id), order.order_id, order.total_cents)
-            return status
 
-        status, tried = await self._tries(order.order_id, Step.CHARGE, given.round, given.retry).succeed(call)
+        _, tried = await self._tries(order.order_id, Step.CHARGE, given.round, given.retry).succeed(call)
         if not await self._ledger.record_charge(order, tried):
             raise benign(UNDONE, "Stopped", retry=False)
-        return Charged(str(status))
 
     @activity.defn(name=Step.PREPARE)
     async def prepare(self, given: StepInput) -> None:

@@ -21,7 +21,7 @@ async def undo(
 ) -> Unwound:
     """Void the parcel if there was a claim, close the order, void the charge.
 
-    A parcel that exists after all means going forward: nothing else is touched, and its tracking number returned.
+    If a parcel exists after all, nothing else is touched and its tracking number is returned: the order goes forward.
     Any part may be done twice.
     """
     if claimed:

@@ -13,13 +13,13 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from trellis.api import schema
-from trellis.api.bodies import busy, error, read_cursor, read_json, write_cursor
+from trellis.api.bodies import busy, error, read_cursor, write_cursor
 from trellis.api.docs import page
 from trellis.api.gate import INSIDE, Gate
 from trellis.desk import Desk, Receipt
 from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
 from trellis.model import State
-from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start
+from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start, read_json
 
 log = structlog.get_logger("trellis.api")
 
@@ -66,6 +66,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         openapi_extra=schema.body(schema.START, schema.START_EXAMPLES, required=True),
         responses=_answers(409, 422, _200=schema.Started),
         response_model=schema.Started,
+        response_description="Started",
         status_code=201,
     )
     async def start(order_id: Id, request: Request) -> JSONResponse:
@@ -82,6 +83,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
             openapi_extra=body,
             responses=_answers(404, 409, 422),
             response_model=schema.Receipt,
+            response_description="Accepted, or pending until a worker judges it",
             status_code=202,
         )
 

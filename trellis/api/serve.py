@@ -15,7 +15,7 @@ import uvicorn
 from trellis.api.app import create
 from trellis.api.request_log import RequestLog
 from trellis.config import Settings
-from trellis.desk import default_policy
+from trellis.desk import check_default_policy
 from trellis.errors import ConfigError, StackError
 from trellis.faults import plan_in_force
 from trellis.runtime import opened
@@ -37,7 +37,7 @@ async def serve(settings: Settings, host: str, port: int, said: Callable[[str], 
     Raises ConfigError for an open address without a token and for a policy or fault plan that cannot be meant,
     StackError for a port in use, and what `opened` raises.
     """
-    default_policy(settings)
+    check_default_policy(settings)
     plan_in_force(None, settings.faults)
     listener = _bind(host, port, settings)
     with listener:

@@ -13,6 +13,7 @@ from trellis.audit import audit
 from trellis.bench.bench_stack import bench_stack
 from trellis.config import Settings
 from trellis.db.audit import fill
+from trellis.db.roles import as_owner
 
 
 async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> dict[str, Any]:
@@ -22,7 +23,8 @@ async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> d
     async with bench_stack(settings, apart=True) as bench:
         peaks = []
         for number in (orders // 10, orders):
-            await fill(bench.pool, number)
+            async with as_owner(bench.database_url) as owner:
+                await fill(owner, number)
             peak = asyncio.create_task(_peak())
             began = time.perf_counter()
             report = await audit(bench.desk.client, bench.pool, histories=False, tick=tick)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from trellis import runtime, workers
+from trellis import logs, runtime, workers
 from trellis.config import Settings
 from trellis.db.pool import Pool
 from trellis.desk import Desk
@@ -24,6 +24,8 @@ class BenchStack:
     pool: Pool
     watch: workers.FaultWatch
     settings: Settings
+    database_url: str
+    """The owner's; the pool has the rights of desk and workers only."""
 
     async def set_faults(self, plan: FaultPlan) -> None:
         """Put a plan in force, for the workers of this process at once."""
@@ -48,10 +50,13 @@ class BenchStack:
 
 @asynccontextmanager
 async def bench_stack(settings: Settings, *, apart: bool = False) -> AsyncIterator[BenchStack]:
-    """A fresh stack with workers in this process. Servers that the settings name are used, unless it is `apart`."""
-    with runtime.workspace(settings, apart=apart) as own:
+    """A fresh stack with workers in this process. Servers that the settings name are used, unless it is `apart`.
+
+    The workers log as those of `trellis worker` do, into a file: their lines are part of what an order costs.
+    """
+    with runtime.workspace(settings, apart=apart) as own, logs.into_file(own, own.home / "worker.log"):
         async with (
             runtime.opened(own, start=True, pool_size=16, pool_wait=30) as opened,
             opened.workers() as watch,
         ):
-            yield BenchStack(opened.desk, opened.pool, watch, own)
+            yield BenchStack(opened.desk, opened.pool, watch, own, opened.stack.database_url)

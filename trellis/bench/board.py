@@ -17,6 +17,7 @@ import numpy as np
 
 from trellis.config import Settings
 from trellis.db.pool import Pool
+from trellis.db.roles import as_owner
 from trellis.driving import many, run_calm_order, sample_order
 from trellis.faults import FaultPlan, Mix
 from trellis.lab.control_room.widget import ControlRoom
@@ -47,7 +48,8 @@ def run(
         session = Session(own)
         try:
             if filled:
-                session.submit(fill(session.pool, filled)).result()
+                assert session.desk.stack is not None
+                session.submit(_fill_as_owner(session.desk.stack.database_url, filled)).result()
             delays = _delays(session, orders)
             tick()
             ratio, open_, closed = _cost(session, rounds, per_round, tick)
@@ -63,6 +65,11 @@ def run(
         "open_per_s": round(open_, 2),
         "closed_per_s": round(closed, 2),
     }
+
+
+async def _fill_as_owner(url: str, events: int) -> None:
+    async with as_owner(url) as pool:
+        await fill(pool, events)
 
 
 async def fill(pool: Pool, events: int) -> None:

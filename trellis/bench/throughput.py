@@ -11,8 +11,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 from temporalio import activity
 from temporalio.client import Client
@@ -20,23 +21,16 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from trellis.activities.collecting import activities_of, queue_of
+from trellis.activities.ledger_only import LedgerActivities
+from trellis.activities.steps import OutsideActivities
 from trellis.bench.bare import BareChild, BareOrder, nothing
 from trellis.bench.bench_stack import BenchStack, bench_stack
 from trellis.config import Settings
 from trellis.driving import many, run_calm_order, sample_order
 from trellis.faults import FaultPlan
-from trellis.messages import (
-    ORDER_WORKFLOW,
-    Approval,
-    Approve,
-    Charged,
-    Dispatched,
-    Ending,
-    OrderInput,
-    StepInput,
-    Verdict,
-)
-from trellis.model import Step, workflow_id
+from trellis.messages import ORDER_WORKFLOW, Approve, OrderInput, Verdict
+from trellis.model import workflow_id
 from trellis.policies import preset
 from trellis.sandbox import RUNNER, keep
 from trellis.workers import SLOTS
@@ -47,34 +41,30 @@ from trellis.workflows.shipping import ShippingWorkflow
 keep("trellis.bench", "trellis.bench.bare")
 
 
-class Twin:
-    """The activities of an order, by the same names, doing nothing."""
+HOLDERS = (OutsideActivities, LedgerActivities)
+_BLANK: dict[str, object] = {"str": "TRK", "bool": False}
 
-    @activity.defn(name=Step.RECEIVE)
-    async def receive(self, given: OrderInput) -> None: ...
 
-    @activity.defn(name=Step.VALIDATE)
-    async def validate(self, given: StepInput) -> None: ...
+def idle(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The twin of an activity: the same name, input and kind of answer, and nothing done."""
+    hints = get_type_hints(method)
+    kind = hints["return"]
+    needed = fields(kind) if is_dataclass(kind) else ()
+    answer = None if kind is type(None) else kind(
+        **{one.name: _BLANK[str(one.type)] for one in needed if one.default is MISSING}
+    )  # fmt: skip
 
-    @activity.defn(name=Step.CHARGE)
-    async def charge(self, given: StepInput) -> Charged:
-        return Charged("PENDING")
+    async def twin(given: object) -> object:
+        return answer
 
-    @activity.defn(name=Step.SHIP)
-    async def ship(self, given: StepInput) -> None: ...
+    twin.__annotations__ = {"given": hints["given"], "return": kind}
+    return activity.defn(name=name)(twin)
 
-    @activity.defn(name=Step.PREPARE)
-    async def prepare(self, given: StepInput) -> None: ...
 
-    @activity.defn(name=Step.DISPATCH)
-    async def dispatch(self, given: StepInput) -> Dispatched:
-        return Dispatched("TRK")
-
-    @activity.defn(name=Step.APPROVE)
-    async def approve(self, given: Approval) -> None: ...
-
-    @activity.defn(name="finish")
-    async def finish(self, given: Ending) -> None: ...
+def idle_on(queue: str) -> list[Callable[..., Any]]:
+    """The twins of all activities of a queue."""
+    found = {name: method for holder in HOLDERS for name, method in activities_of(holder).items()}
+    return [idle(name, method) for name, method in found.items() if queue_of(name) == queue]
 
 
 RUNNERS: dict[str, WorkflowRunner] = {
@@ -155,12 +145,11 @@ def _common(runner: WorkflowRunner) -> dict[str, Any]:
 
 
 def _twins(client: Client, tag: str, runner: WorkflowRunner) -> list[Worker]:
-    twin = Twin()
-    parent: list[Any] = [twin.receive, twin.validate, twin.charge, twin.ship, twin.approve, twin.finish]
     return [
-        Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=parent, **_common(runner)),
+        Worker(client, task_queue=f"twin-{tag}", workflows=[OrderWorkflow], activities=idle_on("orders"),
+               **_common(runner)),
         Worker(client, task_queue=f"twin-shipping-{tag}", workflows=[ShippingWorkflow],
-               activities=[twin.prepare, twin.dispatch], **_common(runner)),
+               activities=idle_on("shipping"), **_common(runner)),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trellis.cli.arguments import Changes, Preset, read_policy
 from trellis.cli.common import Json, progress, read_settings, show
 from trellis.policies import preset, tuned
 
@@ -16,7 +17,8 @@ commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark bring
 @commands.command("deadline")
 def bench_deadline(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
-    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
+    policy: Preset = "swift",
+    change: Changes = "{}",
     concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
     hedge: Annotated[int, typer.Option(min=1, max=8, help="Lanes per step (placement activity).")] = 1,
     budget: Annotated[
@@ -25,15 +27,17 @@ def bench_deadline(
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Orders under the canonical faults: how many miss 15 s."""
+    """Orders under the canonical faults: how many miss 15 s, and how many of these used up their dispatch rounds."""
     from trellis.bench import deadline
 
     settings = read_settings()
-    chosen = preset(policy) if hedge == 1 else tuned(preset(policy), name=policy, hedge=hedge)
+    chosen = read_policy(policy, change, "swift") or preset("swift")
+    if hedge != 1:
+        chosen = tuned(chosen, name=chosen.name, hedge=hedge)
     if budget is not None:
         # A child's own limit would end what the budget no longer does.
-        chosen = tuned(chosen, name=policy, budget=budget, child_run_timeout=None)
-    with progress(f"{policy}, {orders} orders", orders, as_json) as tick:
+        chosen = tuned(chosen, name=chosen.name, budget=budget, child_run_timeout=None)
+    with progress(f"{chosen.name}, {orders} orders", orders, as_json) as tick:
         result = asyncio.run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
     show(result, as_json)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,8 +84,3 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
 
     async with opened(settings) as runtime:
         yield runtime.desk
-
-
-def masked(url: str) -> str:
-    """A database address without its password."""
-    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,34 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from trellis.cli.arguments import Changes, OrderId, Preset, read_json, read_policy
 from trellis.cli.common import Json, open_desk, out, read_settings, show
 from trellis.cli.printing import print_event, when
-from trellis.errors import BadInput
 from trellis.parsing import parse_order
-from trellis.policies import preset, tuned
 
 if TYPE_CHECKING:
     from trellis.desk import Desk
 
-OrderId = Annotated[str, typer.Argument(help="The order's id.")]
-
 commands = typer.Typer(no_args_is_help=True, help="Start, steer and inspect single orders.")
-
-
-_EXAMPLES = {
-    "items": """'[{"sku": "book", "quantity": 2, "price": "12.50"}]'.""",
-    "address": """'{"line1": "1 Main Street", "city": "Springfield"}'.""",
-    "change": """'{"try_timeout": 1.0}'.""",
-}
-
-
-def _json_argument(text: str | None, what: str) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise BadInput(f"The {what} must be JSON, such as " + _EXAMPLES[what]) from None
 
 
 @commands.command("start")
@@ -47,19 +27,14 @@ def order_start(
     payment_id: Annotated[str, typer.Option(help="The payment's id; it belongs to one order for ever.")],
     items: Annotated[str, typer.Option(help="JSON list of {sku, quantity, price}.")] = "[]",
     address: Annotated[str | None, typer.Option(help="JSON object with line1, city, ...")] = None,
-    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
-    change: Annotated[str, typer.Option("--set", help="JSON object of policy fields to change.")] = "{}",
+    policy: Preset = None,
+    change: Changes = "{}",
     as_json: Json = False,
 ) -> None:
     """Start an order; the same order again returns the same run."""
     settings = read_settings()
-    order = parse_order(order_id, payment_id, _json_argument(items, "items"), _json_argument(address, "address"))
-    changes = _json_argument(change, "change")
-    if not isinstance(changes, dict):
-        raise BadInput("The change must be JSON, such as " + _EXAMPLES["change"])
-    chosen = preset(policy) if policy else None
-    if changes:
-        chosen = tuned(chosen or preset(settings.policy), **changes)
+    order = parse_order(order_id, payment_id, read_json(items, "items"), read_json(address, "address"))
+    chosen = read_policy(policy, change, settings.policy)
 
     async def work() -> dict[str, Any]:
         async with open_desk(settings) as desk:
@@ -103,7 +78,7 @@ def order_update_address(
     as_json: Json = False,
 ) -> None:
     """Send the parcel elsewhere."""
-    parsed = _json_argument(address, "address")
+    parsed = read_json(address, "address")
     _request(order_id, lambda desk: desk.update_address(order_id, parsed), as_json)
 
 
@@ -119,6 +94,8 @@ def order_status(order_id: OrderId, as_json: Json = False) -> None:
 
     result = asyncio.run(work())
     brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
+    if result["policy"]:
+        brief["policy"] = result["policy"]["name"]
     show(result if as_json else brief, as_json)
 
 

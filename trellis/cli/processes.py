@@ -32,7 +32,7 @@ def worker(
 ) -> None:
     """Run workers until Ctrl-C; they finish what they can first."""
     from trellis import workers
-    from trellis.desk import default_policy
+    from trellis.desk import check_default_policy
     from trellis.runtime import opened
 
     settings = read_settings(serves=not check)
@@ -40,7 +40,7 @@ def worker(
     if check:
         asyncio.run(_check_workers(settings, workers.task_queues(settings, names)))
         return
-    default_policy(settings)
+    check_default_policy(settings)
 
     async def work() -> None:
         async with opened(settings, pool_wait=30) as runtime:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trellis.cli.arguments import Preset
 from trellis.cli.common import Json, open_desk, out, progress, read_settings, show
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    policy: Preset = None,
     faults: Annotated[str, typer.Option(help="canonical, calm, a script, or JSON.")] = "canonical",
     as_json: Json = False,
 ) -> None:
@@ -82,7 +83,7 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
 def load(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
     at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
-    policy: Annotated[str | None, typer.Option(help="One of the presets.")] = None,
+    policy: Preset = None,
     faults: Annotated[str | None, typer.Option(help="canonical, calm or a script; else what is in force.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, masked, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, show
+from trellis.database_url import masked
 
 if TYPE_CHECKING:
     from trellis.stack import Stack
@@ -79,11 +80,19 @@ def status(as_json: Json = False) -> None:
     show(asyncio.run(work()), as_json)
 
 
-def migrate(as_json: Json = False) -> None:
+def migrate(
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Then print the whole schema as SQL.")] = False,
+) -> None:
     """Bring the ledger's schema up to date."""
     from trellis import stack
     from trellis.db.migrate import migrate as apply
 
     settings = read_settings()
-    applied = asyncio.run(apply(stack.require(settings).database_url))
+    url = stack.require(settings).database_url
+    applied = asyncio.run(apply(url))
+    if schema:
+        text = stack.postgres.dump_schema(url)
+        show({"applied": applied, "schema": text}, as_json, lambda: print(text, end=""))
+        return
     show({"applied": applied}, as_json, lambda: out.print("\n".join(applied) if applied else "Up to date."))

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import LiteralString
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.db.rows import AuditedRow, FindingRow
+from trellis.model import ATTEMPTS, BESIDE_THE_WAY, STATE_AFTER, STEPS, TERMINAL, EventType
 from trellis.policies import preset
 
-Finding = dict[str, Any]
-"""order_id, invariant, sentence, evidence."""
-
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
+_NAMES: dict[str, object] = {
+    "terminal": [str(state) for state in TERMINAL],
+    "state_after": Jsonb({str(event): str(state) for event, state in STATE_AFTER.items()}),
+    "repeated": [str(event) for event in (*BESIDE_THE_WAY, *ATTEMPTS)],
+    "per_round": [
+        str(event)
+        for event in (EventType.DISPATCH_FAILED, *(e for info in STEPS.values() if info.per_round for e in info.leaves))
+    ],
+}
+"""What the statement must know of states and events."""
 
 # What nobody in our books knows: its order's batch cannot show it. A second old, for our own record comes after.
 _STRAYS: LiteralString = """
@@ -65,7 +74,7 @@ class AuditBooks:
         assert row is not None
         return int(row[0]), int(row[1]), int(row[2])
 
-    async def batches(self) -> AsyncIterator[tuple[int, list[Finding]]]:
+    async def batches(self) -> AsyncIterator[tuple[int, list[FindingRow]]]:
         """(orders looked at, findings) of each batch in turn, in the order of their ids."""
         after = ""
         while True:
@@ -79,21 +88,21 @@ class AuditBooks:
                 ).fetchone()
             if row is None or row[0] is None:
                 return
-            yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace)
+            yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace, **_NAMES)
             after = row[0]
 
-    async def strays(self) -> list[Finding]:
+    async def strays(self) -> list[FindingRow]:
         """Charges and refunds at the provider that no payment of ours stands behind, and parcels of no order."""
         return await self._find(_STRAYS)
 
-    async def order(self, order_id: str) -> dict[str, Any] | None:
-        """state, reconciled, ending, unchanged [s] and the events (type, round, request_id) of an order, or None."""
-        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
+    async def order(self, order_id: str) -> AuditedRow | None:
+        """What the books say of one order, or None where they do not know it."""
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(AuditedRow)) as cursor:
             await cursor.execute(_ORDER, {"order": order_id})
             return await cursor.fetchone()
 
-    async def _find(self, sql: LiteralString | bytes, **args: object) -> list[Finding]:
-        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
+    async def _find(self, sql: LiteralString | bytes, **args: object) -> list[FindingRow]:
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(FindingRow)) as cursor:
             await cursor.execute(sql, args)
             return await cursor.fetchall()
 

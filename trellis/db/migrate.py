@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from trellis.db.pool import unavailable
+from trellis.db.roles import ROLE
 from trellis.errors import SchemaMismatch
+
+log = logging.getLogger("trellis.database")
 
 _LOCK = 0x7472656C
 
@@ -63,9 +68,25 @@ async def migrate(url: str) -> list[str]:
                         f"sql/{name} was changed after it was applied to this ledger. "
                         f"Restore the file, or start afresh with `trellis reset`."
                     )
+            if not await _role_is_ready(connection):
+                cursor = await connection.execute("SELECT grant_application_role()")
+                why = await cursor.fetchone()
+                if why and why[0]:
+                    log.info("the database has no role for desk and workers: %s", why[0])
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
     return applied
+
+
+async def _role_is_ready(connection: psycopg.AsyncConnection[Any]) -> bool:
+    # Asked first: granting writes to the catalog each time, also where nothing changes.
+    cursor = await connection.execute(
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = %s) "
+        "THEN has_table_privilege(%s, 'events', 'INSERT') END",
+        (ROLE, ROLE),
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
 
 
 async def check_schema(url: str) -> None:

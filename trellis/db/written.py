@@ -5,25 +5,9 @@ from __future__ import annotations
 import logging
 
 from trellis.db.tries import Tried
-from trellis.model import EventType, State, shipping_workflow_id, workflow_id
+from trellis.model import ATTEMPTS, STATE_AFTER, EventType, shipping_workflow_id, workflow_id
 
 log = logging.getLogger("trellis.ledger")
-
-STATE_OF: dict[str, State] = {
-    **{EventType[state.name]: state for state in State if state.name in EventType.__members__},
-    EventType.SHIPPING_STARTED: State.SHIPPING,
-    EventType.ORDER_SHIPPED: State.SHIPPED,
-    EventType.ORDER_COMPLETED: State.COMPLETED,
-    EventType.ORDER_CANCELLED: State.CANCELLED,
-    EventType.ORDER_FAILED: State.FAILED,
-}
-"""The state that an order is in from this event on. Other events change no state."""
-
-_OUTCOMES = {
-    EventType.ATTEMPT_FAILED: "failed",
-    EventType.ATTEMPT_TIMED_OUT: "timed out",
-    EventType.ATTEMPT_ABANDONED: "abandoned",
-}
 
 
 def log_written(order_id: str, written: str | None, tried: Tried | None, worker: str | None, reason: str) -> None:
@@ -48,11 +32,11 @@ def log_written(order_id: str, written: str | None, tried: Tried | None, worker:
         if tried and tried.id.round:
             line["workflow_id"] = shipping_workflow_id(order_id, tried.id.round)
         if attempt and tried:
-            line["outcome"] = _OUTCOMES.get(EventType(type_), "succeeded")
+            line["outcome"] = ATTEMPTS.get(EventType(type_), "succeeded")
             line["duration_ms"] = round(tried.duration_ms, 3)
             line["round"], line["execution"], line["try"] = tried.id.round, tried.id.execution, tried.id.try_
-        if type_ in STATE_OF:
-            line["state"] = STATE_OF[type_]
+        if type_ in STATE_AFTER:
+            line["state"] = STATE_AFTER[EventType(type_)]
         if reason:
-            line["error" if type_ in _OUTCOMES else "reason"] = reason
+            line["error" if type_ in ATTEMPTS else "reason"] = reason
         log.info(line)

@@ -4,11 +4,11 @@ from trellis.insight.attempt_frames import attempts, steps
 from trellis.insight.charts import (
     attempts_per_step,
     completion,
+    completion_by_policy,
     follows,
     frontier,
     gantt,
     latency,
-    raced,
     shares,
     state_map,
     static,
@@ -22,7 +22,8 @@ from trellis.insight.frames import events, orders, payments
 from trellis.insight.history import download, history, history_attempts, history_workflows
 
 __all__ = [
-    "attempts", "attempts_per_step", "completion", "download", "events", "export", "follows", "frontier", "gantt",
-    "history", "history_attempts", "history_workflows", "latency", "orders", "payments", "raced", "shares",
-    "state_map", "static", "steps", "timelines", "utilisation", "variants", "where_the_seconds_go",
+    "attempts", "attempts_per_step", "completion", "completion_by_policy", "download", "events", "export",
+    "follows", "frontier", "gantt", "history", "history_attempts", "history_workflows", "latency", "orders",
+    "payments", "shares", "state_map", "static", "steps", "timelines", "utilisation", "variants",
+    "where_the_seconds_go",
 ]  # fmt: skip

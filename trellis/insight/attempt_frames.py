@@ -39,8 +39,8 @@ def attempts(
     in OUTCOMES], started_at, ended_at [UTC], duration_ms [float], error [string],
     worker [category], skewed [bool].
 
-    A try that left no trace (its worker died, or failed in a way that nobody wrote down) is known by the hole that it
-    left, and stands here as `lost` with no times and no attempt number. A hole shows only among the other tries of
+    A try that left no event (its worker died, for example) is known by the gap in the numbers of the other tries. It is
+    a row with outcome `lost`, without times and without an attempt number. A gap shows only among the other tries of
     its step: where the frame lacks some of these, as `since`, `until` and `type` may leave it, no loss is inferred.
     `skewed`: the worker's clock cannot be right, for the try took less than no time or ended over a second after the
     database wrote it down.
@@ -110,7 +110,7 @@ def _payloads(column: pd.Series[Any]) -> tuple[Any, Any]:
 
 
 def _lost(tries: pd.DataFrame) -> pd.DataFrame:
-    """Rows for tries that began and left nothing: executions that Temporal counted and nobody wrote down, and the
+    """Rows for tries that began and left no event: executions that Temporal counted and no event names, and the
     last try of an execution that was cut off in the middle of its loop.
     """
     key = ["order_id", "step", "round"]

@@ -1,10 +1,10 @@
-"""The colours of widgets and charts. Each is told from the others by the colour-blind too.
+"""The colours of widgets and charts. The colour-blind can tell them apart, too.
 
 Source: Okabe and Ito, "Color Universal Design" (2008).
 
-Charts stand on the paper of JupyterLab's theme, white or nearly black. There each colour is mixed with some of the
-theme's text colour (`SHADE`): it becomes darker on white paper and lighter on black paper. On either it then has a
-contrast of at least 3:1, as WCAG 2.1 asks of graphics (success criterion 1.4.11).
+The background of a chart (its "paper") is that of JupyterLab's theme, white or nearly black. Each colour is mixed with
+some of the theme's text colour (`SHADE`): it becomes darker on white paper and lighter on black paper. On either it
+then has a contrast of at least 3:1, as WCAG 2.1 asks of graphics (success criterion 1.4.11).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PAPER, INK, AXIS, GRID = "#ffffff", "#000000", "#888888", "#dddddd"
 """Of charts on white paper: the paper, its text, the lines of axes, the lines of the grid."""
 
 DARK = {PAPER: "#111111", INK: "#ffffff", AXIS: "#999999", GRID: "#424242"}
-"""What stands for each of these on black paper."""
+"""The same on black paper."""
 
 JUPYTERLAB = {
     PAPER: "var(--jp-layout-color0, #ffffff)",
@@ -58,7 +58,7 @@ JUPYTERLAB = {
     AXIS: "var(--jp-ui-font-color2, #888888)",
     GRID: "var(--jp-border-color2, #dddddd)",
 }
-"""What stands for each of these in JupyterLab: CSS variables of its theme, with the white paper's colour behind."""
+"""The same in JupyterLab: CSS variables of its theme, each with a default for pages without them."""
 
 SHADE = 0.2
 
@@ -70,12 +70,12 @@ def on_paper(colour: str, ink: str = INK) -> str:
 
 
 def dark() -> dict[str, str]:
-    """Each colour of a chart on white paper, and what stands for it on black paper [#rrggbb]."""
+    """Each colour of a chart on white paper, and its counterpart on black paper [#rrggbb]."""
     return DARK | {on_paper(one): on_paper(one, DARK[INK]) for one in _DRAWN}
 
 
 def jupyterlab() -> dict[str, str]:
-    """Each colour of a chart on white paper, and what stands for it in JupyterLab [CSS]: it follows the theme."""
+    """Each colour of a chart on white paper, and its counterpart in JupyterLab [CSS], which follows the theme."""
     return JUPYTERLAB | {
         on_paper(one): f"color-mix(in srgb, {one} {1 - SHADE:.0%}, {JUPYTERLAB[INK]})" for one in _DRAWN
     }

@@ -1,14 +1,15 @@
 """How calls behave, learned from the attempts that were made: the mix of faults and the latency of good calls.
 
-A call ends by working or by raising, unless a timeout or another lane's success cuts it off first; what was cut off
-says only that it would have taken longer. Shares and latencies are therefore those of competing risks under censoring
-(Aalen and Johansen, "An empirical transition matrix", Scandinavian Journal of Statistics 5, 1978): attempts under
-different timeouts, and the losers of a hedge, are put together without bias. What has not ended after the longest wait
-that anybody had is a "hang": a call that hangs, or one that is slower than any timeout tried.
+A call ends by working or by raising, unless a timeout or another lane's success cuts it off first. Of a call that was
+cut off one knows only that it would have taken longer. Shares and latencies are therefore estimated as competing risks
+under censoring (Aalen and Johansen, "An empirical transition matrix", Scandinavian Journal of Statistics 5, 1978).
+Attempts under different timeouts (steps may have retry rules of their own) and the losers of a hedge can so be put
+together without bias. A call that had not ended after the longest timeout counts as a "hang": it hangs, or it is slower
+than every timeout that was tried.
 
-That a step stops at its first success biases nothing: each try was a draw of its own, whenever one stops drawing.
-Tries that left no trace, and those still under way, say nothing. A history keeps only the last two attempts of
-an activity; those before them are known to have failed, and are shared out as the known failures are.
+A step stops at its first success. That causes no bias, because each try is an independent draw. Lost tries, and tries
+that have not ended, are left out. A history holds only the last two attempts of an activity; the attempts before them
+failed, and their kinds of failure are assumed to be distributed as the known ones are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import pandas as pd
 from scipy import stats
 
 from trellis.errors import BadInput
-from trellis.insight.retries import STEPS, Calls
+from trellis.insight.calls import Calls
+from trellis.model import OUTSIDE_WAY
 
 _OK, _ERROR, _CUT = 1, 2, 0
 _KINDS = {"succeeded": _OK, "failed": _ERROR, "timed out": _CUT, "abandoned": _CUT}
@@ -68,11 +70,11 @@ class Fit:
 
     def words(self) -> str:
         hangs = f"hang or take over {self.longest:.2g} s" if self.longest else "hang"
-        told = [
+        words = [
             f"{self.shares[name]:.1%} {what} ({self.intervals[name][0]:.1%} to {self.intervals[name][1]:.1%})"
             for name, what in (("ok", "work"), ("error", "raise"), ("hang", hangs))
         ]
-        return f"Of {self.tries:,} tries {', '.join(told)}; half of the good calls take {_duration(self.latency_p50)}."
+        return f"Of {self.tries:,} tries {', '.join(words)}; half of the good calls take {_duration(self.latency_p50)}."
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def learn(attempts: pd.DataFrame, steps: Sequence[str] | None = None) -> Learned
     """
     names = attempts["step"].astype(str)
     there = list(dict.fromkeys(names))
-    chain = list(steps) if steps is not None else [str(one) for one in STEPS if one in there] or there
+    chain = list(steps) if steps is not None else [str(one) for one in OUTSIDE_WAY if one in there] or there
     missing = sorted(set(chain) - set(there))
     if missing and there:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
@@ -136,7 +138,7 @@ def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
     total = float(weight.sum())
     ok, error, hang = curve.share(_OK), curve.share(_ERROR), curve.left
     variances = {"ok": curve.variance(_OK), "error": curve.variance(_ERROR), "hang": curve.left_variance}
-    # Failures that nobody wrote down say that they failed, not how.
+    # Of failures that a history does not hold, only the number is known, not the kind.
     unknown = total - len(kind)
     split = 0.0
     if unknown > 0 and known:
@@ -201,7 +203,7 @@ class _Risks:
         at, index = np.unique(seconds, return_inverse=True)
         ends = [np.bincount(index, weight * (kind == one), len(at)) for one in (_CUT, _OK, _ERROR)]
         risk = np.cumsum((ends[0] + ends[1] + ends[2])[::-1])[::-1]
-        # After some were cut off and hardly any are left, one that ends would stand for all that were cut off.
+        # Where few calls are left after some were cut off, the next one to end would count for all that were cut off.
         cut_before = np.cumsum(ends[0]) - ends[0]
         keep = ((risk >= _FEWEST) | (cut_before == 0)) & (ends[1] + ends[2] > 0)
         self.at, self.risk = at[keep], risk[keep]

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from trellis import config, stack
+from trellis.database_url import normalised
 from trellis.db import reading
 from trellis.db.reading import OneOrMany, Table
 from trellis.errors import BadInput
@@ -63,7 +64,10 @@ def database_url(source: Source = None) -> str:
     if source is None:
         return stack.require(config.load()).database_url
     if isinstance(source, str):
-        return source
+        try:
+            return normalised(source)
+        except ValueError as error:
+            raise BadInput(f"This database address cannot be used: {error}.") from None
     for path in (("database_url",), ("stack", "database_url"), ("desk", "stack", "database_url")):
         found = source
         for name in path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
+from trellis.insight.calls import Calls, Overhead
 from trellis.insight.fit import Learned
-from trellis.insight.retries import RESOLUTION, STEPS, Calls, Overhead, predict, sweep
+from trellis.insight.per_step import WORTH, cheapest_mix, short
+from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
+from trellis.model import OUTSIDE_WAY
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 _TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -45,15 +48,19 @@ class Recommendation:
     p_miss_at_worst: float | None = None
 
     def words(self) -> str:
-        retry = self.policy.retry
-        lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
-        where = " by the server" if retry.placement is Placement.SERVER else ""
         worst = "" if self.p_miss_at_worst is None else f" (at worst {one_in(self.p_miss_at_worst)})"
+        apart = "".join(f"; {step}: {_rule(rule)}" for step, rule in self.policy.steps.items())
         return (
-            f"timeout {retry.try_timeout:.3g} s, backoff {retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
-            f"{where}{lanes}: {one_in(self.p_miss)} misses {self.deadline:g} s{worst}; "
+            f"{_rule(self.policy.retry)}{apart}: {one_in(self.p_miss)} misses {self.deadline:g} s{worst}; "
             f"costs {self.calls_per_step:.1f} calls a step"
         )
+
+
+def _rule(retry: Retry) -> str:
+    lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
+    where = " by the server" if retry.placement is Placement.SERVER else ""
+    backoff = f"{retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
+    return f"timeout {retry.try_timeout:.3g} s, backoff {backoff}{where}{lanes}"
 
 
 def recommend(
@@ -66,9 +73,10 @@ def recommend(
 ) -> Recommendation:
     """The cheapest policy that misses `deadline` [s] in at most a share `epsilon` of orders, the gentlest of those.
 
-    `faults` None: the canonical thirds; a mapping or what `fit.learn` learned: that chain of steps. `max_calls`: at
-    most so many calls a step. `overhead` None: an order's, by the number of its steps. Raises BadInput when no policy
-    does it, and names the best one.
+    One retry rule for all steps, unless other rules for single steps of an order save at least a twentieth of the
+    calls, or reach `epsilon` where no single rule does. `faults` None: the canonical thirds; a mapping or what
+    `fit.learn` learned: that chain of steps. `max_calls`: at most so many calls a step. `overhead` None: an order's,
+    by the number of its steps. Raises BadInput when no policy does it, and names the best one with a single rule.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("A deadline is more than 0 s and less than a day; epsilon is between 0 and 1.")
@@ -77,34 +85,77 @@ def recommend(
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: the ceiling must be 1 or more.")
     chain = _chain(faults)
-    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(STEPS))
+    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(OUTSIDE_WAY))
+    wish = _Wish(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
     policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
     table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
-    table["pareto"] = _pareto(table)
-    ceiling = math.inf if max_calls is None else max_calls
-    affordable = table[table["calls_per_step"] <= ceiling + 1e-9]
-    if affordable.empty:
-        raise BadInput(
-            f"No policy makes do with {ceiling:g} calls a step: these faults need {table['calls_per_step'].min():.2f}."
-        )
-    fine: dict[str, Any] = {"overhead": timing, "dt": max(0.002, deadline / 8000)}
+    affordable = table[table["calls_per_step"] <= wish.ceiling + 1e-9]
     ranked = _ranked(affordable)
-    for name in ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]:
-        found = predict(policies[name], chain, **fine)
-        if found.p_miss(deadline) <= epsilon and found.calls_per_step <= ceiling + 1e-9:
-            worst = None
-            if isinstance(faults, Learned):
-                worst = predict(policies[name], faults.at_worst, **fine).p_miss(deadline)
-            return Recommendation(
-                policies[name], deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
-                found.calls_per_step, table, worst,
-            )  # fmt: skip
-    best = affordable.sort_values("p_miss").iloc[0]
-    raise BadInput(
-        f"No policy reaches {epsilon:g} in {deadline:g} s"
-        + ("" if max_calls is None else f" with {max_calls:g} calls a step")
-        + f"; the best is {best['name']}: {one_in(float(best['p_miss']))} misses."
-    )
+    likely = ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]
+    found = next(filter(None, (wish.granted(policies[name]) for name in likely)), None)
+    least = float(table["calls_per_step"].min())
+    # Only the steps of an order can have rules of their own.
+    if set(chain) <= set(OUTSIDE_WAY) and (found is None or found.calls_per_step * (1 - WORTH) > least):
+        base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
+        mixed = wish.mixed(base)
+        if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
+            found = mixed
+            row = sweep([mixed.policy], chain, deadline=deadline, overhead=timing)
+            table = pd.concat([table, row], ignore_index=True)
+    if found is None and affordable.empty:
+        raise BadInput(f"No policy makes do with {wish.ceiling:g} calls a step: these faults need {least:.2f}.")
+    if found is None:
+        best = affordable.sort_values("p_miss").iloc[0]
+        raise BadInput(
+            f"No policy reaches {epsilon:g} in {deadline:g} s"
+            + ("" if max_calls is None else f" with {max_calls:g} calls a step")
+            + f"; the best is {best['name']}: {one_in(float(best['p_miss']))} misses."
+        )
+    table["pareto"] = _pareto(table)
+    worst = None
+    if isinstance(faults, Learned):
+        worst = predict(found.policy, faults.at_worst, **wish.fine).p_miss(deadline)
+    return Recommendation(
+        found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
+        found.calls_per_step, table, worst,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked of a policy: P(missed `deadline` [s]) <= `epsilon`, with at most `ceiling` calls a step."""
+
+    deadline: float
+    epsilon: float
+    ceiling: float
+    chain: Mapping[str, Calls]
+    timing: Overhead
+
+    @property
+    def fine(self) -> dict[str, Any]:
+        """The grid on which a policy is checked."""
+        return {"overhead": self.timing, "dt": max(0.002, self.deadline / 8000)}
+
+    def granted(self, policy: Policy) -> Prediction | None:
+        """What `policy` does, where that is what was asked."""
+        found = predict(policy, self.chain, **self.fine)
+        good = found.p_miss(self.deadline) <= self.epsilon and found.calls_per_step <= self.ceiling + 1e-9
+        return found if good else None
+
+    def mixed(self, base: Policy) -> Prediction | None:
+        """A policy with rules for single steps that does it, or None."""
+        backoffs = [(base.retry.first_backoff, base.retry.max_backoff), _BACKOFFS[0]]
+        rules = {
+            step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs)]))
+            for step, calls in self.chain.items()
+        }
+        # What the coarse grid promises, the fine one may not keep.
+        for margin in (1.0, 0.7, 0.4):
+            policy = cheapest_mix(base, self.chain, rules, self.timing, self.deadline, self.epsilon * margin)
+            found = None if policy is None else self.granted(policy)
+            if found is not None:
+                return found
+        return None
 
 
 def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[str, Calls]:
@@ -114,23 +165,30 @@ def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[
     if isinstance(faults, Mapping):
         return faults
     plan = FaultPlan.canonical() if faults is None else faults
-    return {str(step): Calls.planned(plan, step) for step in STEPS}
+    return {str(step): Calls.planned(plan, step) for step in OUTSIDE_WAY}
 
 
-def _candidates(deadline: float, chain: Sequence[Calls] | Any) -> Iterator[Policy]:
+def _candidates(deadline: float, chain: Collection[Calls]) -> Iterator[Policy]:
+    """Policies with one retry rule for all steps."""
+    budget = max(deadline, 1.0)
+    for rule in _quick_rules(deadline, chain, _BACKOFFS):
+        yield Policy(short(rule), budget=budget, retry=rule)
+        if rule.hedge == 1:
+            server = Retry(rule.try_timeout, rule.first_backoff, rule.max_backoff)
+            yield Policy(short(server), budget=budget, retry=server)
+
+
+def _quick_rules(deadline: float, chain: Collection[Calls], backoffs: Sequence[tuple[float, float]]) -> Iterator[Retry]:
+    """Retry rules with timeouts that the slow good calls of `chain` outlast none of, retried inside the activity."""
     slow = max(float(np.quantile(calls.latency, 0.99)) for calls in chain)
     budget = max(deadline, 1.0)
     timeouts = {timeout for timeout in _TIMEOUTS if timeout >= slow}
     timeouts |= {float(f"{slow * factor:.2g}") for factor in _OF_LATENCY if slow * factor > _TIMEOUTS[0]}
     timeouts = {timeout for timeout in timeouts if timeout < budget} or {budget / 2}
     for timeout in sorted(timeouts):
-        for first, most in _BACKOFFS:
+        for first, most in backoffs:
             for lanes in _LANES:
-                name = f"{timeout:g} s, {first * 1000:g}-{most * 1000:g} ms, {lanes} lane{'s' * (lanes > 1)}"
-                retry = Retry(timeout, first, most, jitter=Jitter.FULL, placement=Placement.ACTIVITY, hedge=lanes)
-                yield Policy(name, budget=budget, retry=retry)
-            name = f"{timeout:g} s, {first * 1000:g}-{most * 1000:g} ms, by the server"
-            yield Policy(name, budget=budget, retry=Retry(timeout, first, most))
+                yield Retry(timeout, first, most, jitter=Jitter.FULL, placement=Placement.ACTIVITY, hedge=lanes)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,16 +1,15 @@
 """How long a chain of steps takes when calls fail and are tried again: the whole distribution, by convolution.
 
-A step is a geometric sum. Each failed try costs its own time (nothing for a call that raises, the timeout for one that
-hangs) and a backoff; then one call works. Steps add up. Both are products of transforms on a grid of time, and so is
-the sum over "how many tries failed", whose backoffs are alike from the largest on. Lanes of a hedge race: the step's
-survival is the lane's, to the power of the lanes.
+Steps add up (`step_time` gives one step's time under its own retry rule), and sums of times are products of transforms
+on a grid of time. Steps of the shipping workflow are repeated together: when one of them uses its tries up, or the
+child's run timeout ends the round, a new round begins, up to `dispatch_retries` further ones; then the order fails.
 
 The grid's error is bounded, not guessed: all times rounded down give a distribution that is nowhere later than the
 true one, all rounded up one that is nowhere earlier (`Prediction.bounds`). What the transforms cannot tell from zero
 is given as RESOLUTION. Tilting the grid keeps what lies beyond its end from being folded back onto its beginning
 (Grübel and Hermesmeier, "Computation of compound distributions", ASTIN Bulletin 29, 1999).
 
-Not in the model: a review that nobody ends, rounds of shipping that fail for good, and a try that outlives its worker.
+Not in the model: a review that nobody ends, the order's budget, and a try that outlives its worker.
 Orders that wait for a core are in `queued`, apart.
 """
 
@@ -20,37 +19,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
-from trellis.model import OUTSIDE_WAY, REPLY_CAN_BE_LOST
-from trellis.policies import Jitter, Placement, Policy, Retry
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Side = Literal["down", "mid", "up"]
-
-STEPS = OUTSIDE_WAY
-"""The outside steps of an order that completes."""
-
-TIMER_FLOOR = 0.993
-"""Seconds that a Temporal server's timer takes at least. Measured with 24 timers each of 0.02 to 0.9 s on an idle
-server: medians of 0.992 to 0.994 s; timers of 1 s and more came 2 to 3 ms late."""
-
-EARLY_AFTER_RAISE, EARLY_AFTER_HANG, EARLIEST = 0.13, 0.18, 0.4
-"""When other timers are about, some of the server's retries come sooner, at any time within the floor: a timer that is
-set while the server's window of timers is open fires with that window. A try that raises leaves it so in this share,
-but for the first of a step, which opens a window itself; one that was cut off in this share for each second of its
-timeout, up to the last figure. From the gaps after some 4,000 tries of `patient`, `compact`, `warehouse` and `classic`,
-40 orders at a time: 0.92 to 0.95 s after a raise (the first 1.00), 0.93, 0.76 to 0.85 and 0.86 s after timeouts of 1, 2
-and 3 s."""
+from trellis.insight.calls import Calls, Faults, Overhead
+from trellis.insight.grid import Array, Grid, Side, total
+from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
+from trellis.model import OUTSIDE_WAY, STEPS
+from trellis.policies import Placement, Policy, Retry
 
 RESOLUTION = 1e-12
 """The smallest share that can be told from zero."""
 
+IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
+"""The steps of the shipping workflow: a round runs all of them."""
+
+_OVERHEAD = Overhead()
 _UNSEEN = 1e-9
 # What lies beyond the grid comes round again times the tilt; rounding errors at its end grow by one over it.
 _TILT_WHOLE, _TILT_CUT = 1e-4, 1e-7
@@ -58,67 +47,37 @@ _MOST_POINTS = 2**20
 
 
 @dataclass(frozen=True)
-class Calls:
-    """How the calls of one step behave. What neither raises, hangs nor loses its reply works.
+class Link:
+    """One step of a chain: its name, how its calls behave, and its retry rule."""
 
-    `latency` and `error_s` hold equally likely values [s] of good calls and of calls that raise. `hang_s`: how long a
-    hang lasts; one shorter than the timeout is a slow good call.
-    """
-
-    error: float = 0.0
-    hang: float = 0.0
-    reply_lost: float = 0.0
-    latency: tuple[float, ...] = (0.0,)
-    error_s: tuple[float, ...] = (0.0,)
-    hang_s: float = math.inf
-
-    def check(self) -> Calls:
-        """Itself, or BadInput with a sentence."""
-        shares = (self.error, self.hang, self.reply_lost)
-        if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-            raise BadInput("Shares of calls are from 0 to 1 and add up to at most 1.")
-        times = (*self.latency, *self.error_s)
-        if not self.latency or not self.error_s or not all(math.isfinite(one) and one >= 0 for one in times):
-            raise BadInput("Latencies are numbers of seconds, 0 or more, and there is at least one.")
-        return self
-
-    @classmethod
-    def planned(cls, plan: FaultPlan, step: str) -> Calls:
-        """What a plan makes of a step's calls. Raises BadInput for a script, which has no probabilities."""
-        if plan.script:
-            raise BadInput("A script says what happens, not how likely it is. Give a plan of probabilities.")
-        mix = plan.check().mix_of(step)
-        lost = mix.reply_lost if step in REPLY_CAN_BE_LOST else 0.0
-        return cls(mix.error, mix.hang, lost, (mix.latency,), hang_s=plan.hang_seconds)
-
-
-Faults = FaultPlan | Mapping[str, Calls] | None
-"""A plan, or each step's calls by its name (the chain is then those steps); None: the canonical thirds."""
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """What an order takes when nothing fails [s], and what each further execution of an activity adds to that."""
-
-    order: float = 0.12
-    execution: float = 0.01
+    step: str
+    calls: Calls
+    retry: Retry
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The completion time of an order under a policy. `pmf` is on the grid 0, dt, 2 dt, ... [s].
 
-    `never`: the share of orders that complete never, because their tries are used up. `calls_per_step`: expected tries
-    of a step until it succeeds or gives up, those of hedge lanes that lost among them.
+    `never`: the share of orders that never complete, because a step's tries or the rounds of shipping are used up.
+    `rounds_used_up`: the share of those that fail because the rounds are. `tries`: expected calls of each step of the
+    chain it succeeds or gives up, over all its rounds, those of hedge lanes that lost among them; a round that
+    the child's run timeout cuts off counts with the calls that it would have made.
     """
 
     policy: Policy
-    calls: tuple[Calls, ...]
+    chain: tuple[Link, ...]
     dt: float
-    pmf: Array
-    calls_per_step: float
-    never: float
     overhead: Overhead
+    pmf: Array
+    tries: tuple[float, ...] = ()
+    never: float = 0.0
+    rounds_used_up: float = 0.0
+
+    @property
+    def calls_per_step(self) -> float:
+        """The mean of `tries`."""
+        return sum(self.tries) / len(self.tries)
 
     @property
     def times(self) -> Array:
@@ -149,6 +108,10 @@ class Prediction:
         """P(not completed by the deadline [s]), at least RESOLUTION. Raises BadInput as `cdf` does."""
         return max(RESOLUTION, 1.0 - self.cdf(deadline))
 
+    def p_late(self, deadline: float) -> float:
+        """P(completed after the deadline [s]): those that miss it without those that never complete."""
+        return max(0.0, 1.0 - self.never - self.cdf(deadline))
+
     def percentile(self, share: float) -> float:
         """Seconds within which that share (0 to 1) of all orders completes.
 
@@ -163,7 +126,8 @@ class Prediction:
         """P(missed) lies between these two, whatever the grid."""
         tilt = _TILT_WHOLE if 1.0 - self.never - float(self.pmf.sum()) <= _UNSEEN else _TILT_CUT
         low, high = (
-            1.0 - self._by(np.minimum(np.cumsum(_order(self, side, tilt)[0]), 1.0), deadline) for side in ("down", "up")
+            1.0 - self._by(np.minimum(np.cumsum(_order(self, side, tilt).pmf), 1.0), deadline)
+            for side in ("down", "up")
         )
         return max(0.0, low), min(1.0, high)
 
@@ -172,37 +136,39 @@ def predict(
     policy: Policy,
     faults: Faults = None,
     *,
-    steps: Sequence[str] = STEPS,
-    overhead: Overhead = Overhead(),
+    steps: Sequence[str] = OUTSIDE_WAY,
+    overhead: Overhead = _OVERHEAD,
     dt: float | None = None,
     horizon: float | None = None,
 ) -> Prediction:
-    """The distribution of an order's completion time, approved at once.
+    """The distribution of an order's completion time, approved at once. Each step is tried by its own retry rule.
 
     `dt` is the grid's step [s]; None: 2 ms, and in proportion longer for what takes over a minute. `horizon` is its
     end [s]; None: long enough to hold all but a billionth, within a million points. Raises BadInput for a plan by
     script, for shares that are none, and for a grid that makes no sense, and ConfigError for a policy or plan that
     contradicts itself.
     """
+    policy.check()
     if isinstance(faults, Mapping):
-        calls = tuple(one.check() for one in faults.values())
+        calls = {str(step): one.check() for step, one in faults.items()}
+        steps = tuple(calls)
     else:
         plan = FaultPlan.canonical() if faults is None else faults
-        calls = tuple(Calls.planned(plan, step) for step in steps)
-    policy.check()
-    reach = _reach(policy.retry, calls, overhead) if calls else 0.0
-    dt = 0.002 * max(1.0, reach / 60) if dt is None else dt
-    if not calls or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
+        calls = {str(step): Calls.planned(plan, step) for step in steps}
+    chain = tuple(Link(str(step), calls[str(step)], policy.retry_of(str(step))) for step in steps)
+    needed = reach([(link.retry, link.calls) for link in chain], overhead) if chain else 0.0
+    dt = 0.002 * max(1.0, needed / 60) if dt is None else dt
+    if not chain or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
-    size = 1 << math.ceil(math.log2(horizon / dt if horizon else min(max(reach / dt, 4096), _MOST_POINTS)))
+    size = 1 << math.ceil(math.log2(horizon / dt if horizon else min(max(needed / dt, 4096), _MOST_POINTS)))
     while True:
-        empty = Prediction(policy, calls, dt, np.zeros(size), 0.0, _never(policy.retry, calls), overhead)
-        pmf, per_step = _order(empty, "mid", _TILT_WHOLE if horizon is None else _TILT_CUT)
-        if not np.all(np.isfinite(pmf)):
+        empty = Prediction(policy, chain, dt, overhead, np.zeros(size))
+        found = _order(empty, "mid", _TILT_WHOLE if horizon is None else _TILT_CUT)
+        if not np.all(np.isfinite(found.pmf)):
             raise BadInput("These faults under this policy are beyond what can be computed.")
-        unseen = 1.0 - empty.never - float(pmf.sum())
+        unseen = 1.0 - found.never - float(found.pmf.sum())
         if horizon is not None or unseen <= _UNSEEN or size >= _MOST_POINTS:
-            return replace(empty, pmf=pmf, calls_per_step=per_step)
+            return found
         size *= 2
 
 
@@ -230,9 +196,10 @@ def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Over
 
 
 def sweep(policies: Iterable[Policy], faults: Faults = None, *, deadline: float = 15.0, **grid: Any) -> pd.DataFrame:
-    """Many policies on a coarse grid (10 ms unless told; for long deadlines, a 4,000th of them): a row each.
+    """Many policies on a coarse grid (steps of 10 ms; for long deadlines, of a 4,000th of them): a row each.
 
-    Columns: name, try_timeout, first_backoff, max_backoff, hedge, placement, p_miss, p50, p99 [s], calls_per_step.
+    Columns: name, try_timeout, first_backoff, max_backoff, hedge, placement (of the policy's general retry rule),
+    p_miss, p_never (share of orders that never complete), p50, p99 [s], calls_per_step.
     """
     rows = []
     for policy in policies:
@@ -241,14 +208,14 @@ def sweep(policies: Iterable[Policy], faults: Faults = None, *, deadline: float 
         rows.append({
             "name": policy.name, "try_timeout": retry.try_timeout, "first_backoff": retry.first_backoff,
             "max_backoff": retry.max_backoff, "hedge": retry.hedge, "placement": str(retry.placement),
-            "p_miss": found.p_miss(deadline), "p50": found.percentile(0.5), "p99": found.percentile(0.99),
-            "calls_per_step": found.calls_per_step,
+            "p_miss": found.p_miss(deadline), "p_never": found.never, "p50": found.percentile(0.5),
+            "p99": found.percentile(0.99), "calls_per_step": found.calls_per_step,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -> pd.DataFrame:
-    """What each knob is worth: P(missed) and calls with that knob alone halved, and doubled.
+    """What each knob is worth: P(missed) and calls with that knob alone halved, and doubled, in the rules of all steps.
 
     Index: knob. Columns: p_miss, calls_per_step (as they are), p_miss_half, p_miss_double, calls_half, calls_double.
     """
@@ -266,195 +233,116 @@ def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -
 
 
 def _turned(policy: Policy, knob: str, factor: float) -> Policy | None:
-    """The policy with one knob turned, or None where that makes no sense."""
-    retry = policy.retry
+    """The policy with one knob of its rules turned, or None where that makes no sense."""
+    general = _turned_rule(policy.retry, knob, factor)
+    rules = {step: _turned_rule(rule, knob, factor) for step, rule in policy.steps.items()}
+    if general is None or None in rules.values():
+        return None
+    return replace(policy, retry=general, steps={step: rule for step, rule in rules.items() if rule is not None})
+
+
+def _turned_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
     value = getattr(retry, knob) * factor
     if knob == "hedge":
         if value != int(value) or value < 1 or retry.placement is Placement.SERVER:
             return None
         value = int(value)
     turned = replace(retry, **{knob: value})
-    if turned.first_backoff > turned.max_backoff:
-        return None
-    return replace(policy, retry=turned)
+    return None if turned.first_backoff > turned.max_backoff else turned
 
 
-# --- one call under a timeout --------------------------------------------------------------------------------
-
-Pieces = list[tuple[float, float]]
-"""(share, seconds) of each way that something can go."""
-
-
-def _split(calls: Calls, timeout: float) -> tuple[Pieces, Pieces, float]:
-    """What becomes of a call that is cut off after `timeout`: (works, raises, share cut off)."""
-    works: Pieces = []
-    raises: Pieces = []
-    cut = 0.0
-    good = max(0.0, 1.0 - calls.error - calls.hang - calls.reply_lost)
-    for share, seconds, into in (
-        *((good / len(calls.latency), one, works) for one in calls.latency),
-        *((calls.reply_lost / len(calls.latency), one, raises) for one in calls.latency),
-        *((calls.error / len(calls.error_s), one, raises) for one in calls.error_s),
-        (calls.hang, calls.hang_s, works),
-    ):
-        if seconds < timeout:
-            into.append((share, seconds))
-        else:
-            cut += share
-    return works, raises, cut
-
-
-def _total(pieces: Pieces) -> float:
-    return sum(share for share, _ in pieces)
-
-
-def _never(retry: Retry, calls: Sequence[Calls]) -> float:
-    """The share of orders one of whose steps uses its tries up."""
-    complete = 1.0
-    for one in calls:
-        fails = 1.0 - min(1.0, _total(_split(one, retry.try_timeout)[0]))
-        used_up = (fails**retry.max_tries if retry.max_tries else float(fails >= 1.0)) ** retry.hedge
-        complete *= 1.0 - used_up
-    return 1.0 - complete
-
-
-def _reach(retry: Retry, calls: Sequence[Calls], overhead: Overhead) -> float:
+def reach(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> float:
     """Seconds that a grid should be long, from the means: a geometric tail falls to a billionth in some 25 of them."""
-    server = retry.placement is Placement.SERVER
-    pause = max(retry.max_backoff, TIMER_FLOOR) if server else retry.max_backoff
-    lost = max(retry.try_timeout, TIMER_FLOOR) if server else retry.try_timeout
     means = []
-    for one in calls:
-        works, raises, cut = _split(one, retry.try_timeout)
-        good = max(_total(works), 1e-3)
+    for retry, calls in steps:
+        server = retry.placement is Placement.SERVER
+        pause = max(retry.max_backoff, SHORTEST_TIMER) if server else retry.max_backoff
+        lost = max(retry.try_timeout, SHORTEST_TIMER) if server else retry.try_timeout
+        works, raises, cut = calls.under(retry.try_timeout)
+        good = max(total(works), 1e-3)
         most = max(seconds for _, seconds in (*works, *raises, (0.0, 0.0)))
         means.append((cut * lost + (1 - good) * (pause + overhead.execution)) / good + most)
     return overhead.order + sum(means) + 22 * max(means)
 
 
-# --- on the grid ---------------------------------------------------------------------------------------------
+def _order(given: Prediction, side: Side, tilt: float) -> Prediction:
+    """`given` with everything computed on its grid, every time rounded to the grid by `side`."""
+    grid = Grid(len(given.pmf), given.dt, side, tilt)
+    whole: Any = grid.at(given.overhead.order)
+    known: dict[tuple[Retry, Calls], StepTime] = {}
+    tries: list[float] = []
+    succeeds, used_up = 1.0, 0.0
+    for in_rounds, links in groupby(given.chain, key=lambda link: link.step in IN_ROUNDS):
+        times = []
+        for link in links:
+            key = (link.retry, link.calls)
+            if key not in known:
+                known[key] = step_time(grid, *key, given.overhead)
+            times.append(known[key])
+        part = _in_a_row(times)
+        if in_rounds:
+            part, fails = _rounds(grid, part, given.policy, given.overhead)
+            used_up += succeeds * fails
+        whole = whole * part.works
+        tries += [succeeds * one if succeeds else 0.0 for one in part.tries]
+        succeeds *= part.succeeds
+    return replace(given, pmf=grid.back(whole), tries=tuple(tries), never=1.0 - succeeds, rounds_used_up=used_up)
 
 
-def _order(given: Prediction, side: Side, tilt: float) -> tuple[Array, float]:
-    """(the order's pmf, expected calls a step), every time rounded to the grid by `side`."""
-    grid = _Grid(len(given.pmf), given.dt, side, tilt)
-    total = grid.at(given.overhead.order)
-    tries = 0.0
-    known: dict[Calls, tuple[Any, float]] = {}
-    for calls in given.calls:
-        if calls not in known:
-            known[calls] = _step(grid, given.policy.retry, calls, given.overhead)
-        transform, of_step = known[calls]
-        total = total * transform
-        tries += of_step
-    return grid.back(total), tries / len(given.calls)
+@dataclass(frozen=True)
+class _Row:
+    """Several steps one after the other. Fields as in `StepTime`, with the `tries` of each step."""
+
+    works: Any
+    gives_up: Any
+    tries: list[float]
+    succeeds: float
+    fails: float
 
 
-def _step(grid: _Grid, retry: Retry, calls: Calls, overhead: Overhead) -> tuple[Any, float]:
-    """(the transform of a step's time, expected calls)."""
-    works, raises, cut = _split(calls, retry.try_timeout)
-    chance = _total(works)
-    if chance <= 0.0:
-        return grid.at(math.inf), float(retry.max_tries * retry.hedge) if retry.max_tries else math.inf
-    server = retry.placement is Placement.SERVER
-    again = overhead.execution if server else 0.0
-    waited = max(retry.try_timeout, TIMER_FLOOR) if server else retry.try_timeout
-    raised = grid.of_pieces([(share, seconds + again) for share, seconds in raises])
-    hung = cut * grid.at(waited + again)
-
-    def lost(number: int) -> Any:
-        """A try that failed, and the backoff after it."""
-        most = min(retry.max_backoff, retry.first_backoff * retry.multiplier ** (number - 1))
-        if not server:
-            return (raised + hung) * (grid.uniform(0.0, most) if retry.jitter is Jitter.FULL else grid.at(most))
-        if most >= TIMER_FLOOR:
-            return (raised + hung) * grid.at(most)
-        late = grid.at(TIMER_FLOOR)
-        early = grid.at(most) * (most / TIMER_FLOOR) + grid.uniform(most, TIMER_FLOOR) * (1 - most / TIMER_FLOOR)
-        return sum(
-            part * (late * (1 - share) + early * share)
-            for part, share in (
-                (raised, EARLY_AFTER_RAISE if number > 1 else 0.0),
-                (hung, min(EARLIEST, EARLY_AFTER_HANG * retry.try_timeout)),
-            )
-        )
-
-    # begun: the transform of "a try begins at", summed over all tries. From the largest backoff on they are alike.
-    begun: Any = 1.0
-    reached: Any = 1.0
-    number = 1
-    # The first is unlike the others anyway when the server retries.
-    while (retry.first_backoff * retry.multiplier ** (number - 1) < retry.max_backoff or number == 1) and number < 60:
-        if retry.max_tries and number >= retry.max_tries:
-            break
-        reached = reached * lost(number)
-        begun = begun + reached
-        number += 1
-    if not retry.max_tries or number < retry.max_tries:
-        ratio = lost(number)
-        rest = 1.0 if not retry.max_tries else 1.0 - ratio ** (retry.max_tries - number)
-        begun = begun + reached * ratio * rest / (1.0 - ratio)
-    lane = grid.of_pieces(works) * begun
-    if retry.hedge == 1:
-        return lane, (1.0 - (1.0 - chance) ** retry.max_tries) / chance if retry.max_tries else 1.0 / chance
-    survival = np.clip(1.0 - np.cumsum(grid.back(lane * np.ones(grid.size // 2 + 1))), 0.0, 1.0)
-    before = np.concatenate(([1.0], survival[:-1]))
-    winner = before**retry.hedge - survival**retry.hedge
-    starts = grid.back(begun * np.ones(grid.size // 2 + 1))
-    # Every lane's first try begins; a later one while no other lane has won, and within one cell of the grid either may
-    # be first, but for lanes that go in step because nothing spreads their backoffs.
-    starts[0] -= 1.0
-    alone, after = before ** (retry.hedge - 1), survival ** (retry.hedge - 1)
-    if retry.jitter is Jitter.FULL:
-        alone = np.concatenate((after[:1], (alone[1:] + after[1:]) / 2))
-    tries = retry.hedge * (1.0 + float(np.sum(starts * alone)))
-    return grid.of(winner), tries
+def _in_a_row(times: Sequence[StepTime]) -> _Row:
+    works: Any = 1.0
+    gives_up: Any = 0.0
+    succeeds, fails = 1.0, 0.0
+    tries = []
+    for one in times:
+        # Calls of a step that an order does not reach are not made.
+        tries.append(succeeds * one.tries if succeeds else 0.0)
+        gives_up = gives_up + works * one.gives_up
+        fails += succeeds * one.fails
+        works = works * one.works
+        succeeds *= one.succeeds
+    return _Row(works, gives_up, tries, succeeds, fails)
 
 
-class _Grid:
-    """Distributions of time as transforms, tilted so that what lies beyond the end does not come round again."""
+def _rounds(grid: Grid, one: _Row, policy: Policy, overhead: Overhead) -> tuple[_Row, float]:
+    """(as many rounds as the policy allows, the share of orders that use them up). `one`: a single round."""
+    if policy.child_run_timeout is not None:
+        one = _cut_off(grid, one, policy.child_run_timeout)
+    if one.fails <= 0.0:
+        return one, 0.0
+    # begun: the expected number of rounds; starts: the transform of "a round begins at", summed over all rounds.
+    again = one.gives_up * grid.at(overhead.round)
+    begun, failed = 1.0, one.fails
+    starts: Any = 1.0
+    last: Any = 1.0
+    for _ in range(policy.dispatch_retries):
+        last = last * again
+        starts = starts + last
+        begun += failed
+        failed *= one.fails
+    row = _Row(one.works * starts, last * one.gives_up, [n * begun for n in one.tries], one.succeeds * begun, failed)
+    return row, failed
 
-    def __init__(self, size: int, dt: float, side: Side, tilt: float) -> None:
-        self.size = size
-        self.dt = dt
-        self._side = side
-        self._tilt = tilt ** (np.arange(size) / size)
 
-    def of(self, pmf: Array) -> Any:
-        return np.fft.rfft(pmf * self._tilt)
-
-    def back(self, transform: Any) -> Array:
-        pmf: Array = np.fft.irfft(transform, self.size) / self._tilt
-        return np.maximum(pmf, 0.0)
-
-    def at(self, seconds: float) -> Any:
-        """A time that is always the same; an infinite one never comes."""
-        return self.of_pieces([(1.0, seconds)])
-
-    def of_pieces(self, pieces: Pieces) -> Any:
-        """One of several times, each with its share."""
-        pmf = np.zeros(self.size)
-        for share, seconds in pieces:
-            if seconds >= self.size * self.dt:
-                continue
-            whole = int(seconds / self.dt + 1e-9)
-            part = max(0.0, seconds / self.dt - whole)
-            part = 0.0 if part < 1e-6 else part
-            part = {"down": 0.0, "mid": part, "up": float(part > 0)}[self._side]
-            pmf[whole] += share * (1.0 - part)
-            if whole + 1 < self.size:
-                pmf[whole + 1] += share * part
-        return self.of(pmf)
-
-    def uniform(self, least: float, most: float) -> Any:
-        """Anything from `least` to `most`, all equally likely."""
-        first, last = int(least / self.dt + 1e-9), min(self.size - 1, math.ceil(most / self.dt - 1e-9))
-        if most - least <= 0 or last <= first:
-            return self.at(most)
-        edges = np.clip(np.arange(first, last + 1) * self.dt, least, most)
-        mass = np.diff(edges) / (most - least)
-        up = {"down": 0.0, "mid": 0.5, "up": 1.0}[self._side]
-        pmf = np.zeros(self.size)
-        pmf[first:last] += mass * (1.0 - up)
-        pmf[first + 1 : last + 1] += mass * up
-        return self.of(pmf)
+def _cut_off(grid: Grid, one: _Row, timeout: float) -> _Row:
+    """A round that fails where it has not ended after `timeout` [s]."""
+    end = int(timeout / grid.dt + 1e-9)
+    if end >= grid.size:
+        return one
+    whole = np.ones(grid.size // 2 + 1)
+    works, gives_up = grid.back(one.works * whole), grid.back(one.gives_up * whole)
+    works[end:] = gives_up[end:] = 0.0
+    succeeds = min(1.0, float(works.sum()))
+    gives_up[end] = max(0.0, 1.0 - succeeds - float(gives_up.sum()))
+    return _Row(grid.of(works), grid.of(gives_up), one.tries, succeeds, 1.0 - succeeds)

@@ -3,7 +3,7 @@
 from trellis.lab.essays.one_order import side_by_side, step_by_step
 from trellis.lab.essays.policies import compare_policies, model_sliders
 from trellis.lab.essays.requests import send_after
-from trellis.lab.essays.source import code_of, code_of_class
+from trellis.lab.essays.source import code_of, code_of_handler, sql_of
 from trellis.lab.session import Session, reload, start
 from trellis.lab.widgets import OrderPanel, panel
 
@@ -11,13 +11,14 @@ __all__ = [
     "OrderPanel",
     "Session",
     "code_of",
-    "code_of_class",
+    "code_of_handler",
     "compare_policies",
     "model_sliders",
     "panel",
     "reload",
     "send_after",
     "side_by_side",
+    "sql_of",
     "start",
     "step_by_step",
 ]

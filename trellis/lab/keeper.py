@@ -1,4 +1,4 @@
-"""What went wrong in the background, kept for a panel: an engine has no cell that could show it."""
+"""Keeps what went wrong in the background for a panel: the engine has no cell that could show it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LONGEST = 400
 
 
 class LogKeeper(logging.Handler):
-    """The last warnings and errors, newest first, as {id, at [ms], level, text, times}. Listeners are told of each.
+    """The last warnings and errors, newest first, as {id, at [ms], level, text, times}. Each calls the listeners.
 
-    The same line again counts up and comes to the front, so that a server that is away for an hour does not push the
-    rest out. Any thread may log, and any may read.
+    A line that comes again is counted and moves to the front, so that a server that is away for an hour does not push
+    out the rest. Any thread may log, and any may read.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LogKeeper(logging.Handler):
         self.listeners: set[Callable[[], None]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # A kernel has libraries of its own, whose warnings are not ours to show.
+        # The kernel's own libraries log, too. Their warnings are not the lab's.
         return record.name.split(".")[0] in ("trellis", "temporalio", "psycopg", "asyncio")
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -18,7 +18,7 @@ from trellis.model import workflow_id
 
 ENTRY = "trellis.workers"
 FOLDERS = ("trellis.workflows", "trellis.activities")
-LOGIC = ("trellis.rules", "trellis.parsing")
+LOGIC = ("trellis.rules", "trellis.parsing", "trellis.incoming")
 """Pure functions that workflows call. They keep no values, so they can change under a running lab.
 
 Other modules outside FOLDERS are not reloaded. Model, messages and policies hold the classes of values that are alive:

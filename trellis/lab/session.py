@@ -62,22 +62,22 @@ class Session(Engine):
         policy: str | Policy | None = None,
         order_id: str | None = None,
     ) -> str:
-        """Start an order and return its id. Raises BadInput, OrderConflict."""
+        """Start an order, by default of two books, and return its id. Raises BadInput, ConfigError, OrderConflict."""
         id_ = order_id or f"order-{uuid.uuid4().hex[:8]}"
         order = parse_order(id_, f"pay-{id_}", SAMPLE_ITEMS if items is None else items, address or SAMPLE_ADDRESS)
         self.do(self.desk.start(order, preset(policy) if isinstance(policy, str) else policy))
         return id_
 
     def approve(self, order_id: str) -> Receipt:
-        """Raises RequestRefused with the reason."""
+        """End the review: the order is charged and shipped. Raises RequestRefused with the reason."""
         return self.do(self.desk.approve(order_id))
 
     def cancel(self, order_id: str, reason: str = "") -> Receipt:
-        """Raises RequestRefused with the reason."""
+        """Cancel the order; what was charged is refunded. Raises RequestRefused with the reason."""
         return self.do(self.desk.cancel(order_id, reason))
 
     def update_address(self, order_id: str, address: dict[str, str]) -> Receipt:
-        """Raises RequestRefused with the reason."""
+        """Replace the whole address of the parcel. Raises BadInput, RequestRefused with the reason."""
         return self.do(self.desk.update_address(order_id, address))
 
     def status(self, order_id: str) -> OrderStatus:
@@ -87,7 +87,7 @@ class Session(Engine):
     async def wait(self, order_id: str, timeout: float = 60) -> OrderStatus:
         """The status once the order has ended: `await session.wait(id)`. Raises TimeoutError after `timeout` seconds.
 
-        Awaited, it leaves the kernel free to hear the buttons; a blocking wait would hold every click up.
+        Awaited, it leaves the kernel free to handle clicks. A blocking wait would delay them all.
         """
         return await self.awaiting(self.desk.wait(order_id, timeout))
 
@@ -97,13 +97,13 @@ class Session(Engine):
         return read_events(self.desk.stack.database_url, order_id)
 
     def charges(self, order_id: str) -> int:
-        """How often the payment provider's own book says that the order was charged."""
+        """How often the order was charged, by the payment provider's own book."""
         return self.do(self.desk.ledger.charges(order_id))
 
     def control_room(self) -> ControlRoom:
-        """Everything at hand in one widget: new orders, the live board, requests, faults, tries and errors.
+        """One widget for everything: new orders, the live board, requests, faults, attempts and errors.
 
-        A session has one, however often the cell is run; shown twice, both show the same.
+        A session has one control room, however often the cell is run. Shown twice, both views show the same.
         """
         # Imported here: the first cell needs no widgets, and is measured.
         from trellis.lab.control_room.widget import ControlRoom
@@ -115,9 +115,9 @@ class Session(Engine):
     def reload(self) -> str:
         """Take edited workflow and activity code into use, in kernel and sandbox; running orders go on.
 
-        Returns what became of them, in words: an order whose history does not fit the new code stands still until
-        the code fits again. Raises TrellisError when the new code cannot be imported; the old code then goes on.
-        Interrupted, it still comes to its end in the background.
+        Returns in words what became of the orders. An order whose history does not fit the new code stands still until
+        the code fits again. Raises TrellisError when the new code cannot be imported; then the old code goes on. An
+        interrupted reload still comes to its end, in the background.
         """
         outcome = self.do(self._reload())
         if not outcome.startswith("Reloaded"):
@@ -142,10 +142,10 @@ class Session(Engine):
         open_states = [state for state in State if not state.terminal]
         rows = [row for state in open_states for row in await self.desk.orders(state=state, limit=most)][:most]
         misfits = [
-            (row["id"], why)
+            (row.id, why)
             for row, why in zip(
                 rows,
-                await asyncio.gather(*(reloading.misfit(self.desk.client, row["id"]) for row in rows)),
+                await asyncio.gather(*(reloading.misfit(self.desk.client, row.id) for row in rows)),
                 strict=True,
             )
             if why

@@ -1,4 +1,4 @@
-"""One order under one's hands: its path, its clock, and the buttons that steer it.
+"""A panel for one order: its path, its clock, and the buttons that steer it.
 
 Callbacks never print, never touch a loop and never wait: they hand work to the engine, and the engine sets traits.
 """
@@ -22,8 +22,8 @@ from trellis.lab.session import Session
 from trellis.model import State
 from trellis.status import OrderStatus
 
-_BEFORE_CHARGE = {None, "ORDER_RECEIVED", "ORDER_VALIDATED", "AWAITING_APPROVAL"}
 BEAT = 0.15
+"""Seconds between two looks at the order."""
 
 
 class OrderPanel(w.VBox):  # type: ignore[misc]
@@ -55,16 +55,16 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         self._following = session.submit(self._follow())
 
     async def approved(self, within: float = 20.0) -> None:
-        """Leave a person so many seconds to press a button; if nobody does, press Approve."""
+        """Give a person `within` seconds to press a button. If nobody does, press Approve."""
 
         async def decided() -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within):
-                    while self.state in _BEFORE_CHARGE and not self._approved:
+                    while self._can_approve and not self._approved:
                         await asyncio.sleep(BEAT)
 
         await self.session.awaiting(decided())
-        # Does nothing where it was pressed, or can no longer be.
+        # A button that was pressed, or can no longer be, does nothing.
         self.approve.click()
 
     @staticmethod
@@ -110,10 +110,14 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
             self._busy = False
             self.answer.value = _warning(str(stopped))
 
+    @property
+    def _can_approve(self) -> bool:
+        return self._status is None or self._status.can_approve
+
     def _enable(self) -> None:
-        """What can still be asked, and only while no other request is on its way."""
+        """Enable the buttons of what can still be asked, while no other request is on its way."""
         shut = self._busy or not self.session.running
-        self.approve.disabled = shut or self._approved or self.state not in _BEFORE_CHARGE
+        self.approve.disabled = shut or self._approved or not self._can_approve
         known = self._status
         self.cancel.disabled = shut or (known is not None and not known.can_cancel)
         self.change.disabled = shut or (known is not None and not known.can_update_address)
@@ -156,7 +160,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
             parts.append(f"{status.seconds_left:.0f} s left to approve")
         if status.last_failure or status.last_error:
             parts.append(f"last failure: {status.last_failure or status.last_error}")
-        # Not announced: a clock that is read out every second drowns everything else.
+        # Not announced: a screen reader would read the clock out every second, and nothing else.
         self.detail.value = _note(" · ".join(parts) or "\xa0", role="none")
 
 

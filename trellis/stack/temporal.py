@@ -62,7 +62,9 @@ def _profile(name: str) -> dict[str, Any]:
     try:
         return dict(ClientConfig.load_client_connect_config(profile=name))
     except Exception as error:
-        raise TemporalUnavailable(f"The Temporal profile {name!r} cannot be read: {error}.") from None
+        # The lines below the first repeat a line of the file, which may be the key's.
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise TemporalUnavailable(f"The Temporal profile {name!r} cannot be read: {why}.") from None
 
 
 def running(settings: Settings) -> TemporalTarget | None:

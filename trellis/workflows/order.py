@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, ChildWorkflowError, FailureError
+from temporalio.common import SearchAttributeKey, WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ApplicationError,
+    ApplicationErrorCategory,
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+)
 
 with workflow.unsafe.imports_passed_through():
+    from trellis.errors import BadInput
+    from trellis.incoming import Given, is_our_own, read_start
     from trellis.messages import (
         ORDER_WORKFLOW,
         SHIPPING_WORKFLOW,
@@ -27,7 +32,6 @@ with workflow.unsafe.imports_passed_through():
         FenceAnswer,
         OrderInput,
         OrderResult,
-        Refusal,
         ShippingInput,
         Status,
         StepInput,
@@ -36,12 +40,13 @@ with workflow.unsafe.imports_passed_through():
         UpdateAddress,
         Verdict,
     )
-    from trellis.model import State, Step, shipping_workflow_id
-    from trellis.policies import AtWindowEnd, WhenParentCloses
+    from trellis.model import Order, State, Step, shipping_workflow_id, workflow_id
+    from trellis.policies import AtWindowEnd, Policy, WhenParentCloses
     from trellis.rules import Budget, Progress, root_cause
 
 # Not passed through: the sandbox restricts only what it imports itself.
-from trellis.workflows.calls import ledger, outside
+from trellis.workflows.calls import ledger, outside, uninterrupted
+from trellis.workflows.requests import Requests, undecoded
 
 ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
 
@@ -73,7 +78,7 @@ instead, an edit gone wrong would undo every order that it meets.
 
 
 @workflow.defn(name=ORDER_WORKFLOW)
-class OrderWorkflow:
+class OrderWorkflow(Requests):
     """The life of one order.
 
     `_fulfil` is the business process and reads as one. `run` stands above it: it watches the budget, hears
@@ -83,28 +88,43 @@ class OrderWorkflow:
     """
 
     @workflow.init
-    def __init__(self, given: OrderInput) -> None:
-        self._given = given
-        self._order = given.order
-        self._policy = given.policy
+    @undecoded
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        id_ = workflow.info().workflow_id
+        self._unreadable = None
+        try:
+            self._given = read_start(given, id_)
+        except BadInput as error:
+            self._unreadable = str(error)
+            self._given = OrderInput(Order("", ""), Policy())
+        self._order = self._given.order
+        self._order_id = self._order.order_id
+        self._policy = self._given.policy
+        # Only a start by hand can have an id of its own; a replay of any other may name its history as it likes.
+        by_hand = not self._unreadable and not is_our_own(given)
+        self._elsewhere = workflow_id(self._order_id) if by_hand and id_ != workflow_id(self._order_id) else None
         self._progress = Progress()
-        self._budget = Budget(given.policy.budget)
+        self._budget = Budget(self._policy.budget)
         self._step: str | None = Step.RECEIVE
         self._round = 0
         self._approval: Approve | None = None
         self._review_deadline: str | None = None
         self._last_error: str | None = None
-        self._dispatch_error: str | None = None
         self._reason = ""
         self._received = False
         self._charging = False
         self._timers_changed = False
         # Two requests at the fence at once would both believe that they closed the order.
         self._fence_lock = asyncio.Lock()
-        self._handling: dict[str, asyncio.Future[Verdict]] = {}
 
     @workflow.run
-    async def run(self, given: OrderInput) -> OrderResult:
+    @undecoded
+    async def run(self, given: Given) -> OrderResult:
+        if self._unreadable:
+            raise ApplicationError(self._unreadable, type="BadInput", non_retryable=True)
+        if self._elsewhere:
+            return await self._run_elsewhere(self._elsewhere)
         self._budget.start(self._now())
         work = asyncio.create_task(self._fulfil())
         while not work.done() and self._progress.ending is None:
@@ -114,17 +134,36 @@ class OrderWorkflow:
                     timeout=self._budget.left(self._now()),
                 )
             except TimeoutError:
-                if not await self._outlast(self._raise_fence(State.FAILED, self._budget_text())):
+                if not await uninterrupted(self._raise_fence(State.FAILED, self._budget_text())):
                     # A dispatch claimed the order first: what is claimed is finished, however long it takes.
                     self._budget.end()
             except asyncio.CancelledError:
-                await self._outlast(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
-        result: OrderResult = await self._outlast(self._conclude(work))
-        await self._outlast(workflow.wait_condition(workflow.all_handlers_finished))
+                await uninterrupted(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
+        result: OrderResult = await uninterrupted(self._conclude(work))
+        await uninterrupted(workflow.wait_condition(workflow.all_handlers_finished))
         if result.state in (State.FAILED, State.APPROVAL_TIMEOUT):
             raise ApplicationError(
                 self._reason, type=result.state, non_retryable=True, category=ApplicationErrorCategory.BENIGN
             )
+        return result
+
+    async def _run_elsewhere(self, id_: str) -> OrderResult:
+        """Started by hand under another id: the order runs as `order-{id}`, where everybody looks for it."""
+        try:
+            order = await workflow.start_child_workflow(
+                ORDER_WORKFLOW,
+                self._given,
+                id=id_,
+                result_type=OrderResult,
+                run_timeout=timedelta(seconds=self._policy.whole_run),
+                memo={"fingerprint": self._order.fingerprint()},
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+            )
+        except WorkflowAlreadyStartedError:
+            why = f"Order {self._order_id} was started before, as workflow {id_}. Choose a new id."
+            raise ApplicationError(why, type="OrderConflict", non_retryable=True) from None
+        result: OrderResult = await order
         return result
 
     # --- the business process ------------------------------------------------------------------------------
@@ -280,86 +319,7 @@ class OrderWorkflow:
         unwound: Unwound = await outside(Step.REFUND, given, retry, Unwound)
         return unwound
 
-    # --- requests ------------------------------------------------------------------------------------------
-
-    @workflow.update(name="approve")
-    async def approve_update(self, request: Approve) -> Verdict:
-        given = _named(request)
-        return await self._once(given.request_id, lambda: self._approve(given))
-
-    @approve_update.validator
-    def _check_approve(self, request: Approve) -> None:
-        self._check(request.request_id, self._progress.refuse_approve())
-
-    @workflow.signal(name="approve")
-    async def approve_signal(self, request: Approve | None = None) -> None:
-        given = _named(request or Approve())
-        await self._once(given.request_id, lambda: self._approve(given))
-
-    @workflow.signal
-    async def approve_order(self, request: Approve | None = None) -> None:
-        await self.approve_signal(request)
-
-    @workflow.update(name="cancel")
-    async def cancel_update(self, request: Cancel) -> Verdict:
-        given = _named(request)
-        return await self._once(given.request_id, lambda: self._cancel(given))
-
-    @cancel_update.validator
-    def _check_cancel(self, request: Cancel) -> None:
-        self._check(request.request_id, self._progress.refuse_cancel())
-
-    @workflow.signal(name="cancel")
-    async def cancel_signal(self, request: Cancel | None = None) -> None:
-        given = _named(request or Cancel())
-        await self._once(given.request_id, lambda: self._cancel(given))
-
-    @workflow.signal
-    async def cancel_order(self, request: Cancel | None = None) -> None:
-        await self.cancel_signal(request)
-
-    @workflow.update(name="update_address")
-    async def address_update(self, request: UpdateAddress) -> Verdict:
-        given = _named(request)
-        return await self._once(given.request_id, lambda: self._change_address(given))
-
-    @address_update.validator
-    def _check_address(self, request: UpdateAddress) -> None:
-        self._check(request.request_id, self._progress.refuse_address(request.address))
-
-    @workflow.signal(name="update_address")
-    async def address_signal(self, request: UpdateAddress) -> None:
-        given = _named(request)
-        await self._once(given.request_id, lambda: self._change_address(given))
-
-    @workflow.signal
-    def dispatch_failed(self, reason: str) -> None:
-        """From the child. It only adds the reason: the round is counted when the child closes."""
-        self._dispatch_error = reason
-
-    @workflow.query
-    def status(self) -> Status:
-        may = self._progress.permissions(self._step)
-        return Status(
-            self._order.order_id,
-            self._progress.state,
-            self._step,
-            self._review_deadline,
-            self._last_error,
-            can_cancel=may.cancel,
-            can_update_address=may.update_address,
-        )
-
-    async def _once(self, request_id: str, handle: Callable[[], Awaitable[Verdict]]) -> Verdict:
-        """Handle each request id once: a double, by whichever way it came, gets the first one's verdict."""
-        if request_id not in self._handling:
-            self._handling[request_id] = asyncio.ensure_future(handle())
-        return await asyncio.shield(self._handling[request_id])
-
-    def _check(self, request_id: str, why: str | None) -> None:
-        # The double of a request that was heard before gets that one's verdict, whatever happened since.
-        if why and request_id not in self._handling:
-            raise ApplicationError(why, type="Refused", category=ApplicationErrorCategory.BENIGN)
+    # --- what people ask for (the handlers are in `Requests`) ------------------------------------------------
 
     async def _approve(self, request: Approve) -> Verdict:
         why = self._progress.refuse_approve()
@@ -393,9 +353,18 @@ class OrderWorkflow:
         )
         return verdict
 
-    async def _refused(self, name: str, request_id: str, reason: str) -> Verdict:
-        await ledger("refuse", Refusal(self._order.order_id, request_id, name, reason))
-        return Verdict(False, reason)
+    @workflow.query
+    def status(self) -> Status:
+        may = self._progress.permissions(self._step)
+        return Status(
+            self._order.order_id,
+            self._progress.state,
+            self._step,
+            self._review_deadline,
+            self._last_error,
+            can_cancel=may.cancel,
+            can_update_address=may.update_address,
+        )
 
     # --- small things --------------------------------------------------------------------------------------
 
@@ -407,16 +376,6 @@ class OrderWorkflow:
     def _round_input(self) -> ShippingInput:
         policy, me = self._policy, workflow.info().workflow_id
         return ShippingInput(self._order, self._round, policy.retry, me, policy.steps)
-
-    async def _outlast(self, doing: Any) -> Any:
-        """Wait for something that a cancellation must not interrupt."""
-        task = asyncio.ensure_future(doing)
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                continue
-        return task.result()
 
     def _take_timer_change(self) -> bool:
         changed, self._timers_changed = self._timers_changed, False
@@ -437,8 +396,3 @@ class OrderWorkflow:
 
 def _seconds(value: float | None) -> timedelta | None:
     return None if value is None else timedelta(seconds=value)
-
-
-def _named(request: Any) -> Any:
-    """A signal sent by hand may carry no id; its refusal still needs one."""
-    return request if request.request_id else replace(request, request_id=str(workflow.uuid4()))

@@ -76,8 +76,8 @@ def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
 def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     """One order's tries on a time axis [s since its first try]: a bar each, coloured and marked by outcome.
 
-    `attempts` as `trellis.insight.attempts` or `history_attempts` gives it. A mark that is hollow stands where its try
-    can have been, not where it was: nobody wrote its times down.
+    `attempts` as `trellis.insight.attempts` or `history_attempts` gives it. A hollow mark shows a try whose times are
+    not known: it can have been there.
     """
     # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
     import altair as alt
@@ -238,7 +238,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     )
     cuts["percentile"] = cuts.pop("level_1").map({0.5: "p50", 0.95: "p95", 0.99: "p99"})
     cuts["step"] = cuts["step"].astype(str)
-    # A logarithm has no place for nothing: a tenth of a millisecond is below what any clock here can tell.
+    # Zero has no logarithm. A tenth of a millisecond is less than these clocks resolve.
     cuts["seconds"] = cuts["seconds"].clip(lower=1e-4)
     wide = cuts.pivot(index="step", columns="percentile", values="seconds").reset_index()
     order = list(dict.fromkeys(steps.sort_values("started_at")["step"].astype(str)))

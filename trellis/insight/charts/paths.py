@@ -45,7 +45,7 @@ def variants(events: pd.DataFrame, most: int = 10) -> pd.DataFrame:
 def state_map(events: pd.DataFrame) -> alt.LayerChart:
     """What followed what: a box per kind of event, an arc per step from one to the next, as wide as it is frequent.
 
-    On each arc: how often, and p50 / p95 of the seconds between. Boxes stand in the order in which they first come;
+    On each arc: how often, and p50 / p95 of the seconds between. Boxes are in the order of their events;
     arcs to a later box bow right, arcs back bow left.
     """
     import altair as alt

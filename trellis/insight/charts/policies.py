@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-def raced(
-    races: pd.DataFrame, predicted: Mapping[str, tuple[Sequence[float], Sequence[float]]], deadline: float = 15.0
+def completion_by_policy(
+    runs: pd.DataFrame, predicted: Mapping[str, tuple[Sequence[float], Sequence[float]]], deadline: float = 15.0
 ) -> alt.FacetChart:
     """Share of orders completed within t [s] for each policy: measured as steps, `predicted` {policy: (t, cdf)} dashed.
 
-    `races`: columns policy, seconds, outcome [completed, failed, censored]. What failed, or was cut off, never counts
-    as completed, so a measured line stays below one. Raises BadInput when there is nothing to draw.
+    `runs`: a row per order, columns policy, seconds, outcome [completed, failed, censored]. An order that failed or was
+    cut off never counts as completed: a measured line then stays below one. Raises BadInput when `runs` is empty.
     """
     import altair as alt
 
-    need_rows(races, "races")
+    need_rows(runs, "runs")
     frames = []
-    for policy, orders in races.groupby("policy", sort=False, observed=True):
+    for policy, orders in runs.groupby("policy", sort=False, observed=True):
         done = np.sort(orders.loc[orders["outcome"] == "completed", "seconds"].to_numpy(dtype=float))
         end = float(orders["seconds"].max())
         share = np.concatenate(([0.0], np.arange(1, len(done) + 1) / len(orders), [len(done) / len(orders)]))
@@ -47,7 +47,7 @@ def raced(
     rule = base.mark_rule(strokeDash=[2, 2]).encode(x=alt.datum(deadline))
     layered: Any = alt.layer(curves, rule).properties(width=170, height=130)
     facets: alt.FacetChart = layered.facet(
-        facet=alt.Facet("policy:N", title=None, sort=list(dict.fromkeys(races["policy"]))), columns=3
+        facet=alt.Facet("policy:N", title=None, sort=list(dict.fromkeys(runs["policy"]))), columns=3
     )
     return facets
 

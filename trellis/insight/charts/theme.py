@@ -83,8 +83,7 @@ def _live(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
     import vl_convert
 
     light = _merged(_CONFIG, spec, "config")
-    # On paper of the user's own choice, text in the theme's colour might not be seen.
-    own = (spec.get("background") or light["config"]["background"]) != PAPER
+    own = _own_paper(light)
     live = (light if own else _replaced(light, colours.jupyterlab())) | {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "usermeta": {"embedOptions": _EMBED},
@@ -102,6 +101,8 @@ def _svg(light: dict[str, Any]) -> str:
     """The picture on white paper. A reader whose system is dark sees it on black paper, where styles are allowed."""
     import vl_convert
 
+    if _own_paper(light):
+        return str(vl_convert.vegalite_to_svg(light))
     rules = "".join(
         f'svg.marks [{name}="{one}"]{{{name}:{other}}}'
         for one, other in colours.dark().items()
@@ -110,6 +111,11 @@ def _svg(light: dict[str, Any]) -> str:
     picture: str = vl_convert.vegalite_to_svg(light)
     head, rest = picture.split(">", 1)
     return f"{head}><style>@media (prefers-color-scheme:dark){{{rules}}}</style>{rest}"
+
+
+def _own_paper(spec: dict[str, Any]) -> bool:
+    """Whether the user has chosen the paper. Text in the theme's colour might not be seen on it."""
+    return bool((spec.get("background") or spec["config"]["background"]) != PAPER)
 
 
 def _merged(defaults: dict[str, Any], spec: dict[str, Any], name: str) -> dict[str, Any]:

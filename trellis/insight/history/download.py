@@ -19,7 +19,8 @@ from trellis.insight.history.rows import rows
 
 T = TypeVar("T")
 
-# An attribute, what compares it, and a literal: an id may hold any of these signs, but hardly reads so.
+# A visibility query begins with an attribute, a comparison and a literal. A workflow id may contain each of these
+# signs, but not in this order.
 _QUERY = re.compile(
     r"""[\s(]*(NOT\s+)?`?[A-Za-z_]\w*`?
         (\s*(=|!=|<>|<=|>=|<|>)\s*["'] | \s+(=|!=|<>|<=|>=|<|>)\s | \s+(NOT\s+)?IN\s*\( |
@@ -65,7 +66,7 @@ def history(
 
     if isinstance(client, Client):
         raise BadInput("A Client belongs to its event loop: use `await insight.download(client, ...)`, or an address.")
-    return _elsewhere(work())
+    return _in_a_thread(work())
 
 
 async def connected(client: Client | str | None, namespace: str | None) -> Client:
@@ -98,17 +99,17 @@ async def download(
     given = [one for one in (which, query, id) if one is not None]
     if len(given) != 1 or not given[0].strip():
         raise BadInput("Say which workflow: an id, or a visibility query such as 'WorkflowType = \"OrderWorkflow\"'.")
-    told = given[0]
+    asked = given[0]
     many = query is not None or (which is not None and _QUERY.match(which) is not None)
     try:
         if many:
-            found = [one async for one in client.list_workflows(told, limit=limit)]
+            found = [one async for one in client.list_workflows(asked, limit=limit)]
         else:
-            found = [await client.get_workflow_handle(told, run_id=run_id).describe()]
+            found = [await client.get_workflow_handle(asked, run_id=run_id).describe()]
         if not found:
-            raise TrellisError(f"No workflow in namespace {client.namespace} matches {told}, or none is left.")
+            raise TrellisError(f"No workflow in namespace {client.namespace} matches {asked}, or none is left.")
         gate = asyncio.Semaphore(max(1, concurrency))
-        with _bar(len(found), progress) as tick:
+        with _Progress(len(found), progress) as tick:
 
             async def one(workflow_id: str, run: str, open_: bool) -> list[dict[str, Any]]:
                 handle = client.get_workflow_handle(workflow_id, run_id=run)
@@ -127,7 +128,7 @@ async def download(
             running = WorkflowExecutionStatus.RUNNING
             parts = await asyncio.gather(*(one(each.id, each.run_id, each.status is running) for each in found))
     except RPCError as error:
-        raise _explained(error, told, client.namespace) from None
+        raise _explained(error, asked, client.namespace) from None
     return _frame([row for part in parts for row in part])
 
 
@@ -139,22 +140,22 @@ def _gap(workflow_id: str, run_id: str) -> dict[str, Any]:
 
 
 def _explained(error: RPCError, which: str, namespace: str) -> TrellisError:
-    said = " ".join(error.message.split())[:200]
-    if error.status is RPCStatusCode.NOT_FOUND and "amespace" in said:
+    message = " ".join(error.message.split())[:200]
+    if error.status is RPCStatusCode.NOT_FOUND and "amespace" in message:
         return TrellisError(f"The namespace {namespace} does not exist on this server. Check its spelling.")
     if error.status is RPCStatusCode.NOT_FOUND:
         return TrellisError(
             f"There is no workflow {which} in namespace {namespace}, or its history is gone. A query? Say query=."
         )
     if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED):
-        return TrellisError(f"This client may not read namespace {namespace} ({said}). Use a key that may.")
+        return TrellisError(f"This client may not read namespace {namespace} ({message}). Use a key that may.")
     if error.status is RPCStatusCode.INVALID_ARGUMENT:
-        return BadInput(f"The server does not understand {which} ({said}).")
-    return TemporalUnavailable(f"Temporal did not give the histories ({said}).")
+        return BadInput(f"The server does not understand {which} ({message}).")
+    return TemporalUnavailable(f"Temporal did not give the histories ({message}).")
 
 
-class _bar:  # noqa: N801 (reads as a function: `with _bar(...) as tick`)
-    """A progress bar of rich, or nothing."""
+class _Progress:
+    """A progress bar, where one is `wanted`. As a context manager it gives the function that advances it by one."""
 
     def __init__(self, total: int, wanted: bool) -> None:
         from rich.progress import Progress
@@ -171,8 +172,8 @@ class _bar:  # noqa: N801 (reads as a function: `with _bar(...) as tick`)
         self._progress.stop()
 
 
-def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
-    """Run on a loop of its own in another thread: a notebook's kernel has one running already."""
+def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on an event loop of its own in another thread. A notebook's kernel already runs a loop in this one."""
     answer: list[T] = []
     errors: list[BaseException] = []
 

@@ -36,7 +36,7 @@ def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
-    """What stands for an order's id: the workflow's, with the run's beside it where the frame holds several."""
+    """The order's id of each row: the workflow's id, with the run's beside it where the frame holds several runs."""
     ids = frame["workflow_id"]
     several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
     return ids.where(~several.astype(bool), ids + " " + frame["run_id"].str.slice(0, 8))
@@ -55,7 +55,7 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     n = len(acts)
     step = acts["name"].cat.remove_unused_categories()
     same = acts.assign(step=step).groupby(["order_id", "step"], observed=True)
-    # An activity's attempts stand together, under the number of the event that opened it.
+    # The attempts of one activity follow each other, with the number of the event that scheduled it.
     first = (acts["event"] != same["event"].shift()).fillna(True)
     made = pd.DataFrame(
         {

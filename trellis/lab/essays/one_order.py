@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from IPython.display import HTML
 from trellis.insight import download
 from trellis.lab.essays.source import activity_of
 from trellis.lab.session import Session
-from trellis.model import Step, workflow_id
+from trellis.model import STEP_OF, Step, workflow_id
 
 
 def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def _entries(session: Session, order_id: str) -> pd.DataFrame:
     rows: list[tuple[Any, str, str, str]] = []
     for event in session.do(session.desk.events(order_id)):
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
-        step = event["step"] or _WITH.get(event["type"], "")
+        step = event["step"] or str(STEP_OF.get(event["type"], ""))
         rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), step, f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
     found = session.do(download(session.desk.client, query))
@@ -44,10 +45,6 @@ def _entries(session: Session, order_id: str) -> pd.DataFrame:
         rows.append((when, step, "", f"{entry['kind']} {entry['name']}{attempt}: {entry['outcome']}"))
     frame = pd.DataFrame(rows, columns=["at", "step", "ledger", "history"])
     return frame.sort_values("at", kind="stable", ignore_index=True)
-
-
-_WITH = {"AWAITING_APPROVAL": "validate", "SHIPPING_STARTED": "prepare", "APPROVAL_TIMEOUT": "fail"}
-"""Events that the record of another step brings about."""
 
 
 def step_by_step(session: Session, order_id: str) -> HTML:
@@ -66,10 +63,11 @@ def step_by_step(session: Session, order_id: str) -> HTML:
         of_step = entries[entries["step"] == step]
         cells = [f"<b>{step}</b>"]
         cells += ["<br>".join(html.escape(line) for line in of_step[book] if line) for book in ("ledger", "history")]
-        says = inspect.getdoc(found) or f"{found.__qualname__}, one round trip to Postgres"
-        code = f"<pre style='white-space: pre-wrap'>{html.escape(inspect.cleandoc(inspect.getsource(found)))}</pre>"
+        first_line = inspect.getdoc(found) or f"{found.__qualname__}, one round trip to Postgres"
+        source = html.escape(textwrap.dedent(inspect.getsource(found)))
+        code = f"<pre style='white-space: pre-wrap'><code>{source}</code></pre>"
         cells = [f'<td style="{style}; white-space: nowrap">{cell}</td>' for cell in cells]
-        summary = f"<summary>{html.escape(says.splitlines()[0])}</summary>"
+        summary = f"<summary>{html.escape(first_line.splitlines()[0])}</summary>"
         cells.append(f'<td style="{style}"><details>{summary}{code}</details></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return HTML(f"<table>{''.join(lines)}</table>")  # type: ignore[no-untyped-call]

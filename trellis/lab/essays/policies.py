@@ -18,7 +18,7 @@ from trellis.insight.recommend import one_in
 from trellis.insight.retries import predict
 from trellis.lab.session import Session
 from trellis.model import State
-from trellis.policies import PRESETS, Placement, Policy, preset
+from trellis.policies import PRESETS, Placement, Policy, preset, tuned
 
 
 async def compare_policies(
@@ -88,8 +88,10 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
     prediction = widgets.HTML()
 
     def predict_again(_: object = None) -> None:
-        retry = replace(
-            base.retry,
+        # A rule that the policy has for a single step follows the sliders too.
+        moved = tuned(
+            base,
+            name="sliders",
             try_timeout=timeout.value,
             max_backoff=backoff.value,
             first_backoff=min(base.retry.first_backoff, backoff.value),
@@ -97,7 +99,7 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
         )
         plan = FaultPlan.canonical()
         plan = replace(plan, mix=replace(plan.mix, hang=hang.value))
-        found = predict(replace(base, name="sliders", retry=retry), plan, dt=0.005)
+        found = predict(moved, plan, dt=0.005)
         prediction.value = (
             f"<b>{one_in(found.p_miss(deadline))}</b> misses {deadline:g} s. Half complete within "
             f"<b>{found.percentile(0.5):.2f} s</b>, 99 % within <b>{found.percentile(0.99):.2f} s</b>, "

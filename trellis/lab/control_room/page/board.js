@@ -1,19 +1,30 @@
-// The board: one line for each order.
+// The board: one line for each order, with the columns of the specification.
 
 import { h, text, set } from "./dom.js";
-import { duration, countdown } from "./words.js";
-import { pathPicture, pill, paint } from "./path.js";
+import { cells } from "./cells.js";
+import { filter } from "./filter.js";
+import { requests } from "./requests.js";
 
-export function board(store, on) {
+const TICK = "26px"; // the column of checkboxes
+
+// Where there is little room a column folds: its cell moves to a line of its own below the others.
+function layout(columns) {
+  const widths = (fold) => [TICK, ...columns.filter((column) => !column.fold || column.fold > fold).map((column) => column.width)];
+  return `--columns: ${widths(0).join(" ")}; --columns-1: ${narrower(widths(1))}; --columns-2: ${narrower(widths(2))}`;
+}
+// A minimum that suits the whole width would push the last column out of a narrow one.
+const narrower = (widths) => widths.map((width) => width.replace(/^minmax\([^,]*,/, "minmax(60px,")).join(" ");
+
+function table(store, on) {
   const { setup } = store;
   const lines = new Map();
   const body = h("div", { role: "rowgroup", class: "tr-body" });
   const all = h("input", { type: "checkbox", "aria-label": "Select every order on this page", title: "Select every order on this page",
     onchange: () => store.select(store.order, all.checked) });
-  const heads = ["Order", "Path", "Now", "Age", "Last error"].map((name) => h("div", { role: "columnheader" }, name));
+  const heads = setup.columns.map((column) => h("div", { role: "columnheader", "data-fold": column.fold || null }, column.title));
   const grid = h(
     "div",
-    { role: "grid", class: "tr-grid", "aria-label": "Orders", "aria-multiselectable": "true" },
+    { role: "grid", class: "tr-grid", style: layout(setup.columns), "aria-label": "Orders", "aria-multiselectable": "true" },
     h("div", { role: "rowgroup" }, h("div", { role: "row", class: "tr-line tr-head" }, h("div", { role: "columnheader" }, all), heads)),
     body,
   );
@@ -21,25 +32,14 @@ export function board(store, on) {
   let cursor = null;
   let shown = [];
 
-  function line(id) {
+  function makeLine(id) {
     const tick = h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${id}`, onchange: () => store.select([id], tick.checked) });
-    const small = h("small");
-    const picture = pathPicture(setup);
-    const state = pill(setup, null);
-    const doing = h("span");
-    const since = h("small");
-    const now = h("div", { role: "gridcell", class: "tr-now" }, doing, since);
-    const age = h("div", { class: "tr-age" });
-    const error = h("div", { class: "tr-error" });
+    const made = setup.columns.map((column) => cells[column.cell](store, column));
     const node = h(
       "div",
       { role: "row", class: "tr-line", tabindex: "-1", "data-id": id },
       h("div", { role: "gridcell" }, tick),
-      h("div", { role: "gridcell", class: "tr-id" }, h("b", { title: id }, id), small),
-      h("div", { role: "gridcell", class: "tr-way" }, picture.node, state),
-      now,
-      h("div", { role: "gridcell" }, age),
-      h("div", { role: "gridcell" }, error),
+      made.map(({ nodes }, i) => h("div", { role: "gridcell", class: `tr-cell-${setup.columns[i].cell}`, "data-fold": setup.columns[i].fold || null }, nodes)),
     );
     node.addEventListener("click", (event) => {
       if (event.target === tick) return;
@@ -48,27 +48,13 @@ export function board(store, on) {
       else store.choose(id);
       walk(id);
     });
-    const made = { node, tick, row: null };
-    made.show = (row) => {
-      made.row = row;
-      text(small, [row.total, row.policy, row.address].filter(Boolean).join(" · ") || "not received yet");
-      set(small, "title", small.textContent);
-      picture.show(row);
-      paint(setup, state, row.state);
-      text(error, row.error ?? "");
-      set(error, "title", row.error);
-      made.beat();
+    const line = { node, tick, row: null };
+    line.show = (row) => {
+      line.row = row;
+      made.forEach((cell) => cell.show(row));
     };
-    made.beat = () => {
-      const row = made.row;
-      const left = row.deadline === null ? null : row.deadline - store.now();
-      text(doing, row.step ?? "");
-      text(since, row.step === null ? "" : left !== null ? countdown(left) : row.attempt ? `attempt ${row.attempt}` : "");
-      set(now, "title", [row.step, since.textContent].filter(Boolean).join(", "));
-      set(now, "data-soon", left !== null && left < 5000);
-      text(age, row.created ? duration((row.ended ?? store.now()) - row.created) : "");
-    };
-    return made;
+    line.beat = () => made.forEach((cell) => cell.beat?.(line.row));
+    return line;
   }
 
   function show() {
@@ -81,7 +67,7 @@ export function board(store, on) {
       }
     }
     store.order.forEach((id, place) => {
-      if (!lines.has(id)) lines.set(id, line(id));
+      if (!lines.has(id)) lines.set(id, makeLine(id));
       const made = lines.get(id);
       const row = store.rows.get(id);
       if (made.row !== row) made.show(row);
@@ -97,7 +83,7 @@ export function board(store, on) {
     text(empty, !page.rows ? "Reading the ledger …"
       : page.prefix || page.states.length ? "No order fits this filter. Choose “All”, or empty the search field."
       : "No orders yet. Describe one under “New order” and press Start: it appears here by itself.");
-    // A line that left took the keyboard with it: it goes to the next one.
+    // A line that left the page had the focus: the next line gets it.
     if (held && !lines.has(held)) (lines.get(cursor)?.node ?? empty).focus();
     shown = store.order;
     mark();
@@ -150,5 +136,12 @@ export function board(store, on) {
   on(store, "selection", mark);
   on(store, "focus", mark);
   show();
-  return { node: [grid, empty], beat: () => lines.forEach((made) => made.beat()), walk: () => walk(cursor) };
+  return { nodes: [grid, empty], beat: () => lines.forEach((made) => made.beat()), walk: () => walk(cursor) };
+}
+
+export function board({ store, on, prefix, options }) {
+  const orders = table(store, on);
+  const node = h("section", { class: "tr-card", "aria-label": "Board" },
+    filter(store, on, options.counted), orders.nodes, requests(store, on, prefix, orders.walk));
+  return { node, beat: orders.beat };
 }

@@ -10,7 +10,7 @@ export function h(tag, attributes = {}, ...children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value != null) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child != null));
+  node.append(...children.flat(Infinity).filter((child) => child != null && child !== ""));
   return node;
 }
 
@@ -23,7 +23,7 @@ export function set(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-// Nodes are kept by their keys: a new one would be announced again, close its tooltip and lose the focus.
+// Nodes are kept by their keys. A new node would be read out again, close its tooltip and lose the focus.
 export function keep(parent, kept, entries, make, show) {
   const wanted = new Map(entries);
   for (const [key, node] of kept) {
@@ -42,7 +42,7 @@ export function keep(parent, kept, entries, make, show) {
   }
 }
 
-// A button that is truly disabled drops the focus to the page's end; this one only does nothing, and says why.
+// A disabled button loses the focus. This one keeps it, does nothing, and says why.
 export function button(label, attributes, work) {
   const node = h("button", { type: "button", ...attributes, onclick: () => isOn(node) && work() }, label);
   return node;

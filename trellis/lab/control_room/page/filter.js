@@ -3,15 +3,15 @@
 import { h, text, set, button, enable } from "./dom.js";
 import { words } from "./words.js";
 
-export function filter(store, on) {
+export function filter(store, on, counted) {
   const { setup, model } = store;
-  const open = setup.states.filter((state) => !setup.terminal.includes(state));
+  const open = setup.states.filter((state) => !setup.ended.includes(state));
   const search = h("input", { type: "search", placeholder: "Order id begins with …", "aria-label": "Order id begins with", maxlength: 64 });
   let states = [];
   let later = 0;
   let asking = 0;
   const look = async (wanted) => {
-    // What was typed goes with this one; sent after it, it would undo the choice of states.
+    // What was typed goes with this message. Sent after it, it would undo the choice of states.
     clearTimeout(later);
     later = 0;
     states = wanted;
@@ -32,10 +32,10 @@ export function filter(store, on) {
       const counts = model.get("counts");
       const each = (fitting.length ? fitting : setup.states).map((state) => counts[state] ?? 0);
       const sum = each.reduce((a, b) => a + b, 0);
-      text(count, each.some((n) => n >= setup.counted) ? `${sum}+` : String(sum));
+      text(count, each.some((n) => n >= counted) ? `${sum}+` : String(sum));
       const now = model.get("page").states ?? [];
       set(node, "aria-pressed", now.length === fitting.length && fitting.every((state) => now.includes(state)));
-      // A state that no order is in is not worth a place, unless it is being looked at.
+      // A state without orders gets no chip, unless the filter shows it.
       node.hidden = fitting.length === 1 && sum === 0 && node.getAttribute("aria-pressed") !== "true";
     };
     on(model, "change:counts", tell);
@@ -52,7 +52,7 @@ export function filter(store, on) {
     text(where, `page ${page.number ?? 1}`);
     enable(back, page.number > 1, "This is the first page");
     enable(forth, page.more, "This is the last page");
-    // A page that was loaded again shows which filter is in force; under somebody's fingers it changes nothing.
+    // A page that was loaded again shows the filter in force. While a person types, nothing changes.
     if (!later && !asking) {
       states = page.states ?? [];
       search.value = page.prefix ?? "";

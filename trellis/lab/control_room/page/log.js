@@ -3,7 +3,7 @@
 import { h, text, keep, button } from "./dom.js";
 import { clock } from "./words.js";
 
-export function troubles(store, on) {
+export function log({ store, on }) {
   const { model } = store;
   const list = h("ol", { class: "tr-log", "aria-live": "polite" });
   const count = h("span", { class: "tr-count" });
@@ -33,5 +33,5 @@ export function troubles(store, on) {
   };
   on(model, "change:troubles", show);
   show();
-  return fold;
+  return { node: fold };
 }

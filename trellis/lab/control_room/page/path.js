@@ -14,13 +14,13 @@ export function pathPicture(setup) {
   return {
     node: svg,
     show(row) {
-      const broken = setup.terminal.includes(row.state) && row.state !== "COMPLETED";
+      const broken = setup.ended.includes(row.state) && row.state !== setup.path[size - 1][0];
       const colour = row.state ? setup.colours[row.state][0] : null;
       dots.forEach((dot, i) => {
         const here = i === row.reached && !broken;
         set(dot, "r", here ? 6 : 3.5);
         set(dot, "class", i <= row.reached ? "tr-on" : "tr-off");
-        // Where nothing has been painted the style sheet decides, and it knows the theme.
+        // Without a colour of its own the style sheet decides, which follows the theme.
         dot.style.fill = i <= row.reached && colour ? colour : "";
         dot.style.stroke = dot.style.fill;
       });

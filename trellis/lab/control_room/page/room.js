@@ -4,14 +4,17 @@
 import { h, text, set } from "./dom.js";
 import { storeOf } from "./store.js";
 import { board } from "./board.js";
-import { filter } from "./filter.js";
-import { requests } from "./requests.js";
-import { newOrder } from "./new_order.js";
+import { newOrders } from "./new_orders.js";
 import { faults } from "./faults.js";
-import { timeline } from "./timeline.js";
-import { troubles } from "./log.js";
+import { attempts } from "./attempts.js";
+import { log } from "./log.js";
 
-const TWO_COLUMNS = 860; // px, as in board.css
+// Each panel is given { store, on, prefix, options } and returns { node, beat, end, folds }; all but the node may be
+// left out. `beat` runs four times a second. `folds`, of a panel at the side, says whether it may be folded when there
+// is one column only.
+const PANELS = { board, new_orders: newOrders, faults, attempts, log };
+
+const TWO_COLUMNS = 860; // px, as in room.css
 
 let views = 0;
 
@@ -33,27 +36,26 @@ function render({ model, el }) {
   const banner = h("div", { class: "tr-banner", role: "alert", hidden: true });
   const full = h("button", { type: "button", onclick: () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()) }, "Full screen");
   on(document, "fullscreenchange", () => text(full, document.fullscreenElement === root ? "Leave full screen" : "Full screen"));
-  const table = board(store, on);
-  const tries = timeline(store, on);
-  const order = newOrder(store, on, prefix);
-  const plan = faults(store, on, prefix);
-  const root = h("div", { class: "tr-room", role: "region", "aria-label": "Control room" },
-    h("header", { class: "tr-bar" }, h("h2", {}, "Control room"), light, full), banner,
-    h("div", { class: "tr-layout" },
-      h("div", { class: "tr-side" }, order, plan),
-      h("div", { class: "tr-main" }, h("section", { class: "tr-card", "aria-label": "Board" }, filter(store, on), table.node, requests(store, on, prefix, table)), tries.node, troubles(store, on))));
+  const { title, side, main, options } = store.setup;
+  const make = (name) => PANELS[name]({ store, on, prefix: `${prefix}-${name}`, options: options[name] });
+  const beside = side.map(make);
+  const panels = [...beside, ...main.map(make)];
+  const root = h("div", { class: "tr-room", role: "region", "aria-label": title },
+    h("header", { class: "tr-bar" }, h("h2", {}, title), light, full), banner,
+    h("div", { class: "tr-layout", "data-side": beside.length > 0 },
+      beside.length ? h("div", { class: "tr-side" }, beside.map((panel) => panel.node)) : null,
+      h("div", { class: "tr-main" }, panels.slice(beside.length).map((panel) => panel.node))));
   // In a notebook's command mode "a" would add a cell and "d d" delete one.
   root.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
-  // Where there is one column the board comes first to the eye: what stands above it is folded, unless it is needed.
+  // In one column the side panels stand above the board: they are folded, unless they are needed.
   let wide = null;
   let arranged = null;
   const arrange = () => {
     if (wide === arranged || wide === null || !model.get("page").rows) return;
     arranged = wide;
-    order.open = wide || !store.order.length;
-    plan.open = wide;
+    for (const { node, folds } of beside) node.open = wide || !folds?.();
   };
   const measure = new ResizeObserver(([entry]) => {
     if (!entry.contentRect.width) return;
@@ -74,15 +76,14 @@ function render({ model, el }) {
   // For whoever measures: milliseconds from an event's commit to this page, and from a click to its verdict.
   root.delays = () => ({ commit: store.delays, verdict: store.verdictDelays });
   const beat = setInterval(() => {
-    store.watch();
-    table.beat();
-    tries.beat();
+    store.checkLife();
+    for (const panel of panels) panel.beat?.();
   }, 250);
   el.append(root);
   return () => {
     clearInterval(beat);
     measure.disconnect();
-    tries.end();
+    for (const panel of panels) panel.end?.();
     ends.forEach((end) => end());
   };
 }

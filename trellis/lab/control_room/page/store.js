@@ -1,6 +1,6 @@
 // One state for all views of the widget: the orders on the page, which of them are selected, and what is asked of the kernel.
 
-// A page that was loaded again must not take the answers to its earlier self for its own.
+// A page that was loaded again must not take answers to the page before it for its own.
 function unique() {
   return globalThis.crypto?.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 }
@@ -26,16 +26,16 @@ class Store extends EventTarget {
     this.gone = false;
     this.delays = [];
     this.verdictDelays = [];
-    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.lives());
-    model.on("change:page", () => this.turn());
-    model.on("change:changes", () => this.merge());
+    for (const name of ["page", "changes", "beat", "link"]) model.on(`change:${name}`, () => this.noteLife());
+    model.on("change:page", () => this.takePage());
+    model.on("change:changes", () => this.takeChanges());
     model.on("change:timeline", () => this.follow());
-    model.on("change:link", () => this.tell("link"));
+    model.on("change:link", () => this.announce("link"));
     model.on("msg:custom", (message) => this.settle(message.answer, message));
-    this.turn();
+    this.takePage();
     this.follow();
-    // What came by now is the last whole page, without what changed since. A page that was loaded again, or a second
-    // one, goes on with the order in focus.
+    // The trait holds the last whole page, without the changes since: ask for it again. A page that was loaded again, or
+    // a second one, goes on with the order in focus.
     this.request("hello").then(() => {
       if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
     });
@@ -46,7 +46,7 @@ class Store extends EventTarget {
   get link() {
     return this.gone ? { live: false, text: GONE } : this.model.get("link");
   }
-  tell(what) {
+  announce(what) {
     this.dispatchEvent(new Event(what));
   }
 
@@ -61,7 +61,7 @@ class Store extends EventTarget {
       } catch {
         this.settle(n, { lost: true });
         this.alive = -Infinity;
-        this.watch();
+        this.checkLife();
       }
     });
   }
@@ -69,50 +69,50 @@ class Store extends EventTarget {
     this.waits.get(n)?.(answer);
     this.waits.delete(n);
   }
-  lives() {
+  noteLife() {
     this.alive = performance.now();
-    this.watch();
+    this.checkLife();
   }
-  watch() {
+  checkLife() {
     const gone = !this.model.get("link").ended && performance.now() - this.alive > LOST;
     if (gone) for (const n of [...this.waits.keys()]) this.settle(n, { lost: true });
     if (gone === this.gone) return;
     this.gone = gone;
     if (!gone) this.request("hello");
-    this.tell("link");
+    this.announce("link");
   }
 
-  // --- what the kernel tells ---
+  // --- what the kernel sends ---
   now() {
     return Date.now() + this.offset;
   }
   // The kernel's clock may not be the browser's.
-  hear(message) {
+  noteFrame(message) {
     const offset = message.now - Date.now();
     if (Math.abs(offset - this.offset) > 2000) this.offset = offset;
     this.frame = message.n;
   }
-  turn() {
+  takePage() {
     const page = this.model.get("page");
     if (!page.rows) return;
-    this.hear(page);
+    this.noteFrame(page);
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
     const view = JSON.stringify([page.states, page.prefix]);
     if (view !== this.view) {
-      // Under another filter nobody sees, or remembers, what is selected and not shown.
+      // Under another filter a person does not see what is selected but not shown: drop it.
       this.view = view;
       this.keepSelected((id) => this.rows.has(id));
     }
     this.sort();
   }
-  merge() {
+  takeChanges() {
     const changes = this.model.get("changes");
     if (!changes.rows) return;
     const missed = changes.n !== this.frame + 1;
-    this.hear(changes);
+    this.noteFrame(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
-      // A claim changes the line and brings no event about: it is no measure of how late an event is.
+      // A claim changes the line without an event: it does not tell how late an event is.
       if (row.event > (this.rows.get(row.id)?.event ?? 0)) this.delays.push(Date.now() - row.event_at);
       this.rows.set(row.id, row);
     }
@@ -127,7 +127,7 @@ class Store extends EventTarget {
       .sort((a, b) => (byId ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)))
       .map((row) => row.id);
     this.forget();
-    this.tell("rows");
+    this.announce("rows");
   }
 
   // --- which orders are meant ---
@@ -138,9 +138,9 @@ class Store extends EventTarget {
     const before = this.selected.size;
     for (const id of this.selected) if (!fits(id)) this.selected.delete(id);
     for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
-    if (this.selected.size !== before) this.tell("selection");
+    if (this.selected.size !== before) this.announce("selection");
   }
-  // Who has had a verdict and has left the page is not meant by the next click.
+  // An order that had its verdict and left the page is not meant by the next click.
   forget() {
     this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
   }
@@ -148,7 +148,7 @@ class Store extends EventTarget {
     this.selected = new Set(id ? [id] : []);
     this.judged.clear();
     this.focus(id);
-    this.tell("selection");
+    this.announce("selection");
   }
   select(ids, on) {
     for (const id of ids) {
@@ -157,7 +157,7 @@ class Store extends EventTarget {
       this.judged.delete(id);
     }
     if (on && !this.focused && ids.length) this.focus(ids[0]);
-    this.tell("selection");
+    this.announce("selection");
   }
   toggle(id) {
     this.select([id], !this.selected.has(id));
@@ -170,20 +170,20 @@ class Store extends EventTarget {
       this.focusing -= 1;
       this.follow();
     });
-    this.tell("focus");
+    this.announce("focus");
   }
   // The same room may be open on another page, where another order was chosen.
   follow() {
     const id = this.model.get("timeline").id ?? null;
     if (this.focusing || id === this.focused) return;
     this.focused = id;
-    this.tell("focus");
+    this.announce("focus");
   }
   // Whether any of the selected orders can still be asked this. Those not shown may be.
-  can(name) {
+  can(request) {
     return [...this.selected].some((id) => {
       const row = this.rows.get(id);
-      return !row || (name === "approve" ? row.can_approve : row.open);
+      return !row || row[request.allowed];
     });
   }
   async ask(name, more = {}) {

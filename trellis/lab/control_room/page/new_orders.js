@@ -2,8 +2,7 @@
 
 import { h, text, set, button, isOn, enable } from "./dom.js";
 
-export function newOrder(store, on, prefix) {
-  const { setup } = store;
+export function newOrders({ store, on, prefix, options }) {
   const wrongs = new Map();
   const field = (name, label, input) => {
     const wrong = h("span", { class: "tr-wrong", id: `${prefix}-${name}-wrong`, role: "alert" });
@@ -35,9 +34,13 @@ export function newOrder(store, on, prefix) {
   addItem("book", "2", "12.50");
   const line1 = input({ value: "1 Main Street" });
   const city = input({ value: "Springfield" });
-  const policy = h("select", {}, Object.keys(setup.presets).map((name) => h("option", { value: name, selected: name === setup.default }, name)));
+  const policy = h("select", {}, Object.keys(options.policies).map((name) => h("option", { value: name, selected: name === options.default }, name)));
   const explained = h("small", { class: "tr-quiet" });
-  const explain = () => text(explained, setup.presets[policy.value]);
+  const tries = input({ inputmode: "numeric", title: "In each round of shipping" });
+  const explain = () => {
+    text(explained, options.policies[policy.value]);
+    tries.value = options.dispatch_tries[policy.value];
+  };
   policy.addEventListener("change", explain);
   explain();
   const count = input({ value: "1", inputmode: "numeric" });
@@ -48,22 +51,23 @@ export function newOrder(store, on, prefix) {
   const form = h("form", { novalidate: true, "aria-label": "New order" },
     h("div", { class: "tr-field" }, h("span", { class: "tr-label" }, "Items: sku, quantity, unit price"), items, more),
     field("address", "Street and number", line1), field("city", "City", city),
-    h("div", { class: "tr-pair" }, field("policy", "Policy", policy), field("count", "How many", count)), explained,
+    h("div", { class: "tr-pair" }, field("policy", "Policy", policy), field("count", "How many", count)),
+    field("dispatch_tries", "Tries of a dispatch (0: no limit)", tries), explained,
     h("div", { class: "tr-bar" }, start, done), whole);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (!isOn(start)) return;
     waiting = true;
-    tell({});
+    answered({});
     const answer = await store.request("start", {
       items: [...items.children].map((row) => Object.fromEntries([...row.querySelectorAll("input")].map((one) => [one.name, one.value]))),
-      address: { line1: line1.value, city: city.value }, policy: policy.value, count: count.value,
+      address: { line1: line1.value, city: city.value }, policy: policy.value, dispatch_tries: tries.value, count: count.value,
     });
     waiting = false;
-    tell(answer);
+    answered(answer);
     if (answer.started && !store.selected.size) store.choose(answer.started);
   });
-  function tell({ errors = {}, done: sentence = "" }) {
+  function answered({ errors = {}, done: sentence = "" }) {
     for (const [name, { wrong, input: one }] of wrongs) {
       text(wrong, errors[name] ?? "");
       set(one, "aria-invalid", Boolean(errors[name]));
@@ -84,5 +88,7 @@ export function newOrder(store, on, prefix) {
   }
   on(store, "link", show);
   show();
-  return h("details", { class: "tr-card tr-fold" }, h("summary", {}, "New order"), form);
+  const node = h("details", { class: "tr-card tr-fold" }, h("summary", {}, "New order"), form);
+  // Where the board is empty, this is what a person needs first.
+  return { node, folds: () => store.order.length > 0 };
 }

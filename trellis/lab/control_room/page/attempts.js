@@ -11,7 +11,7 @@ function niceStep(span, most) {
 
 const MARKS = ["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"];
 
-// What is drawn has a title to point at. It is changed in place, or a tooltip could not stay open while an order runs.
+// Each mark has a title. It is changed in place, or a tooltip could not stay open while an order runs.
 function drawn(kind) {
   const node = h("g");
   const kept = new Map();
@@ -23,7 +23,7 @@ function drawn(kind) {
   return { node, show: (entries) => keep(node, kept, entries, make, show) };
 }
 
-export function timeline(store, on) {
+export function attempts({ store, on, options }) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
@@ -42,7 +42,7 @@ export function timeline(store, on) {
   const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
 
   function draw() {
-    const { id, bars: tries = [], marks: events = [], link: href, cut } = model.get("timeline");
+    const { id, bars: tries = [], marks: events = [], round = 1, link: href, cut } = model.get("timeline");
     const row = store.rows.get(id);
     link.hidden = !href;
     if (href) set(link, "href", href);
@@ -54,12 +54,13 @@ export function timeline(store, on) {
     const lane = (bar) => bar.step + (bar.round > 1 ? ` ${bar.round}` : "");
     const names = [...new Set(tries.map(lane))];
     const under = row?.step && row.attempt && !row.ended;
-    if (under && !names.some((name) => name.split(" ")[0] === row.step)) names.push(row.step);
+    const now = under && lane({ step: row.step, round: options.per_round.includes(row.step) ? round : 0 });
+    if (under && !names.includes(now)) names.push(now);
     const noted = events.filter((mark) => MARKS.includes(mark.type));
-    // A refusal may come hours later; it would press all that happened into a sliver.
-    const told = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
+    // A refusal may come hours later. On its scale, all that happened would be too narrow to see.
+    const happened = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
     const from = Math.min(...tries.map((bar) => bar.from));
-    const last = Math.max(...tries.map((bar) => bar.to), ...told.map((mark) => mark.at));
+    const last = Math.max(...tries.map((bar) => bar.to), ...happened.map((mark) => mark.at));
     const end = under ? Math.max(last, store.now()) : last;
     const span = Math.max(end - from, 50);
     const width = Math.max(picture.clientWidth, 320);
@@ -88,7 +89,7 @@ export function timeline(store, on) {
     ]]));
     // Hedged lanes run side by side: each gets its share of the line.
     const shares = Math.max(1, ...tries.map((bar) => Number(bar.lane ?? 0) + 1));
-    // A try that failed at once is a sliver: drawn last, or the next one would cover it.
+    // An attempt that failed at once is narrow. It is drawn last, or the next one would cover it.
     bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
       {
         class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,
@@ -98,9 +99,8 @@ export function timeline(store, on) {
       `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
     ]]));
     const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
-    const on = names.findLastIndex((name) => name.split(" ")[0] === row?.step);
     running.show(!under ? [] : [["now", [
-      { class: "tr-running", x: x(since), y: on * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
+      { class: "tr-running", x: x(since), y: names.indexOf(now) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
       `${row.step}, attempt ${row.attempt}: under way`,
     ]]]);
     if (table.open) list();

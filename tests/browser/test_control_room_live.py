@@ -1,0 +1,186 @@
+"""The control room when servers, kernel, theme or specification change, in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+from collections.abc import Callable
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.rooms import ARTEFACTS, NOTEBOOK, Lab, lab, line
+from trellis import stack
+from trellis.lab.essays.executing import FOLDER
+
+__all__ = ["lab"]  # the fixture of this module
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+OTHER_BOARD = """
+from dataclasses import replace
+from trellis import lab
+from trellis.lab.control_room.board import Column
+from trellis.lab.control_room.orders import ORDERS
+from trellis.lab.control_room.panels import BackgroundLog, Orders
+from trellis.lab.control_room.widget import ControlRoom
+
+session = lab.start()
+session.start_order(policy="patient")
+columns = (Column("id", "Parcel"), Column("address", "To"))
+ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, side=(), main=(Orders, BackgroundLog)))
+"""
+
+
+async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_room(lab: Lab) -> None:
+    """All cells are run at once; the order is approved by the button, long before the notebook would do it."""
+    page = await lab.browser.new_page(viewport={"width": 1500, "height": 1100})
+    try:
+        shutil.copy(FOLDER / "00_start_here.ipynb", lab.jupyter.root)
+        await lab.jupyter.run_all(page, "00_start_here.ipynb")
+        approve = page.locator(".widget-button").filter(has_text="Approve")
+        await expect(approve).to_be_enabled(timeout=60_000)
+        await approve.click()
+        await expect(page.locator(".tr-room")).to_have_attribute("data-live", "true", timeout=60_000)
+        order = await lab.row("SELECT order_id FROM events WHERE type = 'ORDER_APPROVED' ORDER BY id DESC LIMIT 1")
+        waited = """SELECT extract(epoch FROM max(ts) FILTER (WHERE type = 'ORDER_APPROVED')
+            - max(ts) FILTER (WHERE type = 'AWAITING_APPROVAL')) < 18 FROM events WHERE order_id = %s"""
+        assert await lab.row(waited, order)
+        # The tests after this one share the ledger, and its weather.
+        await page.locator(".tr-room").get_by_role("button", name="Calm").click()
+        await lab.becomes("0.0", "SELECT plan_json -> 'mix' ->> 'hang' FROM fault_plans ORDER BY version DESC LIMIT 1")
+        picture = page.locator(".jp-MarkdownOutput img").last
+        await picture.scroll_into_view_if_needed()
+        assert await picture.evaluate("one => one.decode().then(() => one.naturalWidth)") > 1000
+    finally:
+        await lab.jupyter.close_all(page)
+        await page.close()
+
+
+async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
+    """The board does not pretend to be live, and pressing its buttons is no error."""
+    async with lab.room() as (page, room):
+        await lab.start(room)
+        restart = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        await page.evaluate(restart)
+        await room.get_by_role("button", name="Next page").dispatch_event("click")
+        await room.get_by_role("button", name="Calm").click()
+        await expect(room.locator(".tr-banner")).to_have_text("The kernel is gone. Run the first cell again.")
+        await expect(room.get_by_role("button", name="Start")).to_have_attribute("aria-disabled", "true")
+
+
+async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
+    """At 1000 px nothing runs out of the page sideways; in the dark theme the paper is dark and the ink light."""
+    async with lab.room(width=1000) as (page, room):
+        (order,) = await lab.start(room)
+        await line(room, order).click()
+        wide = await room.evaluate("room => [room.scrollWidth, room.clientWidth, room.parentElement.clientWidth]")
+        assert wide[0] <= wide[1] <= wide[2]
+        spills = await room.evaluate(
+            """room => [...room.querySelectorAll('button, input, select, .tr-line > div')].filter((one) =>
+                one.offsetParent && one.getBoundingClientRect().right > room.getBoundingClientRect().right + 1)
+                .map((one) => one.outerHTML.slice(0, 80))"""
+        )
+        assert spills == []
+        ARTEFACTS.mkdir(exist_ok=True)
+        await page.screenshot(path=ARTEFACTS / "control_room_1000.png")
+        # The board comes first: the forms above it are folded once there are orders.
+        await room.get_by_text("New order", exact=True).click()
+        top = "room => room.querySelector('.tr-grid').getBoundingClientRect().top - room.getBoundingClientRect().top"
+        assert await room.evaluate(top) < 250
+        await page.evaluate(
+            "(() => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}); })()"
+        )
+        await page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+        brightness = """room => { const of = (c) => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0);
+            const style = getComputedStyle(room); return of(style.color) - of(style.backgroundColor); }"""
+        async with asyncio.timeout(10):
+            while await room.evaluate(brightness) < 250:
+                await asyncio.sleep(0.05)
+        await page.screenshot(path=ARTEFACTS / "control_room_dark.png")
+        await page.evaluate(
+            "(() => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'}); })()"
+        )
+
+
+async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
+    """Disconnected in words, then live again by itself; the order goes on, and no cell shows a traceback."""
+    async with lab.room() as (page, room):
+        (order,) = await lab.start(room)
+        await line(room, order).click()
+        await asyncio.to_thread(stack.down, lab.settings)
+        await expect(room.locator(".tr-banner")).to_contain_text("Disconnected, trying again", timeout=20_000)
+        await expect(room.get_by_role("button", name="Approve")).to_have_attribute("aria-disabled", "true")
+        await stack.up(lab.settings)
+        await expect(room).to_have_attribute("data-live", "true", timeout=40_000)
+        await expect(room.locator(".tr-banner")).to_be_hidden()
+        await room.get_by_role("button", name="Approve").click()
+        await expect(line(room, order)).to_contain_text("completed", timeout=60_000)
+        assert await lab.row("SELECT state FROM orders WHERE id = %s", order) == "COMPLETED"
+        assert await page.get_by_text("Traceback").count() == 0
+        # One output is the room, one the sentence that all cells have run: nothing was printed meanwhile.
+        assert await page.locator(".jp-OutputArea-output").count() == 2
+
+
+async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:
+    """While a cell sleeps, the board shows an order all the way from received to completed."""
+    busy = "import time; session.start_order(policy='compact'); time.sleep(20)"
+    async with lab.room() as (page, room):
+        await page.evaluate(
+            """(code) => { const panel = window.jupyterapp.shell.currentWidget;
+            panel.sessionContext.session.kernel.requestExecute({code}); }""",
+            busy,
+        )
+        newest = room.locator(".tr-body .tr-line").first
+        await expect(newest).to_contain_text("left", timeout=10_000)
+        await expect(newest).to_contain_text("completed", timeout=10_000)
+        status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
+        assert await page.evaluate(status) == "busy", "the cell was still asleep"
+        # A kernel that is at work is not a kernel that is gone.
+        await asyncio.sleep(7)
+        await expect(room).to_have_attribute("data-live", "true")
+
+
+async def test_a_click_has_its_verdict_soon_and_a_commit_is_on_the_page_soon(
+    lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    """Measured in the page; the bounds are loose, for machines that do other things too."""
+    async with lab.room() as (_, room):
+        orders = await lab.start(room, 20)
+        for n, order in enumerate(orders):
+            await line(room, order).click()
+            await room.get_by_role("button", name="Approve" if n % 2 else "Cancel", exact=True).click()
+            await expect(room.get_by_label("Verdicts")).to_contain_text(f"accepted ({order})")
+        delays = await room.evaluate("room => room.delays()")
+    p95 = {name: statistics.quantiles(values, n=20)[-1] for name, values in delays.items()}
+    for name, value in p95.items():
+        record_property(f"{name}_p95_ms", round(value))
+        print(f"{name}: p95 {value:.0f} ms, median {statistics.median(delays[name]):.0f} ms of {len(delays[name])}")
+    assert p95["verdict"] < 1500
+    assert p95["commit"] < 1000
+
+
+async def test_jupyterlab_does_not_ask_about_its_news(lab: Lab) -> None:
+    """The first thing a person sees is the notebook, and not a question about a feed on the open internet."""
+    async with lab.room() as (page, _):
+        setting = """async () => (await window.jupyterapp.serviceManager.settings.fetch(
+            '@jupyterlab/apputils-extension:notification')).schema.properties.fetchNews.default"""
+        assert await page.evaluate(setting) == "false"
+        assert await page.get_by_text("official Jupyter news").count() == 0
+
+
+async def test_a_board_with_other_columns_and_one_panel_less_is_drawn(lab: Lab) -> None:
+    """The page draws what the specification names: two columns, no form, no sliders, and requests that still work."""
+    async with lab.room(OTHER_BOARD, NOTEBOOK[1]) as (_, room):
+        await expect(room.get_by_role("heading", name="Parcels")).to_be_visible()
+        await expect(room.get_by_role("columnheader")).to_have_text(["", "Parcel", "To"])
+        for gone in ("New order", "Faults", "Attempts"):
+            await expect(room.get_by_text(gone, exact=True)).to_have_count(0)
+        first = room.locator(".tr-body .tr-line").first
+        await expect(first).to_contain_text("1 Main Street, Springfield")
+        await first.click()
+        await room.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(room.get_by_label("Verdicts")).to_contain_text("accepted")
+        order = await first.get_attribute("data-id")
+        await lab.becomes("CANCELLED", "SELECT state FROM orders WHERE id = %s", order)

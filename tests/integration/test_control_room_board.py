@@ -1,0 +1,115 @@
+"""Boards are exchanged by their specification: other columns, other requests, other panels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.integration.rooms import FORM, Seen, asked, eventually
+from trellis.desk import Receipt
+from trellis.lab.control_room import assets
+from trellis.lab.control_room.board import Column, Request
+from trellis.lab.control_room.new_orders import in_words, read_form
+from trellis.lab.control_room.orders import ORDERS
+from trellis.lab.control_room.panels import BackgroundLog, Orders
+from trellis.lab.control_room.widget import ControlRoom
+from trellis.lab.session import Session
+from trellis.model import Step
+from trellis.policies import PRESETS
+
+
+def test_a_board_with_other_columns_requests_and_panels_needs_no_other_widget(session: Session) -> None:
+    """The page is sent the new specification; a request of its own is answered; a panel left out answers nothing."""
+    held: list[str] = []
+
+    async def hold(_: object, order_id: str, why: str) -> Receipt:
+        held.append(f"{order_id} {why}")
+        return Receipt("accepted")
+
+    board = replace(
+        ORDERS,
+        title="Warehouse",
+        columns=(Column("id", "Parcel"), Column("address", "To", fold=1)),
+        requests=(Request("hold", "Hold", "can_cancel", "held", hold, field="why", label="Why"),),
+        side=(),
+        main=(Orders, BackgroundLog),
+    )
+    room = ControlRoom(session, board=board)
+    try:
+        assert room.setup["title"] == "Warehouse"
+        assert [column["title"] for column in room.setup["columns"]] == ["Parcel", "To"]
+        assert [request["name"] for request in room.setup["requests"]] == ["hold"]
+        assert (room.setup["side"], room.setup["main"]) == ([], ["board", "log"])
+        seen = Seen(room)
+        order = session.start_order(policy="patient")
+        assert eventually(lambda: seen.state(order) == "AWAITING_APPROVAL")
+        assert {column["key"] for column in room.setup["columns"]} <= seen.lines[order].keys()
+        assert asked(room, "ask", name="hold", ids=[order], text="no room")["error"] is None
+        assert held == [f"{order} no room"]
+        assert room.verdicts[0]["text"] == f"accepted ({order})"
+        assert "start" not in room._handlers
+        session.cancel(order)
+    finally:
+        room.close()
+        assert eventually(lambda: room.closed)
+
+
+def test_the_specification_of_orders_names_what_there_is(session: Session) -> None:
+    """Every cell and panel that it names is drawn by the page; every column and permission is a value of a line."""
+    page = assets.script()
+    cells = re.search(r"^const cells = \{\n(.*?)^\};", page, re.MULTILINE | re.DOTALL)
+    panels = re.search(r"^const PANELS = \{(.*?)\};", page, re.MULTILINE)
+    assert cells
+    assert panels
+    assert {column.cell for column in ORDERS.columns} <= set(re.findall(r"^  (\w+)\(", cells[1], re.MULTILINE))
+    assert {panel.name for panel in ORDERS.panels} == set(
+        re.findall(r"(\w+)(?=[,:} ]|$)", re.sub(r": \w+", "", panels[1]))
+    )
+    room = session.control_room()
+    try:
+        seen = Seen(room)
+        order = session.start_order(policy="patient")
+        assert eventually(lambda: order in seen.lines)
+        named = {column.key for column in ORDERS.columns} | {request.allowed for request in ORDERS.requests}
+        assert named <= seen.lines[order].keys()
+    finally:
+        room.close()
+        assert eventually(lambda: room.closed)
+
+
+def test_modules_of_the_page_can_be_joined() -> None:
+    """Joined they share one scope: no name is given twice, each import is exported, one default export is left."""
+    names: list[str] = []
+    for name in assets.modules():
+        source = (assets.FOLDER / f"{name}.js").read_text("utf-8")
+        names += re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", source, re.MULTILINE)
+        for imported, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', source, re.MULTILINE):
+            theirs = (assets.FOLDER / f"{other}.js").read_text("utf-8")
+            for one in imported.split(","):
+                assert re.search(rf"^export (async )?(function|class|const|let) {one.strip()}\b", theirs, re.MULTILINE)
+    assert len(names) == len(set(names))
+    assert set(assets.modules()) == {path.stem for path in assets.FOLDER.glob("*.js")}, "no module is left out"
+    joined = assets.script()
+    assert not re.search(r"^(import|export) (?!default)", joined, re.MULTILINE)
+    assert joined.count("export default") == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_form_tells_each_policy_with_the_rules_of_single_steps(name: str) -> None:
+    """A limit on the tries of a dispatch is part of the words, and can be changed for the orders of the form."""
+    policy = PRESETS[name]
+    limit = policy.retry_of(Step.DISPATCH).max_tries
+    if limit != policy.retry.max_tries:
+        assert f"dispatch: at most {limit} tries" in in_words(policy)
+    form, errors = read_form({**FORM, "policy": name, "dispatch_tries": str(limit)})
+    assert form is not None, errors
+    assert form.policy == policy
+    form, errors = read_form({**FORM, "policy": name, "dispatch_tries": "7"})
+    assert form is not None, errors
+    assert form.policy.retry_of(Step.DISPATCH).max_tries == 7
+    assert form.policy.retry_of(Step.CHARGE) == policy.retry_of(Step.CHARGE)
+    form, errors = read_form({**FORM, "policy": name, "dispatch_tries": "many"})
+    assert form is None
+    assert "whole number" in errors["dispatch_tries"]

@@ -1,0 +1,114 @@
+"""The loop of tries, used by an activity that knows neither ledger nor fault plan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from trellis.activities.retrying import Attempt, Retrying, Stop, beating
+from trellis.model import EventType
+from trellis.policies import Placement, Retry
+
+LOOP = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY)
+Seen = list[tuple[int, int, str]]
+
+
+async def tried(rule: Retry, call: Callable[[Attempt], Awaitable[str]]) -> tuple[str, Seen]:
+    """What an activity with such a loop returns, and the calls without success as (number, lane, how)."""
+    seen: Seen = []
+
+    def missed(attempt: Attempt, type_: EventType, error: str) -> None:
+        seen.append((attempt.number, attempt.lane, type_.removeprefix("ATTEMPT_")))
+
+    @activity.defn
+    async def greet() -> str:
+        async with beating():
+            return await Retrying[str]("greet", rule, on_missed=missed).run(call)
+
+    try:
+        return await ActivityEnvironment().run(greet), seen
+    except ApplicationError as failure:
+        return f"{failure.type}: {failure.message}", seen
+
+
+async def test_any_activity_can_try_until_it_succeeds() -> None:
+    """A call that raises and one that hangs are reported; the third gives the value."""
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.number == 1:
+            raise ConnectionError("line busy")
+        if attempt.number == 2:
+            await asyncio.sleep(60)
+        return "hello"
+
+    assert await tried(LOOP, call) == ("hello", [(1, 0, "FAILED"), (2, 0, "TIMED_OUT")])
+
+
+async def test_the_first_lane_that_succeeds_wins() -> None:
+    """Of two lanes the one that answers gives the value; the other's call is abandoned, and reported once."""
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.lane == 0:
+            await asyncio.sleep(60)
+        return f"lane {attempt.lane}"
+
+    assert await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call) == (
+        "lane 1", [(1, 0, "ABANDONED")],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("hedge", [1, 3])
+async def test_tries_that_are_used_up_end_the_activity(hedge: int) -> None:
+    """After the last try of the last lane the activity fails for good, in words."""
+
+    async def call(attempt: Attempt) -> str:
+        raise ConnectionError("line busy")
+
+    rule = Retry(0.2, 0.001, 0.002, max_tries=2, placement=Placement.ACTIVITY, hedge=hedge)
+    said, seen = await tried(rule, call)
+    assert said == "TriesUsedUp: greet failed 2 times, last: line busy"
+    assert sorted(seen) == [(number, lane, "FAILED") for number in (1, 2) for lane in range(hedge)]
+
+
+async def test_stop_ends_all_lanes_at_once() -> None:
+    """A call that must not be tried again is not, and is no failed try."""
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.lane == 1:
+            raise Stop("refused for good")
+        await asyncio.sleep(60)
+        return "never"
+
+    said, seen = await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call)
+    assert (said, seen) == ("Stopped: refused for good", [(1, 0, "ABANDONED")])
+
+
+async def test_with_placement_server_one_execution_makes_one_call() -> None:
+    """Temporal starts the next one, so a failure leaves the activity at once."""
+
+    async def call(attempt: Attempt) -> str:
+        raise ConnectionError("line busy")
+
+    assert await tried(Retry(0.2, 0.001, 0.002), call) == ("ConnectionError: line busy", [(1, 0, "FAILED")])
+
+
+async def test_the_pause_is_the_rules_with_the_jitter_drawn() -> None:
+    """Backoffs come from the rule; `draw` is asked once for each call without success."""
+    drawn: list[int] = []
+
+    def draw(attempt: Attempt) -> float:
+        drawn.append(attempt.number)
+        return 0.0
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.number < 4:
+            raise ConnectionError
+        return "hello"
+
+    assert await Retrying[str]("greet", LOOP, draw=draw).run(call) == "hello"
+    assert drawn == [1, 2, 3]

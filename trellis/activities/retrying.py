@@ -1,0 +1,190 @@
+"""A loop of tries for any activity: a retry rule, hedged lanes, a heartbeat. It knows no ledger and no faults.
+
+Give it one call of an outside system, and it calls until a call succeeds:
+
+    async with beating():
+        answer = await Retrying("greet", rule).run(lambda attempt: greet(name))
+
+`on_missed` is told of each call without success. The same rule works with both placements: the loop goes round here
+(ACTIVITY), or makes one call per execution and leaves the rest to Temporal's retry policy (SERVER).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from trellis.model import EventType
+from trellis.policies import Placement, Retry
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 0.5
+
+
+class Stop(Exception):
+    """Raised by a call that must not be tried again: the order is being undone, or the provider refused for good."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call of a lane: its number, from 1 in each activity execution, and when it began."""
+
+    number: int
+    lane: int = 0
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.monotonic() - self.clock) * 1000
+
+
+Missed = Callable[[Attempt, EventType, str], None]
+"""Is told of a call without success, once: ATTEMPT_FAILED, ATTEMPT_TIMED_OUT or ATTEMPT_ABANDONED, and why."""
+
+
+def benign(message: str, type_: str, *, retry: bool = True) -> ApplicationError:
+    """An expected failure: logged without a traceback."""
+    return ApplicationError(message, type=type_, non_retryable=not retry, category=ApplicationErrorCategory.BENIGN)
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[None]:
+    """Heartbeat for as long as the block lasts; Stop and cancellation leave it as failures that are expected."""
+    beat = asyncio.create_task(_heartbeat())
+    try:
+        yield
+    except Stop as stop:
+        raise benign(str(stop), "Stopped", retry=False) from None
+    except asyncio.CancelledError:
+        # Given up by the order, timed out on the server, or the worker is leaving: expected here, and only
+        # the last of the three is tried again.
+        raise benign("abandoned", "Abandoned") from None
+    finally:
+        beat.cancel()
+
+
+async def _heartbeat() -> None:
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        activity.heartbeat()
+
+
+def _ignore(attempt: Attempt, type_: EventType, error: str) -> None:
+    """Nobody wants to know."""
+
+
+class Retrying(Generic[T]):
+    """The calls of one activity execution. `what` names the work in messages; `draw` gives the jitter in [0, 1)."""
+
+    def __init__(
+        self,
+        what: str,
+        retry: Retry,
+        *,
+        on_missed: Missed = _ignore,
+        draw: Callable[[Attempt], float] = lambda attempt: random.random(),
+    ) -> None:
+        self._what = what
+        self._retry = retry
+        self._on_missed = on_missed
+        self._draw = draw
+        self._reported: set[Attempt] = set()
+
+    async def run(self, call: Callable[[Attempt], Awaitable[T]]) -> T:
+        """The value of the first call that succeeds.
+
+        Raises ApplicationError (BENIGN: failing is expected here) when tries are used up, and Stop as the call did.
+        """
+        if self._retry.placement is Placement.SERVER:
+            return await self._one_execution(call)
+        if self._retry.hedge == 1:
+            return await self._lane(call, 0)
+        return await self._first_of_lanes(call)
+
+    async def _one_execution(self, call: Callable[[Attempt], Awaitable[T]]) -> T:
+        """Placement server: one call. Temporal's own timeout ends it; here it is only reported."""
+        attempt = Attempt(1)
+        running = asyncio.ensure_future(call(attempt))
+        try:
+            done, _ = await asyncio.wait({running}, timeout=self._retry.try_timeout)
+            if not done:
+                # From here on the server has this try timed out; its result would be thrown away.
+                self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, f"no answer in {self._retry.try_timeout:g} s")
+                # Hold on until the server says so by way of the heartbeat: ending earlier would turn a timeout
+                # into a failure, which Temporal retries at another time.
+                await asyncio.sleep(self._retry.try_timeout + 10)
+                raise benign("timed out", "TimedOut")
+            return await running
+        except asyncio.CancelledError:
+            if not running.done() or running.cancelled():
+                self._missed(attempt, EventType.ATTEMPT_ABANDONED, "cancelled")
+            raise
+        except (Stop, ApplicationError):
+            raise
+        except Exception as failure:
+            error = str(failure) or type(failure).__name__
+            self._missed(attempt, EventType.ATTEMPT_FAILED, error)
+            raise benign(error, type(failure).__name__) from None
+        finally:
+            running.cancel()
+
+    async def _first_of_lanes(self, call: Callable[[Attempt], Awaitable[T]]) -> T:
+        """Placement activity with a hedge: lanes side by side under one idempotency key; the first success wins."""
+        lanes = {asyncio.create_task(self._lane(call, lane)) for lane in range(self._retry.hedge)}
+        try:
+            last: BaseException | None = None
+            while lanes:
+                done, lanes = await asyncio.wait(lanes, return_when=asyncio.FIRST_COMPLETED)
+                for lane in done:
+                    last = lane.exception()
+                    if last is None:
+                        return lane.result()
+                    if isinstance(last, Stop):
+                        raise last
+            raise last or RuntimeError("a hedge without lanes")
+        finally:
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _lane(self, call: Callable[[Attempt], Awaitable[T]], lane: int) -> T:
+        number = 0
+        while True:
+            number += 1
+            attempt = Attempt(number, lane)
+            try:
+                async with asyncio.timeout(self._retry.try_timeout):
+                    return await call(attempt)
+            except TimeoutError:
+                error = f"no answer in {self._retry.try_timeout:g} s"
+                self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, error)
+            except asyncio.CancelledError:
+                why = "another lane was first" if self._retry.hedge > 1 else "cancelled"
+                self._missed(attempt, EventType.ATTEMPT_ABANDONED, why)
+                raise
+            except Stop:
+                raise
+            except Exception as failure:
+                # Whatever an outside call raises is a failed try: the loop stands where Temporal's retry would.
+                error = str(failure) or type(failure).__name__
+                self._missed(attempt, EventType.ATTEMPT_FAILED, error)
+            if self._retry.max_tries and number >= self._retry.max_tries:
+                raise benign(f"{self._what} failed {number} times, last: {error}", "TriesUsedUp", retry=False)
+            await asyncio.sleep(self._retry.backoff(number, self._draw(attempt)))
+
+    def _missed(self, attempt: Attempt, type_: EventType, error: str) -> None:
+        # A call that timed out may be cancelled afterwards; it went one way only.
+        if attempt not in self._reported:
+            self._reported.add(attempt)
+            self._on_missed(attempt, type_, error)

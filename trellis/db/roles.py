@@ -1,0 +1,75 @@
+"""Whose rights a connection has: the owner's, who migrates, or those of `trellis_app`, who works (sql/008)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from trellis.db.pool import Pool, open_pool, unavailable
+
+ROLE = "trellis_app"
+log = logging.getLogger("trellis.database")
+
+
+async def application_url(url: str, *, login: bool) -> str:
+    """The address by which desk and workers connect, given the owner's: as `trellis_app` where that can be.
+
+    login: log in as it, which the embedded Postgres allows. Otherwise the owner's session takes the role on, which
+    an owner may that is a member of it. Where neither can be: the owner's address, and a warning.
+    Raises DatabaseUnavailable.
+    """
+    who = await _user(url)
+    if who == ROLE:
+        return url
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    if login:
+        found = psycopg.conninfo.make_conninfo(url, user=ROLE)
+        if await _is_application(found):
+            return found
+    options = str(given.get("options") or "")
+    found = psycopg.conninfo.make_conninfo(url, options=f"{options} -c role={ROLE}".strip())
+    if await _is_application(found):
+        return found
+    log.warning(
+        "this database gives Trellis no role of its own (%s); it works with all the rights of the user %s", ROLE, who
+    )
+    return url
+
+
+async def _user(url: str) -> str:
+    try:
+        async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
+            row = await (await connection.execute("SELECT current_user")).fetchone()
+    except psycopg.OperationalError as error:
+        raise unavailable(error) from None
+    return str(row[0]) if row else ""
+
+
+async def _is_application(url: str) -> bool:
+    """Does this address lead in, with the rights of the role, in this very database?"""
+    try:
+        async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
+            row = await (
+                await connection.execute(
+                    "SELECT current_user = %s AND has_table_privilege('events', 'INSERT') "
+                    "AND has_schema_privilege('provider', 'USAGE')",
+                    (ROLE,),
+                )
+            ).fetchone()
+    except psycopg.Error:
+        # No such role, no permission to take it on, or a pooler that lets no options through.
+        return False
+    return bool(row and row[0])
+
+
+@asynccontextmanager
+async def as_owner(url: str) -> AsyncIterator[Pool]:
+    """A connection with the rights of the address's own user: for made-up rows, which the triggers would refuse."""
+    pool = await open_pool(url, size=1)
+    try:
+        yield pool
+    finally:
+        await pool.close()

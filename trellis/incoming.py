@@ -1,0 +1,204 @@
+"""What people send to an order by way of Temporal: the start's input, signals and updates, read without guessing.
+
+Temporal's CLI and UI send whatever was typed, and the SDK drops a signal that it cannot decode. So workflows take
+payloads as they came and read them here; audit reads histories with the same functions. Accepted are our own messages,
+every form that the HTTP API accepts, and bare text where only one field is meant. Anything else raises BadInput.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias
+
+from temporalio.converter import value_to_type
+
+from trellis.errors import BadInput, TrellisError
+from trellis.messages import Approve, Cancel, OrderInput, UpdateAddress
+from trellis.parsing import parse_address, parse_reason, parse_start, parse_text, read_json
+from trellis.policies import Policy, preset, tuned
+
+APPROVE, CANCEL, UPDATE_ADDRESS = "approve", "cancel", "update_address"
+
+KINDS: Mapping[str, str] = {
+    "approve": APPROVE,
+    "approve_order": APPROVE,
+    "cancel": CANCEL,
+    "cancel_order": CANCEL,
+    "update_address": UPDATE_ADDRESS,
+}
+"""What each signal and update asks for."""
+
+DEFAULT_POLICY = "swift"
+"""The policy of a start by hand that names none.
+
+A workflow cannot read TRELLIS_POLICY: its replay may run where that has another value.
+"""
+
+SHIPPING_QUEUE = "shipping-tq"
+
+Request: TypeAlias = Approve | Cancel | UpdateAddress
+
+_MESSAGES: dict[str, type[Request]] = {APPROVE: Approve, CANCEL: Cancel, UPDATE_ADDRESS: UpdateAddress}
+
+
+class Payload(Protocol):
+    """One argument as Temporal keeps it."""
+
+    @property
+    def metadata(self) -> Mapping[str, bytes]: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class NotOne:
+    """In place of payloads: a number of arguments that no request has."""
+
+    number: int
+
+
+Given: TypeAlias = Sequence[Payload] | NotOne
+
+
+def read_request(kind: str, given: Given) -> Request:
+    """The message that a signal or update carries. Raises BadInput, with a sentence that says what is wrong."""
+    value = _value(given)
+    if kind == APPROVE:
+        fields = _fields(value, "by", "approval")
+        return Approve(_id(fields.get("request_id")), parse_text(fields.get("by") or "request", "approval's `by`"))
+    if kind == CANCEL:
+        fields = _fields(value, "reason", "cancel")
+        return Cancel(_id(fields.get("request_id")), parse_reason(fields.get("reason")))
+    request_id = ""
+    if isinstance(value, dict) and "request_id" in value:
+        request_id = _id(value["request_id"])
+        value = {name: field for name, field in value.items() if name != "request_id"}
+    return UpdateAddress(request_id, parse_address(value))
+
+
+def read_request_as_before(kind: str, given: Given) -> Request | None:
+    """What the first versions of Trellis made of it: None for what they dropped. Their open orders replay with this."""
+    payloads = [] if isinstance(given, NotOne) else given
+    try:
+        value = _plain(payloads[0]) if payloads else None
+        if value is None:
+            return None if kind == UPDATE_ADDRESS else _MESSAGES[kind]()
+        read: Request = value_to_type(_MESSAGES[kind], value)
+        return read
+    except Exception:
+        return None
+
+
+def read_text(given: Given) -> str:
+    """One argument that is text. Raises BadInput."""
+    value = _value(given)
+    if not isinstance(value, str):
+        raise BadInput("The argument must be text.")
+    return value
+
+
+def read_start(given: Given, workflow_id: str) -> OrderInput:
+    """The order to run and its policy. Raises BadInput, with a sentence that says what is wrong.
+
+    `{"payment_id", "items", "address"}` as in the HTTP API, and besides: `order_id` (else the workflow's id gives it),
+    `policy` (a preset's name, or an object of fields), `shipping_queue`. Or our own OrderInput, as the desk sends it.
+    """
+    if is_our_own(given):
+        ours: Any = _plain(_only(given))
+        try:
+            policy = ours.get("policy")
+            if not isinstance(policy, dict) or "retry" not in policy:
+                ours["policy"] = asdict(_policy(policy))
+            read: OrderInput = value_to_type(OrderInput, ours)
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadInput(f"The order's input cannot be read: {error}.") from None
+        return read
+    value = _value(given)
+    if not isinstance(value, dict):
+        raise BadInput("The input must be an object with at least a payment_id.")
+    body = dict(value)
+    order_id = body.pop("order_id", workflow_id.removeprefix("order-"))
+    policy = _policy(body.pop("policy", None))
+    queue = parse_text(body.pop("shipping_queue", None) or SHIPPING_QUEUE, "shipping_queue")
+    return OrderInput(parse_start(order_id, body), policy, queue)
+
+
+def is_our_own(given: Given) -> bool:
+    """Whether a start has the form of OrderInput, as the desk sends it. Raises BadInput for what is not JSON."""
+    value = _plain(_only(given))
+    return isinstance(value, dict) and "order" in value
+
+
+def _policy(raw: object) -> Policy:
+    if raw is None:
+        return preset(DEFAULT_POLICY)
+    try:
+        if isinstance(raw, str):
+            return preset(raw)
+        if not isinstance(raw, dict):
+            raise BadInput("The policy must be a preset's name, or an object of fields.")
+        changes: dict[str, Any] = json.loads(json.dumps(raw, default=float))
+        retry = changes.pop("retry", None) or {}
+        base = preset(changes.pop("preset", DEFAULT_POLICY))
+        return tuned(base, **{**changes, **retry})
+    except TypeError as error:
+        raise BadInput(f"The policy cannot be read: {error}.") from None
+    except BadInput:
+        raise
+    except TrellisError as error:
+        raise BadInput(str(error)) from None
+
+
+def _fields(value: object, field: str, what: str) -> Mapping[str, object]:
+    """`field` and `request_id` of a message that may also be absent, empty, or the field's bare text."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {field: value}
+    if not isinstance(value, dict):
+        raise BadInput(f"The {what} must be empty, text, or an object such as {{}}.")
+    unknown = [name for name in value if name not in (field, "request_id")]
+    if unknown:
+        raise BadInput(f"The {what} has an unknown field {unknown[0][:40]!r}. Known are {field}, request_id.")
+    return value
+
+
+def _id(value: object) -> str:
+    if value is not None and not isinstance(value, str):
+        raise BadInput("The request_id must be text.")
+    return value or ""
+
+
+def _only(given: Given) -> Payload | None:
+    number = given.number if isinstance(given, NotOne) else len(given)
+    if number > 1:
+        raise BadInput(f"One argument is expected, and {number} were sent.")
+    return None if isinstance(given, NotOne) or not given else given[0]
+
+
+def _value(given: Given) -> object:
+    """The JSON value of the one argument, as strictly read as a body of the HTTP API; None where there is none."""
+    payload = _only(given)
+    return None if payload is None or _is_null(payload) else read_json(payload.data, "argument")
+
+
+def _plain(payload: Payload | None) -> object:
+    """The same as the SDK decodes it: numbers are floats. Raises BadInput."""
+    if payload is None or _is_null(payload):
+        return None
+    try:
+        return json.loads(payload.data)
+    except (ValueError, RecursionError):
+        raise BadInput("The argument must be JSON.") from None
+
+
+def _is_null(payload: Payload) -> bool:
+    """Whether the argument is nothing. Raises BadInput for an encoding that is not JSON."""
+    encoding = bytes(payload.metadata.get("encoding", b"")).decode("ascii", "replace")
+    if encoding not in ("binary/null", "json/plain"):
+        raise BadInput(f"The argument must be JSON, and this one is encoded as {encoding[:40] or 'nothing known'}.")
+    return encoding == "binary/null"

@@ -1,0 +1,83 @@
+"""How the calls of a step behave, and what an order takes besides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trellis.errors import BadInput
+from trellis.faults import FaultPlan
+from trellis.insight.grid import Pieces
+from trellis.model import REPLY_CAN_BE_LOST
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How the calls of one step behave. What neither raises, hangs nor loses its reply works.
+
+    `latency` and `error_s` hold equally likely values [s] of good calls and of calls that raise. `hang_s`: how long a
+    hang lasts; one shorter than the timeout is a slow good call.
+    """
+
+    error: float = 0.0
+    hang: float = 0.0
+    reply_lost: float = 0.0
+    latency: tuple[float, ...] = (0.0,)
+    error_s: tuple[float, ...] = (0.0,)
+    hang_s: float = math.inf
+
+    def check(self) -> Calls:
+        """Itself, or BadInput with a sentence."""
+        shares = (self.error, self.hang, self.reply_lost)
+        if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+            raise BadInput("Shares of calls are from 0 to 1 and add up to at most 1.")
+        times = (*self.latency, *self.error_s)
+        if not self.latency or not self.error_s or not all(math.isfinite(one) and one >= 0 for one in times):
+            raise BadInput("Latencies are numbers of seconds, 0 or more, and there is at least one.")
+        return self
+
+    @classmethod
+    def planned(cls, plan: FaultPlan, step: str) -> Calls:
+        """What a plan makes of a step's calls. Raises BadInput for a script, which has no probabilities."""
+        if plan.script:
+            raise BadInput("A script says what happens, not how likely it is. Give a plan of probabilities.")
+        mix = plan.check().mix_of(step)
+        lost = mix.reply_lost if step in REPLY_CAN_BE_LOST else 0.0
+        return cls(mix.error, mix.hang, lost, (mix.latency,), hang_s=plan.hang_seconds)
+
+    def under(self, timeout: float) -> tuple[Pieces, Pieces, float]:
+        """What becomes of a call that is cut off after `timeout` [s]: (works, raises, share cut off)."""
+        works: Pieces = []
+        raises: Pieces = []
+        cut = 0.0
+        good = max(0.0, 1.0 - self.error - self.hang - self.reply_lost)
+        for share, seconds, into in (
+            *((good / len(self.latency), one, works) for one in self.latency),
+            *((self.reply_lost / len(self.latency), one, raises) for one in self.latency),
+            *((self.error / len(self.error_s), one, raises) for one in self.error_s),
+            (self.hang, self.hang_s, works),
+        ):
+            if seconds < timeout:
+                into.append((share, seconds))
+            else:
+                cut += share
+        return works, raises, cut
+
+
+Faults = FaultPlan | Mapping[str, Calls] | None
+"""A plan, or each step's calls by its name (the chain is then those steps); None: the canonical thirds."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What an order takes when nothing fails, and what each further execution of an activity and each further round of
+    shipping add to that [s].
+
+    `round` was measured with dispatches that always fail, 14 orders with one round and 14 with six: the fastest
+    differ by 0.11 s a round, the medians, on a machine with five programs for each core, by 0.21 s.
+    """
+
+    order: float = 0.12
+    execution: float = 0.01
+    round: float = 0.1

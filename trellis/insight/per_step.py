@@ -1,0 +1,110 @@
+"""Retry rules for single steps: how calls are saved that not every step of an order needs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from trellis.insight.calls import Calls, Overhead
+from trellis.insight.grid import Grid
+from trellis.insight.retries import reach
+from trellis.insight.step_time import StepTime, step_time
+from trellis.policies import Policy, Retry
+
+WORTH = 0.05
+"""The share of calls that other rules for single steps must save. A policy with one rule is easier to understand."""
+
+_MOST_POINTS = 2**15
+_TILT = 1e-5
+_MOST_CHANGES = 60
+
+
+def cheapest_mix(
+    policy: Policy,
+    chain: Mapping[str, Calls],
+    rules: Mapping[str, Sequence[Retry]],
+    overhead: Overhead,
+    deadline: float,
+    epsilon: float,
+) -> Policy | None:
+    """`policy` with rules for single steps, so that a share of at most `epsilon` misses `deadline` [s] with few calls.
+
+    `rules`: for each step of the chain, those it may have. Changes one step at a time: first whatever lowers P(missed)
+    most for its calls, until it is low enough; then whatever saves most calls and keeps it so. That need not be the
+    best mix there is. P(missed) is computed on a coarse grid: the caller checks it. None where no mix is good enough.
+    """
+    search = _Search(policy, chain, rules, overhead, deadline)
+    current = dict.fromkeys(chain, policy.retry)
+    miss, calls = search.judged(current)
+    for _ in range(_MOST_CHANGES):
+        if miss <= epsilon:
+            break
+        better = [(m, c, mix) for m, c, mix in search.changes(current) if m < miss * 0.98]
+        if not better:
+            return None
+        old, paid = miss, calls
+        miss, calls, current = max(better, key=lambda one: math.log(old / one[0]) / max(one[1] - paid, 1e-3))
+    for _ in range(_MOST_CHANGES):
+        cheaper = [(m, c, mix) for m, c, mix in search.changes(current) if m <= epsilon and c < calls * 0.99]
+        if not cheaper:
+            break
+        miss, calls, current = min(cheaper, key=lambda one: one[1])
+    return _named(policy, current) if miss <= epsilon else None
+
+
+def _named(policy: Policy, mix: Mapping[str, Retry]) -> Policy:
+    """The rule that most steps have becomes the policy's own; the other steps are named."""
+    general = Counter(mix.values()).most_common(1)[0][0]
+    steps = {step: rule for step, rule in mix.items() if rule != general}
+    others = f", {', '.join(steps)} apart" if steps else ""
+    return replace(policy, name=f"{short(general)}{others}", retry=general, steps=steps)
+
+
+def short(retry: Retry) -> str:
+    """A retry rule as a name: "0.25 s, 5-50 ms, 2 lanes"."""
+    where = f"{retry.hedge} lane{'s' * (retry.hedge > 1)}" if retry.placement.value == "activity" else "by the server"
+    return f"{retry.try_timeout:g} s, {retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms, {where}"
+
+
+class _Search:
+    """P(missed) and calls of a mix of rules, on a coarse grid; each step's time is computed once."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        chain: Mapping[str, Calls],
+        rules: Mapping[str, Sequence[Retry]],
+        overhead: Overhead,
+        deadline: float,
+    ) -> None:
+        dt = max(0.01, deadline / 4000)
+        needed = max(2 * deadline, reach([(policy.retry, calls) for calls in chain.values()], overhead)) / dt
+        self._grid = Grid(min(_MOST_POINTS, 1 << math.ceil(math.log2(max(needed, 4096)))), dt, "mid", _TILT)
+        self._chain, self._rules, self._overhead = chain, rules, overhead
+        self._points = int(deadline / dt + 1e-9) + 1
+        self._known: dict[tuple[Retry, Calls], StepTime] = {}
+
+    def _time(self, step: str, rule: Retry) -> StepTime:
+        key = (rule, self._chain[step])
+        if key not in self._known:
+            self._known[key] = step_time(self._grid, *key, self._overhead)
+        return self._known[key]
+
+    def judged(self, mix: Mapping[str, Retry]) -> tuple[float, float]:
+        """(P(missed), calls in an order)."""
+        times = [self._time(step, rule) for step, rule in mix.items()]
+        whole = self._grid.at(self._overhead.order)
+        for one in times:
+            whole = whole * one.works
+        by_deadline = float(self._grid.back(whole)[: self._points].sum())
+        return max(1e-15, 1.0 - by_deadline), sum(one.tries for one in times)
+
+    def changes(self, mix: dict[str, Retry]) -> Iterator[tuple[float, float, dict[str, Retry]]]:
+        """(P(missed), calls, the mix) for each other rule of each single step."""
+        for step, rules in self._rules.items():
+            for rule in rules:
+                if rule != mix[step]:
+                    changed = {**mix, step: rule}
+                    yield *self.judged(changed), changed

@@ -1,0 +1,65 @@
+// How the board draws one value of a line. A column of the specification names its cell here.
+// Each makes nodes for one line: `nodes`, `show(row)` when the line changed, and `beat(row)` for what changes with time.
+
+import { h, text, set } from "./dom.js";
+import { duration, countdown } from "./words.js";
+import { pathPicture, pill, paint } from "./path.js";
+
+export const cells = {
+  text(store, column) {
+    const node = h("div", { class: "tr-text" });
+    return {
+      nodes: [node],
+      show: (row) => {
+        text(node, String(row[column.key] ?? ""));
+        set(node, "title", row[column.key]);
+      },
+    };
+  },
+
+  order() {
+    const id = h("b");
+    const small = h("small");
+    return {
+      nodes: [id, small],
+      show: (row) => {
+        text(id, row.id);
+        set(id, "title", row.id);
+        text(small, [row.total, row.policy, row.address].filter(Boolean).join(" · ") || "not received yet");
+        set(small, "title", small.textContent);
+      },
+    };
+  },
+
+  path(store) {
+    const picture = pathPicture(store.setup);
+    const state = pill(store.setup, null);
+    return {
+      nodes: [picture.node, state],
+      show: (row) => {
+        picture.show(row);
+        paint(store.setup, state, row.state);
+      },
+    };
+  },
+
+  step(store) {
+    const step = h("span");
+    const since = h("small");
+    const node = h("div", { class: "tr-now" }, step, since);
+    const show = (row) => {
+      const left = row.deadline === null ? null : row.deadline - store.now();
+      text(step, row.step ?? "");
+      text(since, row.step === null ? "" : left !== null ? countdown(left) : row.attempt ? `attempt ${row.attempt}` : "");
+      set(node, "title", [row.step, since.textContent].filter(Boolean).join(", "));
+      set(node, "data-soon", left !== null && left < 5000);
+    };
+    return { nodes: [node], show, beat: show };
+  },
+
+  age(store, column) {
+    const node = h("div");
+    const show = (row) => text(node, row[column.key] ? duration((row.ended ?? store.now()) - row[column.key]) : "");
+    return { nodes: [node], show, beat: show };
+  },
+};

@@ -1,0 +1,122 @@
+"""The panels for the orders that are there: the board with its requests, one order's attempts, and the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from trellis.db.board import COUNTED, View
+from trellis.errors import BadInput, TrellisError
+from trellis.lab.control_room.board import Answer, Handler, Message, Panel, Request, Room
+from trellis.model import STEPS, Step
+
+AT_ONCE = 10
+"""Requests, or starts, that are under way at the same time."""
+REFUSALS = 3
+"""Refusals that one verdict tells in words; the rest is counted."""
+
+
+class Orders(Panel):
+    """The page of orders: filter, paging, selection, and requests to the selected orders with their verdicts."""
+
+    name = "board"
+
+    def __init__(self, room: Room) -> None:
+        super().__init__(room)
+        # A second click can be under way before the page hears that the first one counted.
+        self._under_way: set[tuple[str, str]] = set()
+
+    def options(self) -> dict[str, Any]:
+        return {"counted": COUNTED}
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {"hello": self._hello, "view": self._view, "turn": self._turn, "focus": self._focus, "ask": self._ask}
+
+    async def _hello(self, _: Message) -> None:
+        # The traits of a page that was loaded again hold the last changes only, not what they changed.
+        self.room.feed.send_page()
+
+    async def _view(self, message: Message) -> None:
+        states = tuple(state for state in message.get("states", ()) if state in self.room.board.states)
+        feed = self.room.feed
+        await feed.set_view(View(states, str(message.get("prefix", ""))[:64].strip(), feed.size))
+
+    async def _turn(self, message: Message) -> None:
+        await self.room.feed.turn_page(bool(message.get("forward")))
+
+    async def _focus(self, message: Message) -> None:
+        await self.room.feed.focus(message.get("id"))
+
+    async def _ask(self, message: Message) -> Answer:
+        """Ask something of the selected orders. Answers {error}: what is wrong with the text beside the button."""
+        name = str(message.get("name"))
+        request = next((one for one in self.room.board.requests if one.name == name), None)
+        ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._under_way]
+        if request is None:
+            return {"error": None}
+        try:
+            # Read once for all orders, before the first one is asked.
+            given = request.read(str(message.get("text", "")))
+        except BadInput as error:
+            return {"error": str(error)}
+        if ids:
+            await self._send(request, ids, given)
+        return {"error": None}
+
+    async def _send(self, request: Request, ids: list[str], given: Any) -> None:
+        # Before the first `await`: the second click of two is handled as soon as this one waits.
+        self._under_way |= {(id_, request.name) for id_ in ids}
+        number = self.room.report(request.title, None, f"asking {orders(len(ids))} …")
+        lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0
+
+        async def one(id_: str) -> None:
+            nonlocal pending
+            try:
+                async with lanes:
+                    receipt = await request.send(self.room.engine.desk, id_, given)
+                    pending += receipt.verdict == "pending"
+            except TrellisError as error:
+                refused.append(str(error))
+            except Exception as error:
+                refused.append(f"Order {id_}: {error}")
+            finally:
+                self._under_way.discard((id_, request.name))
+
+        await asyncio.gather(*map(one, ids))
+        accepted = len(ids) - len(refused) - pending
+        parts = [f"accepted ({ids[0] if len(ids) == 1 else orders(accepted)})"] if accepted else []
+        if pending:
+            parts.append(f"pending: no worker has judged {orders(pending)} yet")
+        parts += refused[:REFUSALS]
+        if len(refused) > REFUSALS:
+            parts.append(f"… and {len(refused) - REFUSALS} more refusals")
+        self.room.report(request.title, not refused, " · ".join(parts), number)
+
+
+class Attempts(Panel):
+    """Every attempt of the order in focus, on a time axis and as a table."""
+
+    name = "attempts"
+
+    def options(self) -> dict[str, Any]:
+        shipping = STEPS[Step.DISPATCH].queue
+        return {"per_round": [step for step, info in STEPS.items() if info.queue == shipping]}
+
+
+class BackgroundLog(Panel):
+    """Warnings and errors of the engine."""
+
+    name = "log"
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {"clear log": self._clear}
+
+    async def _clear(self, _: Message) -> None:
+        self.room.engine.log.clear()
+        self.room.show_log()
+
+
+def orders(number: int) -> str:
+    """A number of orders in words."""
+    return f"{number} order" + "s" * (number != 1)
