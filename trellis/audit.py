@@ -27,8 +27,9 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer
 
-from trellis.db.audit import AuditBooks, Finding
+from trellis.db.audit import AuditBooks
 from trellis.db.pool import Pool
+from trellis.db.rows import AuditedRow, FindingRow
 from trellis.histories import NoOrder, OrderHistory, Request, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
 from trellis.model import OUTSIDE_STEPS, STEPS, EventType, State, Step, workflow_id
@@ -137,8 +138,8 @@ async def audit(
     return report
 
 
-def _violations(findings: list[Finding]) -> list[Violation]:
-    return [Violation(f["order_id"], f["invariant"], f["sentence"], f["evidence"]) for f in findings]
+def _violations(findings: list[FindingRow]) -> list[Violation]:
+    return [Violation(f.order_id, f.invariant, f.sentence, f.evidence) for f in findings]
 
 
 class _Histories:
@@ -284,17 +285,17 @@ class _Histories:
                 await self._life(findings, execution, status, row, overdue=False)
         return findings.all
 
-    def _work(self, findings: _Findings, history: OrderHistory, row: dict[str, Any] | None) -> None:
+    def _work(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None) -> None:
         """Invariant 5: the log tells of every completed activity."""
         if row is None:
             if history.completed:
                 activities = [name for name, _ in history.completed]
                 findings.add(5, "its workflow did work that our books do not know", activities=activities)
             return
-        events = {(event["type"], event["round"]) for event in row["events"]}
+        events = {(event["type"], event["round"]) for event in row.events}
         for name, round_ in history.completed:
             # A task that was lost had ended the order already: validated after that, it stays as it is.
-            late = name == Step.VALIDATE and row["ending"] is not None
+            late = name == Step.VALIDATE and row.ending is not None
             if not late and not _left_its_event(name, round_, events):
                 findings.add(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
 
@@ -303,7 +304,7 @@ class _Histories:
         findings: _Findings,
         execution: WorkflowExecution,
         status: WorkflowExecutionStatus,
-        row: dict[str, Any] | None,
+        row: AuditedRow | None,
         *,
         overdue: bool,
     ) -> None:
@@ -316,34 +317,30 @@ class _Histories:
         closed = self._close(row, status, overdue)
         if closed is not None:
             invariant, sentence = closed
-            findings.add(invariant, sentence, state=row and row["state"], status=status.name)
+            findings.add(invariant, sentence, state=row.state if row else None, status=status.name)
 
-    def _requests(
-        self, findings: _Findings, history: OrderHistory, row: dict[str, Any] | None, *, running: bool
-    ) -> None:
+    def _requests(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None, *, running: bool) -> None:
         """Invariant 9: what became of each acknowledged request can be seen."""
         for request in history.requests:
             if request.acknowledged and not (running if row is None else _seen_to(request, row)):
                 answer = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
                 findings.add(9, f"{request.kind} was {answer}, and nothing shows it", request=request.id)
 
-    def _close(
-        self, row: dict[str, Any] | None, status: WorkflowExecutionStatus, overdue: bool
-    ) -> tuple[int, str] | None:
+    def _close(self, row: AuditedRow | None, status: WorkflowExecutionStatus, overdue: bool) -> tuple[int, str] | None:
         """What is wrong between the order's row and its workflow's status: (invariant, sentence)."""
         if status is WorkflowExecutionStatus.RUNNING:
             if row is None:
                 return (8, "runs after its run timeout, and our books do not know it") if overdue else None
-            if row["reconciled"]:
+            if row.reconciled:
                 return 6, "reconcile ended it, and its workflow still runs"
-            if State(row["state"]).terminal and row["unchanged"] > self._grace:
+            if State(row.state).terminal and row.unchanged > self._grace:
                 return 8, f"the order is {row['state']}, and its workflow still runs"
             return None
         if row is None:
             what, mendable = "and our books do not know the order", status in _KILLED
         else:
-            state = State(row["state"])
-            if row["reconciled"] or (state.terminal and _CLOSES[state] is status):
+            state = State(row.state)
+            if row.reconciled or (state.terminal and _CLOSES[state] is status):
                 return None
             what, mendable = f"the order is {state}", not state.terminal or status in _KILLED
         mend = "; `trellis reconcile` can mend it" if mendable else ""
@@ -376,11 +373,11 @@ def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, in
     return bool({type_ for type_, _ in events} & info.leaves.keys())
 
 
-def _seen_to(request: Request, row: dict[str, Any]) -> bool:
+def _seen_to(request: Request, row: AuditedRow) -> bool:
     """Does the log, or the row, show what became of a request?"""
-    seen = {event["type"] for event in row["events"] if event["request_id"] == request.id}
-    granted = any(event["type"] in STEPS[Step(request.kind)].leaves for event in row["events"])
-    state = State(row["state"])
+    seen = {event["type"] for event in row.events if event["request_id"] == request.id}
+    granted = any(event["type"] in STEPS[Step(request.kind)].leaves for event in row.events)
+    state = State(row.state)
     if request.accepted is False:
         return EventType.REQUEST_REFUSED in seen
     if request.accepted is None and not state.terminal:
@@ -388,10 +385,10 @@ def _seen_to(request: Request, row: dict[str, Any]) -> bool:
     if request.kind == "approve":
         # An early one is written when its turn comes; a second one finds the first one's event; one that an
         # ending overtook changes nothing any more.
-        return bool(seen) or granted or row["ending"] is not None or state in _IN_REVIEW
+        return bool(seen) or granted or row.ending is not None or state in _IN_REVIEW
     if request.kind == "cancel":
         # Written when everything is undone.
-        return bool(seen) or granted or (row["ending"] is not None and not state.terminal)
+        return bool(seen) or granted or (row.ending is not None and not state.terminal)
     return bool(seen)
 
 

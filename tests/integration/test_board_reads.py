@@ -9,8 +9,7 @@ from typing import Any, LiteralString
 from trellis.bench.bench_stack import bench_stack
 from trellis.bench.board import fill
 from trellis.config import Settings
-from trellis.db.board import CHANNEL, BoardReader, View, listening
-from trellis.db.ledger import Row
+from trellis.db.board import _NAMES, CHANNEL, BoardReader, View, listening
 from trellis.db.pool import Pool
 from trellis.db.roles import as_owner
 
@@ -47,9 +46,10 @@ class Explaining(BoardReader):
         super().__init__(pool)
         self.blocks: list[int] = []
 
-    async def _rows(self, sql: LiteralString, args: dict[str, object]) -> list[Row]:
+    async def _rows(self, kind: Any, sql: LiteralString, args: dict[str, object]) -> list[Any]:
         async with self._pool.connection() as connection:
-            plan = await (await connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", args)).fetchone()
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
+            plan = await (await connection.execute(explain, _NAMES | args)).fetchone()
         assert plan is not None
         top = plan[0][0]["Plan"]
         self.blocks.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])

@@ -16,8 +16,8 @@ import structlog
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis import stack
 from trellis.config import Settings
-from trellis.db.board import COLUMNS, Key, View
-from trellis.db.ledger import Row
+from trellis.db.board import Key, View
+from trellis.db.rows import BoardRow
 from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
@@ -29,25 +29,20 @@ class Slow:
     def __init__(self) -> None:
         self.state, self.event, self.asked = "SHIPPED", 10, asyncio.Event()
 
-    def row(self) -> Row:
+    def row(self) -> BoardRow:
         now = datetime.now(UTC)
-        known = {
-            "id": "o1",
-            "state": self.state,
-            "created_at": now,
-            "event": self.event,
-            "last_ts": now,
-            "event_ts": now,
-        }
-        return {**dict.fromkeys(COLUMNS), **known, "last_type": f"ORDER_{self.state}"}
+        return BoardRow(
+            "o1", self.state, created_at=now, event=self.event, event_ts=now, last_type=f"ORDER_{self.state}",
+            last_ts=now,
+        )  # fmt: skip
 
-    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+    async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         snapshot = self.row()
         self.asked.set()
         await asyncio.sleep(0.1)
         return [snapshot]
 
-    async def orders(self, ids: set[str]) -> list[Row]:
+    async def orders(self, ids: set[str]) -> list[BoardRow]:
         return [self.row()]
 
 
@@ -75,11 +70,11 @@ async def test_a_page_read_never_overwrites_a_newer_line() -> None:
 
 
 class Nothing:
-    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+    async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         return []
 
-    async def orders(self, ids: set[str]) -> list[Row]:
-        return [{**dict.fromkeys(COLUMNS), "id": id_} for id_ in ids]
+    async def orders(self, ids: set[str]) -> list[BoardRow]:
+        return [BoardRow(id_) for id_ in ids]
 
 
 class Ended:

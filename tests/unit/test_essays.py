@@ -35,6 +35,7 @@ SHOWN = {
     "02_talking_to_a_running_order": [
         "@workflow.query",
         '@workflow.update(name="update_address")',
+        "@undecoded",
         ".validator",
         "async def _once(",
         "asyncio.shield(self._handling",

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import LiteralString
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.db.rows import AuditedRow, FindingRow
 from trellis.model import ATTEMPTS, BESIDE_THE_WAY, STATE_AFTER, STEPS, TERMINAL, EventType
 from trellis.policies import preset
-
-Finding = dict[str, Any]
-"""order_id, invariant, sentence, evidence."""
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
 _NAMES: dict[str, object] = {
@@ -76,7 +74,7 @@ class AuditBooks:
         assert row is not None
         return int(row[0]), int(row[1]), int(row[2])
 
-    async def batches(self) -> AsyncIterator[tuple[int, list[Finding]]]:
+    async def batches(self) -> AsyncIterator[tuple[int, list[FindingRow]]]:
         """(orders looked at, findings) of each batch in turn, in the order of their ids."""
         after = ""
         while True:
@@ -93,18 +91,18 @@ class AuditBooks:
             yield int(row[1]), await self._find(_BATCH, after=after, upto=row[0], grace=self._grace, **_NAMES)
             after = row[0]
 
-    async def strays(self) -> list[Finding]:
+    async def strays(self) -> list[FindingRow]:
         """Charges and refunds at the provider that no payment of ours stands behind, and parcels of no order."""
         return await self._find(_STRAYS)
 
-    async def order(self, order_id: str) -> dict[str, Any] | None:
-        """state, reconciled, ending, unchanged [s] and the events (type, round, request_id) of an order, or None."""
-        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
+    async def order(self, order_id: str) -> AuditedRow | None:
+        """What the books say of one order, or None where they do not know it."""
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(AuditedRow)) as cursor:
             await cursor.execute(_ORDER, {"order": order_id})
             return await cursor.fetchone()
 
-    async def _find(self, sql: LiteralString | bytes, **args: object) -> list[Finding]:
-        async with borrowed(self._pool) as connection, connection.cursor(row_factory=dict_row) as cursor:
+    async def _find(self, sql: LiteralString | bytes, **args: object) -> list[FindingRow]:
+        async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(FindingRow)) as cursor:
             await cursor.execute(sql, args)
             return await cursor.fetchall()
 

@@ -9,16 +9,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import BaseRowFactory, class_row, tuple_row
 from psycopg_pool import PoolTimeout
 
-from trellis.db.ledger import Row
 from trellis.db.pool import Pool
+from trellis.db.rows import BoardRow, TimelineRow
 from trellis.errors import DatabaseUnavailable
 from trellis.model import BESIDE_THE_WAY, PATH, STATE_AFTER, TERMINAL
+
+T = TypeVar("T")
 
 CHANNEL = "trellis_orders"
 COUNTED = 1000
@@ -50,14 +52,6 @@ _NAMES: dict[str, object] = {
 _COLUMNS: LiteralString = "id, state, total, address_json, last_error, claimed_at, closing_at, created_at, policy_json"
 
 
-COLUMNS = (
-    "id", "state", "total", "address_json", "last_error", "claimed_at", "closing_at", "created_at", "policy",
-    "review_window", "event", "event_ts", "last_type", "last_step", "last_attempt", "last_ts", "last_failure",
-    "furthest",
-)  # fmt: skip
-"""What a row has; all but the id are None for an order of which nothing is written yet."""
-
-
 @dataclass(frozen=True)
 class View:
     """Which orders a page shows: newest first, or by id where `prefix` is given. No states means all."""
@@ -77,16 +71,16 @@ class BoardReader:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def _rows(self, sql: LiteralString, args: dict[str, object]) -> list[Row]:
+    async def _rows(self, kind: BaseRowFactory[T], sql: LiteralString, args: dict[str, object]) -> list[T]:
         try:
             # A board would rather say "disconnected" soon than wait as long as an order does.
             async with self._pool.connection(timeout=3) as connection:
-                cursor = connection.cursor(row_factory=dict_row)
+                cursor = connection.cursor(row_factory=kind)
                 return await (await cursor.execute(sql, _NAMES | args)).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise _away(error) from None
 
-    async def page(self, view: View, after: Key | None = None) -> list[Row]:
+    async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         """One row more than the page has, if there is a next page."""
         args: dict[str, object] = {
             "states": list(view.states), "limit": view.size + 1, "prefix": view.prefix,
@@ -111,15 +105,16 @@ class BoardReader:
         else:
             order = "o.created_at DESC, o.id DESC"
             found = f"SELECT {_COLUMNS} FROM orders WHERE {before} ORDER BY created_at DESC, id DESC LIMIT %(limit)s"
-        return await self._rows(f"WITH o AS MATERIALIZED ({found}) {_SELECT} FROM o {_DETAILS} ORDER BY {order}", args)
+        sql: LiteralString = f"WITH o AS MATERIALIZED ({found}) {_SELECT} FROM o {_DETAILS} ORDER BY {order}"
+        return await self._rows(class_row(BoardRow), sql, args)
 
-    async def orders(self, ids: Iterable[str]) -> list[Row]:
+    async def orders(self, ids: Iterable[str]) -> list[BoardRow]:
         """Single rows. An order whose `receive` has not succeeded yet has events alone: its state is NULL."""
         sql: LiteralString = f"""
             WITH o AS MATERIALIZED (
                 SELECT {_COLUMNS} FROM unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN orders USING (id))
             {_SELECT} FROM o {_DETAILS}"""
-        return await self._rows(sql, {"ids": list(ids)})
+        return await self._rows(class_row(BoardRow), sql, {"ids": list(ids)})
 
     async def counts(self) -> dict[str, int]:
         """Orders in each state, none of them above `COUNTED`."""
@@ -128,9 +123,9 @@ class BoardReader:
             SELECT from_state AS state, (SELECT count(*) FROM (
                 SELECT FROM orders WHERE state = from_state ORDER BY created_at LIMIT %(most)s) few) AS n
             FROM (SELECT from_state FROM order_edges UNION SELECT to_state FROM order_edges) states"""
-        return {row["state"]: row["n"] for row in await self._rows(sql, {"most": COUNTED})}
+        return dict(await self._rows(tuple_row, sql, {"most": COUNTED}))
 
-    async def tries(self, order_id: str) -> list[Row]:
+    async def tries(self, order_id: str) -> list[TimelineRow]:
         """The newest `TRIES` events of one order, oldest first: tries, and what they led to."""
         sql: LiteralString = """
             SELECT * FROM (
@@ -138,7 +133,7 @@ class BoardReader:
                        coalesce(payload_json ->> 'error', payload_json ->> 'reason') AS error
                 FROM events WHERE order_id = %(id)s ORDER BY id DESC LIMIT %(most)s) newest
             ORDER BY id"""
-        return await self._rows(sql, {"id": order_id, "most": TRIES})
+        return await self._rows(class_row(TimelineRow), sql, {"id": order_id, "most": TRIES})
 
 
 @asynccontextmanager

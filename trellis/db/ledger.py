@@ -20,8 +20,6 @@ from trellis.messages import FenceAnswer
 from trellis.model import ENDINGS, Address, EventType, Order, State, event_id
 from trellis.policies import Policy
 
-Row = dict[str, Any]
-
 T = TypeVar("T")
 
 _EVENT: LiteralString = (

@@ -142,6 +142,74 @@ class EventRow(Record):
     ts: datetime
 
 
+@dataclass(frozen=True)
+class BoardRow(Record):
+    """An order as a board shows it. All but the id are None for an order of which nothing is written yet.
+
+    `event`, `event_ts`: its newest event. `last_*`: its newest event that says where it stands. `furthest`: for an
+    order that did not complete, the last event on the way to completion.
+    """
+
+    id: str
+    state: str | None = None
+    total: Decimal | None = None
+    address_json: dict[str, str] | None = None
+    last_error: str | None = None
+    claimed_at: datetime | None = None
+    closing_at: datetime | None = None
+    created_at: datetime | None = None
+    policy: str | None = None
+    review_window: float | None = None
+    event: int | None = None
+    event_ts: datetime | None = None
+    last_type: str | None = None
+    last_step: str | None = None
+    last_attempt: int | None = None
+    last_ts: datetime | None = None
+    last_failure: str | None = None
+    furthest: str | None = None
+
+
+@dataclass(frozen=True)
+class TimelineRow(Record):
+    """An event as a timeline shows it. `error` is the error of a try, or the reason of another event."""
+
+    id: int
+    type: str
+    step: str | None
+    attempt: int | None
+    round: int | None
+    started_at: datetime | None
+    duration_ms: float | None
+    ts: datetime
+    lane: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class FindingRow(Record):
+    """An order, the invariant that it breaks (1 to 10), what is wrong in words, and the figures behind it."""
+
+    order_id: str
+    invariant: int
+    sentence: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditedRow(Record):
+    """What the audit holds a history against.
+
+    `unchanged`: seconds since the row last changed. `events`: {type, round, request_id} of all events but failed tries.
+    """
+
+    state: str
+    reconciled: bool
+    ending: str | None
+    unchanged: float
+    events: list[dict[str, Any]]
+
+
 def read_order(**columns: Any) -> OrderRow:
     """A row of `Ledger.order`. Payment and shipments come as JSON, whose times are text."""
     payment, shipments, ending = columns.pop("payment"), columns.pop("shipments"), columns.pop("ending")

@@ -19,8 +19,8 @@ from typing import Any
 import structlog
 from temporalio.service import RPCError
 
-from trellis.db.board import COLUMNS, TRIES, BoardReader, Key, View, listening
-from trellis.db.ledger import Row
+from trellis.db.board import TRIES, BoardReader, Key, View, listening
+from trellis.db.rows import BoardRow
 from trellis.desk import Desk
 from trellis.errors import DatabaseUnavailable, OrderNotFound, TrellisError
 from trellis.lab.control_room import rows
@@ -119,7 +119,7 @@ class Feed:
 
     def show_starting(self, order_id: str) -> None:
         """Show an order that was started and has not written its first event."""
-        self._keep_starting(rows.line({**dict.fromkeys(COLUMNS), "id": order_id}))
+        self._keep_starting(rows.line(BoardRow(order_id)))
         self._changed.add(order_id)
         self._wake.set()
 
@@ -134,7 +134,7 @@ class Feed:
         found = await self._reader.page(view, self._keys[-1] if self._keys else None)
         more, found = len(found) > view.size, found[: view.size]
         self._next = _key(found[-1]) if more else None
-        self._lines = {row["id"]: rows.line(row) for row in found}
+        self._lines = {row.id: rows.line(row) for row in found}
         for id_ in self._lines.keys() & self._starting.keys():
             del self._starting[id_]
         if not self._keys:
@@ -178,7 +178,7 @@ class Feed:
                 self._counts_stale = True
             await asyncio.sleep(FRAME)
 
-    def _merge(self, found: list[Row]) -> None:
+    def _merge(self, found: list[BoardRow]) -> None:
         view = self._view
         changed, gone = [], []
         # A line below the page's last one belongs to the next page.
@@ -300,8 +300,9 @@ class Feed:
         self._show("link", {"live": not self._trouble, "text": f"{DOWN}. {why} {BACK}" if why else ""})
 
 
-def _key(row: Row) -> Key:
-    return row["created_at"], row["id"]
+def _key(row: BoardRow) -> Key:
+    assert row.created_at is not None, "a page shows orders that have a row"
+    return row.created_at, row.id
 
 
 def _now() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trellis import model
 from trellis.db.board import View
-from trellis.db.ledger import Row
+from trellis.db.rows import BoardRow, TimelineRow
 from trellis.model import ATTEMPTS, REVIEW, STATE_AFTER, STEPS, EventType, State, Step
 from trellis.rules import next_step, permissions
 
@@ -19,48 +19,48 @@ def _short(state: State) -> str:
 PATH = tuple((str(state), _short(state)) for state in model.PATH)
 """The states of an order that goes well, and a short word for each."""
 
-_REACHED = {state: index for index, state in enumerate(model.PATH)}
+_REACHED: dict[str | None, int] = {state: index for index, state in enumerate(model.PATH)}
 
 
 def millis(when: datetime | None) -> int | None:
     return None if when is None else int(when.timestamp() * 1000)
 
 
-def at(row: Row) -> tuple[str | None, int | None]:
+def at(row: BoardRow) -> tuple[str | None, int | None]:
     """(step, attempt) that the order is at, by its last event; attempt None where nothing outside is called."""
-    last = row["last_type"]
-    step = next_step(row["state"], closing=row["closing_at"] is not None, last=last, last_step=row["last_step"])
+    last = row.last_type
+    step = next_step(row.state, closing=row.closing_at is not None, last=last, last_step=row.last_step)
     if step is None or step == REVIEW or not STEPS[Step(step)].calls_out:
         return step, None
-    return step, (row["last_attempt"] or 0) + 1 if last in ATTEMPTS else 1
+    return step, (row.last_attempt or 0) + 1 if last in ATTEMPTS else 1
 
 
-def line(row: Row) -> dict[str, Any]:
+def line(row: BoardRow) -> dict[str, Any]:
     """One line of the board: what is drawn of an order, and what it can still grant."""
-    state = row["state"]
+    state = row.state
     ended = state is not None and State(state).terminal
     step, attempt = at(row)
-    reviewed = step == REVIEW and row["last_type"] == EventType.AWAITING_APPROVAL
-    may = permissions(state, claimed=row["claimed_at"] is not None, closing=row["closing_at"] is not None, step=step)
-    reached = STATE_AFTER[row["furthest"]] if row["furthest"] else state
+    reviewed = step == REVIEW and row.last_type == EventType.AWAITING_APPROVAL
+    may = permissions(state, claimed=row.claimed_at is not None, closing=row.closing_at is not None, step=step)
+    reached = STATE_AFTER[EventType(row.furthest)] if row.furthest else state
     return {
-        "id": row["id"],
+        "id": row.id,
         "state": state,
         "reached": _REACHED.get(reached, -1),
         "step": step,
         "attempt": attempt,
-        "policy": row["policy"],
-        "total": None if row["total"] is None else str(row["total"]),
-        "address": address_line(row["address_json"]),
-        "created": millis(row["created_at"]),
-        "ended": millis(row["last_ts"]) if ended else None,
-        "deadline": (millis(row["last_ts"]) or 0) + int(row["review_window"] * 1000) if reviewed else None,
-        "error": row["last_error"] or (None if state == State.COMPLETED else row["last_failure"]),
+        "policy": row.policy,
+        "total": None if row.total is None else str(row.total),
+        "address": address_line(row.address_json),
+        "created": millis(row.created_at),
+        "ended": millis(row.last_ts) if ended else None,
+        "deadline": (millis(row.last_ts) or 0) + int((row.review_window or 0) * 1000) if reviewed else None,
+        "error": row.last_error or (None if state == State.COMPLETED else row.last_failure),
         "can_approve": may.approve,
         "can_cancel": may.cancel,
         "can_update_address": may.update_address,
-        "event": row["event"] or 0,
-        "event_at": millis(row["event_ts"]),
+        "event": row.event or 0,
+        "event_at": millis(row.event_ts),
     }
 
 
@@ -81,24 +81,24 @@ def place(view: View, row: dict[str, Any]) -> tuple[Any, ...]:
     return (row["id"],) if view.prefix else (-(row["created"] or 0), [-ord(char) for char in row["id"]])
 
 
-def timeline(order_id: str, events: list[Row], link: str | None, full: int) -> dict[str, Any]:
+def timeline(order_id: str, events: list[TimelineRow], link: str | None, full: int) -> dict[str, Any]:
     """The attempts of one order as bars, and what they led to as marks. `cut`: older attempts are left out."""
     bars = []
     for event in events:
-        if event["attempt"] is None:
+        if event.attempt is None:
             continue
-        start = event["started_at"] or event["ts"]
+        start = event.started_at or event.ts
         bars.append(
             {
-                "step": event["step"], "attempt": event["attempt"], "round": event["round"], "lane": event["lane"],
-                "outcome": ATTEMPTS.get(event["type"], "succeeded"), "error": event["error"],
-                "from": start.timestamp() * 1000, "to": start.timestamp() * 1000 + (event["duration_ms"] or 0),
+                "step": event.step, "attempt": event.attempt, "round": event.round, "lane": event.lane,
+                "outcome": ATTEMPTS.get(EventType(event.type), "succeeded"), "error": event.error,
+                "from": start.timestamp() * 1000, "to": start.timestamp() * 1000 + (event.duration_ms or 0),
             }
         )  # fmt: skip
     marks = [
-        {"type": event["type"], "at": event["ts"].timestamp() * 1000, "reason": event["error"]}
+        {"type": event.type, "at": event.ts.timestamp() * 1000, "reason": event.error}
         for event in events
-        if event["type"] not in ATTEMPTS
+        if event.type not in ATTEMPTS
     ]
     # A round of shipping that failed is followed by another one.
     round_ = 1 + sum(mark["type"] == EventType.DISPATCH_FAILED for mark in marks)

@@ -13,7 +13,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from trellis import config, stack
+from trellis import stack
+from trellis.config import Settings
 from trellis.errors import TrellisError
 
 OUTSIDE = ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE", "TEMPORAL_NAMESPACE")
@@ -54,7 +55,8 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
     except DeadKernelError as error:
         raise TrellisError(f"{path.name}: the kernel died.") from error
     finally:
-        stack.down(config.load().model_copy(update={"home": home}))
+        # Not the settings of the environment: an address there that cannot be read must not leave servers behind.
+        stack.down(Settings.model_validate({"TRELLIS_HOME": home}))
         if given is None:
             shutil.rmtree(home, ignore_errors=True)
     return notebook
