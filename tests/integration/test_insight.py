@@ -194,7 +194,7 @@ def test_what_cannot_be_asked_of_the_log_is_refused(filled: str) -> None:
     for ask in wrong:
         with pytest.raises(BadInput):
             ask()
-    with pytest.raises(BadInput, match="Known are receive, validate, charge"):
+    with pytest.raises(BadInput, match="Known are receive, validate, approve, charge"):
         insight.events(filled, step="chrage")
 
 
