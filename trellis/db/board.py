@@ -153,20 +153,20 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise _away(error) from None
-    heard = _heard(connection)
+    ids = _ids(connection)
     try:
         await connection.execute(f"LISTEN {CHANNEL}")
         await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
-        yield heard
+        yield ids
     except psycopg.OperationalError as error:
         raise _away(error) from None
     finally:
         # Closed rather than left by `async with`: that would commit, and wait for who still listens.
-        await heard.aclose()
+        await ids.aclose()
         await connection.close()
 
 
-async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
+async def _ids(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
     try:
         async for note in connection.notifies():
             yield note.payload
