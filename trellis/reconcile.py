@@ -187,7 +187,7 @@ def _plan(case: _Stranded) -> str:
     row = case.row
     if row is not None and row.state.terminal:
         return "mark it as reconciled: there is nothing left to undo"
-    cancel = _deciding(_unheard(case.history, row, []))
+    cancel = _deciding(_unanswered(case.history, row, []))
     ending = (row.ending if row else None) or (State.CANCELLED if cancel else State.FAILED)
     if row is None:
         return f"write it down and end it {ending}: nothing had been charged"
@@ -203,14 +203,14 @@ async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Strande
     row = await ledger.order(order_id)
     assert row is not None
     events = await ledger.events(order_id)
-    unheard = _unheard(case.history, row, events)
+    unanswered = _unanswered(case.history, row, events)
     state = row.state
     if state.terminal:
         action, why, refusal = "marked as reconciled: there was nothing left to undo", "", f"the order is {state}"
     else:
-        action, state, why = await _undo(ledger, provider, row, f"its workflow {case.workflow}", _deciding(unheard))
+        action, state, why = await _undo(ledger, provider, row, f"its workflow {case.workflow}", _deciding(unanswered))
         refusal = f"the order was ended by reconcile as {state}"
-    for request in unheard:
+    for request in unanswered:
         if not _moot(request, state, events):
             await ledger.refuse(order_id, request.id, request.kind, refusal)
     # Last: the mark says that nothing is left to do.
@@ -242,7 +242,7 @@ async def _undo(
     return action, State(answer.ending or ending), answer.reason or reason
 
 
-def _unheard(history: OrderHistory | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
+def _unanswered(history: OrderHistory | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
     """Requests in the history that no worker came to judge."""
     known = {event.payload_json.get("request_id") for event in events}
     if row is not None and row.closing_at:
@@ -251,9 +251,9 @@ def _unheard(history: OrderHistory | None, row: OrderRow | None, events: list[Ev
     return [request for request in requests if request.accepted is None and request.id not in known]
 
 
-def _deciding(unheard: list[Request]) -> Request | None:
+def _deciding(unanswered: list[Request]) -> Request | None:
     """The cancel that decides how the order ends, unless the row says so already."""
-    return next((request for request in unheard if request.kind == "cancel"), None)
+    return next((request for request in unanswered if request.kind == "cancel"), None)
 
 
 def _moot(request: Request, state: State, events: list[EventRow]) -> bool:

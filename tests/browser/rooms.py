@@ -64,7 +64,7 @@ class Lab:
 
     async def row(self, sql: str, *args: object) -> Any:
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
-            found = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+            found = await (await connection.execute(sql, args)).fetchone()
         return found[0] if found else None
 
     async def becomes(self, expected: object, sql: str, *args: object, seconds: float = 30) -> None:

@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.browser.jupyter import FLAGS, chromium, serving
 from trellis import stack
-from trellis.bench.events import fill
+from trellis.bench.filling import fill
 from trellis.config import Settings
 from trellis.db.migrate import migrate
 from trellis.insight import colours

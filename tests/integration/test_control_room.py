@@ -196,8 +196,12 @@ def test_filter_search_and_pages_are_walked_by_key(session: Session) -> None:
             assert asyncio.run(session.wait(id_))["state"] == "CANCELLED"
         say(room, "view", states=[], prefix=tag)
         pages = []
+
+        def shows(number: int) -> bool:
+            return eventually(lambda: room.page["number"] == number and room.page["prefix"] == tag)
+
         for number in (1, 2, 3):
-            assert eventually(lambda number=number: room.page["number"] == number and room.page["prefix"] == tag)
+            assert shows(number)
             pages.append([line["id"] for line in room.page["rows"]])
             say(room, "turn", forward=True)
         assert [id_ for page in pages for id_ in page] == sorted(ids)

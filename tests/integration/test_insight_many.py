@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from trellis import insight
-from trellis.bench.events import analysis, fill
+from trellis.bench.events import analysis
+from trellis.bench.filling import fill
 from trellis.db.migrate import migrate
 from trellis.errors import BadInput
 from trellis.insight import exporting, frames
@@ -107,7 +108,7 @@ def test_what_cannot_be_asked_of_the_log_is_refused(filled: str) -> None:
     for ask in wrong:
         with pytest.raises(BadInput):
             ask()
-    with pytest.raises(BadInput, match="Known are receive, validate, charge"):
+    with pytest.raises(BadInput, match="Known are receive, validate, approve, charge"):
         insight.events(filled, step="chrage")
 
 

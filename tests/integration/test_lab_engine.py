@@ -48,17 +48,22 @@ def test_a_lost_database_is_one_sentence_for_every_call(session: Session) -> Non
     try:
         with pytest.raises(DatabaseUnavailable, match="trellis up") as failed:
             session.events()
-        assert failed.value._render_traceback_() == [f"DatabaseUnavailable: {failed.value}"]  # type: ignore[attr-defined]
+        assert failed.value._render_traceback_() == [f"DatabaseUnavailable: {failed.value}"]
     finally:
         session.desk.stack = before
+
+
+def lose_workers(session: Session) -> None:
+    """As if the server had been away too long; wait until others are there."""
+    before = session.watch
+    session.call_soon(before.worker_failed.set)
+    assert eventually(lambda: session.watch is not before)
 
 
 def test_workers_that_failed_are_replaced(session: Session) -> None:
     """A worker that was cut off from its server for too long ends; both are started anew, after a reload as well."""
     for _ in range(2):
-        before = session.watch
-        session.call_soon(before.worker_failed.set)
-        assert eventually(lambda before=before: session.watch is not before)
+        lose_workers(session)
         completes(session)
         session.reload()
 

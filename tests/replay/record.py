@@ -1,4 +1,7 @@
-"""Record the histories that test_replay replays: one of each way that an order can go."""
+"""Record the histories that test_replay replays: one of each way that an order can go.
+
+Not renewed: `signals_dropped`. The first version recorded it; it dropped signals that are understood today.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from temporalio.service import RPCError
+
 from trellis import config
 from trellis.bench.bench_stack import BenchStack, bench_stack
 from trellis.driving import sample_order
 from trellis.faults import FaultPlan
+from trellis.messages import ORDER_WORKFLOW
 from trellis.model import shipping_workflow_id, workflow_id
 from trellis.policies import Policy, preset, tuned
 
@@ -45,6 +51,24 @@ async def cancel_in_temporal(bench: BenchStack, order_id: str) -> None:
 async def nothing(bench: BenchStack, order_id: str) -> None: ...
 
 
+async def by_hand(bench: BenchStack, order_id: str) -> None:
+    """Requests as people type them into Temporal's UI, among them some that cannot be understood."""
+    await asyncio.sleep(0.5)
+    handle = bench.desk.client.get_workflow_handle(workflow_id(order_id))
+    await handle.signal("cancel", ["no", "reason"])
+    await handle.signal("aprove")
+    await handle.signal("update_address", {"street": "2 New Road"})
+    await handle.execute_update("approve", "Ada")
+
+
+async def cancel_elsewhere(bench: BenchStack, order_id: str) -> None:
+    await asyncio.sleep(0.5)
+    await bench.desk.client.get_workflow_handle(order_id).signal("cancel_order", "changed my mind")
+
+
+BY_HAND: dict[str, Act] = {"order-sent-by-hand": by_hand, "started-elsewhere": cancel_elsewhere}
+"""Orders started without the desk, under these workflow ids. Such a start reads its id, so the file is named by it."""
+
 CASES: dict[str, tuple[str, Policy, Act]] = {
     "calm": ("calm", preset("swift"), approve),
     "cancelled_after_charge": ("prepare: hang*", preset("swift"), approve_then_cancel),
@@ -67,6 +91,16 @@ def without_traces(value: Any) -> Any:
     return [without_traces(entry) for entry in value] if isinstance(value, list) else value
 
 
+async def keep(bench: BenchStack, id_: str, file: str) -> None:
+    try:
+        history = await bench.desk.client.get_workflow_handle(id_).fetch_history()
+    except RPCError:
+        # An order that never shipped has no child.
+        return
+    text = json.dumps(without_traces(json.loads(history.to_json())), indent=1)
+    (FOLDER / f"{file}.json").write_text(text + "\n", "utf-8")
+
+
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     async with bench_stack(config.load({}, None)) as bench:
@@ -76,18 +110,20 @@ async def main() -> None:
             await bench.desk.start(order, policy)
             await act(bench, order.order_id)
             await bench.desk.wait(order.order_id, 60)
-            for id_, file in (
-                (workflow_id(order.order_id), name),
-                (shipping_workflow_id(order.order_id, 1), f"{name}.shipping"),
-            ):
-                try:
-                    history = await bench.desk.client.get_workflow_handle(id_).fetch_history()
-                except Exception:
-                    # An order that never shipped has no child.
-                    continue
-                text = json.dumps(without_traces(json.loads(history.to_json())), indent=1)
-                (FOLDER / f"{file}.json").write_text(text + "\n", "utf-8")
+            await keep(bench, workflow_id(order.order_id), name)
+            await keep(bench, shipping_workflow_id(order.order_id, 1), f"{name}.shipping")
             print(name)
+        await bench.set_faults(FaultPlan.calm())
+        for id_, act in BY_HAND.items():
+            order_id = id_.removeprefix("order-")
+            start = {"payment_id": order_id, "items": [{"name": "book", "qty": 1, "price": 12.5}]}
+            handle = await bench.desk.client.start_workflow(
+                ORDER_WORKFLOW, start, id=id_, task_queue=bench.desk.settings.orders_queue
+            )
+            await act(bench, order_id)
+            await handle.result()
+            await keep(bench, id_, id_)
+            print(id_)
 
 
 if __name__ == "__main__":

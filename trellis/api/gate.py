@@ -17,7 +17,7 @@ LARGEST_BODY = 64 * 1024
 BODY_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 INSIDE = 100
-"""Requests that are worked on at once. What comes beyond is told to come back: a queue would only make all wait."""
+"""Requests that are worked on at once. More get a 503 and may come back: a queue would make all of them wait."""
 OPEN = frozenset({"/docs", "/openapi.json"})
 """Needs no token: the schema is no secret, and no browser could send one for a page that it opens."""
 
@@ -42,7 +42,7 @@ class Gate:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive)
         except ClientDisconnect:
-            # Half a request is none: what arrived of a cancel may be a whole one without its reason.
+            # A truncated body can parse as a valid cancel without its reason, so it is not served at all.
             return
         except TimeoutError:
             await error(408, "timeout", f"The body did not arrive within {BODY_SECONDS:.0f} seconds.")(

@@ -31,8 +31,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, host: str, port: int, said: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `said` is given the address once the API answers. Port 0 takes a free one.
+async def serve(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `announce` is given the address once the API answers. Port 0 takes a free one.
 
     Raises ConfigError for an open address without a token and for a policy or fault plan that cannot be meant,
     StackError for a port in use, and what `opened` raises.
@@ -60,7 +60,7 @@ async def serve(settings: Settings, host: str, port: int, said: Callable[[str], 
             while not server.started and not serving.done():
                 await asyncio.sleep(0.01)
             shown = f"[{host}]" if ":" in host else host
-            said(f"http://{shown}:{listener.getsockname()[1]}")
+            announce(f"http://{shown}:{listener.getsockname()[1]}")
             await serving
 
 

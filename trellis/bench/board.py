@@ -10,14 +10,13 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from trellis.bench.filling import fill
 from trellis.config import Settings
-from trellis.db.pool import Pool
-from trellis.db.roles import as_owner
 from trellis.driving import many, run_calm_order, sample_order
 from trellis.faults import FaultPlan, Mix
 from trellis.lab.control_room.widget import ControlRoom
@@ -25,19 +24,6 @@ from trellis.lab.session import Session
 from trellis.model import workflow_id
 from trellis.policies import preset, tuned
 from trellis.runtime import workspace
-
-FILL = """
-INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker, ts)
-SELECT gen_random_uuid(), 'old-' || n / 25, 'ATTEMPT_FAILED', 'charge', n %% 25 + 1, 0, 1, n %% 25 + 1,
-       now() - interval '1 day' + n * interval '80 ms', 1.0, 'bench', now() - interval '1 day' + n * interval '80 ms'
-FROM generate_series(%s::int, %s::int - 1) n
-"""
-FILL_ORDERS = """
-INSERT INTO orders (id, state, items_json, total, policy_json, fingerprint, created_at)
-SELECT 'old-' || n, 'ORDER_RECEIVED', '[]', 0, '{"name": "swift", "review_window": 30}', '',
-       now() - interval '1 day' + n * interval '2 s'
-FROM generate_series(0, %s::int - 1) n
-"""
 
 
 def run(
@@ -49,7 +35,7 @@ def run(
         try:
             if filled:
                 assert session.desk.stack is not None
-                session.submit(_fill_as_owner(session.desk.stack.database_url, filled)).result()
+                fill_old_orders(session.desk.stack.database_url, filled)
             delays = _delays(session, orders)
             tick()
             ratio, open_, closed = _cost(session, rounds, per_round, tick)
@@ -67,20 +53,9 @@ def run(
     }
 
 
-async def _fill_as_owner(url: str, events: int) -> None:
-    async with as_owner(url) as pool:
-        await fill(pool, events)
-
-
-async def fill(pool: Pool, events: int) -> None:
-    """Old orders with 25 failed tries each: what a long-used ledger holds."""
-    async with pool.connection() as connection:
-        await connection.execute(FILL_ORDERS, (events // 25,))
-        for first in range(0, events, 100_000):
-            await connection.execute(FILL, (first, min(first + 100_000, events)))
-        # An old ledger was vacuumed and is on the disk; a fresh one would be while the board is timed.
-        await connection.execute("VACUUM ANALYZE")
-        await connection.execute("CHECKPOINT")
+def fill_old_orders(url: str, events: int) -> None:
+    """What a long-used ledger holds: completed orders of the last day, one every two seconds."""
+    fill(url, events, prefix="old-", began=datetime.now(UTC) - timedelta(days=1), every=timedelta(seconds=2))
 
 
 def _delays(session: Session, orders: int) -> list[float]:

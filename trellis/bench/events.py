@@ -11,52 +11,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, LiteralString
+from typing import Any
 
+from trellis.bench.filling import fill
 from trellis.config import Settings
 from trellis.db import reading
 from trellis.errors import TrellisError
 from trellis.runtime import opened, workspace
-
-# Orders of twenty events, ten of their sixteen tries without success. Every third order is server-placed, an execution
-# to a try, and of every thirtieth each step's second execution left no trace. The id of a try's event derives from its
-# identity; here any distinct uuid will do.
-_FILL: LiteralString = """
-INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker,
-                    payload_json, ts)
-SELECT gen_random_uuid(), 'order-' || n / 20, kind[place], step[place], attempt[place],
-       CASE WHEN attempt[place] > 0 THEN round[place] END,
-       CASE WHEN n / 20 %% 30 = 0 THEN attempt[place] + (attempt[place] > 1)::int
-            WHEN n / 20 %% 3 = 0 THEN attempt[place] WHEN attempt[place] > 0 THEN 1 END,
-       CASE WHEN n / 20 %% 3 = 0 THEN least(attempt[place], 1) ELSE attempt[place] END,
-       CASE WHEN attempt[place] > 0 THEN began END,
-       CASE WHEN attempt[place] > 0
-            THEN CASE kind[place] WHEN 'ATTEMPT_TIMED_OUT' THEN 250 ELSE 0 END + random() * 5 END,
-       'worker-' || n %% 4,
-       CASE WHEN kind[place] LIKE 'ATTEMPT%%'
-            THEN jsonb_build_object('fault_plan', 1, 'error', step[place] || ' failed on purpose')
-            ELSE '{"fault_plan": 1}' END,
-       began + interval '260 ms'
-FROM generate_series(%(first)s::int, %(last)s::int - 1) AS n,
-     LATERAL (SELECT 1 + n %% 20 AS place,
-                     timestamptz '2026-01-01 00:00Z' + n / 20 * interval '600 ms' + n %% 20 * interval '300 ms'
-                     AS began),
-     (SELECT '{ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_RECEIVED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,ORDER_VALIDATED,
-               AWAITING_APPROVAL,ORDER_APPROVED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,PAYMENT_CHARGED,SHIPPING_STARTED,
-               ATTEMPT_FAILED,PACKAGE_PREPARED,ATTEMPT_FAILED,ATTEMPT_TIMED_OUT,CARRIER_DISPATCHED,
-               ATTEMPT_TIMED_OUT,ORDER_SHIPPED,ORDER_COMPLETED}'::text[] AS kind,
-             '{receive,receive,receive,validate,validate,validate,validate,approve,charge,charge,charge,prepare,
-               prepare,prepare,dispatch,dispatch,dispatch,ship,ship,complete}'::text[] AS step,
-             '{1,2,3,1,2,3,NULL,NULL,1,2,3,NULL,1,2,1,2,3,1,2,NULL}'::int[] AS attempt,
-             '{0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,0,0,0}'::int[] AS round) AS words
-"""
-
-_FILL_ORDERS: LiteralString = """
-INSERT INTO orders (id, state, items_json, total, policy_json, fingerprint, created_at, updated_at)
-SELECT 'order-' || o, 'COMPLETED', '[]', 25, '{"name": "swift"}', '', began + interval '860 ms', began + interval '6 s'
-FROM (SELECT o, timestamptz '2026-01-01 00:00Z' + o * interval '600 ms' AS began
-      FROM generate_series(0, (%(rows)s::int - 1) / 20) AS o) AS made
-"""
 
 # In a process of its own: memory that an earlier round freed would hide what this one needs.
 _MEASURE_MEMORY = """
@@ -86,18 +47,6 @@ else:
 done.set(); watcher.join()
 print(json.dumps({"rows": rows, "peak_mb": (peak - base) / 2**20, "frame_mb": held / 2**20}))
 """
-
-
-def fill(url: str, rows: int, tick: Callable[[], None] = lambda: None) -> None:
-    """Write `rows` plausible events, a million at a time, and their orders; have Postgres look at them."""
-    with reading.connection(url) as connection:
-        # The triggers hold every order to its whole path.
-        connection.execute("SET session_replication_role = replica")
-        connection.execute(_FILL_ORDERS, {"rows": rows})
-        for first in range(0, rows, 1_000_000):
-            connection.execute(_FILL, {"first": first, "last": min(rows, first + 1_000_000)})
-            tick()
-        connection.execute("VACUUM ANALYZE events, orders")
 
 
 def memory(url: str, batches: int | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import LiteralString
 
@@ -13,7 +12,6 @@ from psycopg.types.json import Jsonb
 from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import AuditedRow, FindingRow
 from trellis.model import ATTEMPTS, BESIDE_THE_WAY, STATE_AFTER, STEPS, TERMINAL, EventType
-from trellis.policies import preset
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
 _NAMES: dict[str, object] = {
@@ -105,13 +103,3 @@ class AuditBooks:
         async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(FindingRow)) as cursor:
             await cursor.execute(sql, args)
             return await cursor.fetchall()
-
-
-async def fill(pool: Pool, upto: int) -> None:
-    """Make completed orders, with their events and both books, until there are `upto` of them: for measurements."""
-    async with borrowed(pool) as connection, connection.transaction():
-        # An order begins as ORDER_RECEIVED, says the database; these never ran.
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(
-            (Path(__file__).parent / "fill.sql").read_bytes(), {"upto": upto, "policy": Jsonb(asdict(preset("swift")))}
-        )

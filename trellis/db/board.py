@@ -95,12 +95,14 @@ class BoardReader:
                 AND (cardinality(%(states)s::text[]) = 0 OR state = ANY (%(states)s))
                 ORDER BY id USING ~<~ LIMIT %(limit)s"""
         elif view.states:
-            # One short walk of the index per state, rather than a sort of all that are in any of them.
+            # One short walk of the index per state, rather than a sort of all that are in any of them. The
+            # state is given as a range and stands in the inner ORDER BY, so that only orders_by_state has this order.
+            # With `state = wanted` Postgres may walk orders_by_time: for a state without orders, the whole table.
             order = "o.created_at DESC, o.id DESC"
             found = f"""
                 SELECT one.* FROM unnest(%(states)s::text[]) wanted CROSS JOIN LATERAL (
-                    SELECT {_COLUMNS} FROM orders WHERE state = wanted AND {before}
-                    ORDER BY created_at DESC, id DESC LIMIT %(limit)s) one
+                    SELECT {_COLUMNS} FROM orders WHERE state >= wanted AND state <= wanted AND {before}
+                    ORDER BY state DESC, created_at DESC, id DESC LIMIT %(limit)s) one
                 ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
         else:
             order = "o.created_at DESC, o.id DESC"
@@ -118,10 +120,11 @@ class BoardReader:
 
     async def counts(self) -> dict[str, int]:
         """Orders in each state, none of them above `COUNTED`."""
-        # Ordered for the index's sake: a state that no order is in would otherwise be looked for in the whole table.
+        # A range and an order for the sake of the index, as in `page`.
         sql: LiteralString = """
             SELECT from_state AS state, (SELECT count(*) FROM (
-                SELECT FROM orders WHERE state = from_state ORDER BY created_at LIMIT %(most)s) few) AS n
+                SELECT FROM orders WHERE state >= from_state AND state <= from_state
+                ORDER BY state, created_at LIMIT %(most)s) few) AS n
             FROM (SELECT from_state FROM order_edges UNION SELECT to_state FROM order_edges) states"""
         return dict(await self._rows(tuple_row, sql, {"most": COUNTED}))
 
@@ -150,20 +153,20 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise _away(error) from None
-    heard = _heard(connection)
+    ids = _ids(connection)
     try:
         await connection.execute(f"LISTEN {CHANNEL}")
         await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
-        yield heard
+        yield ids
     except psycopg.OperationalError as error:
         raise _away(error) from None
     finally:
         # Closed rather than left by `async with`: that would commit, and wait for who still listens.
-        await heard.aclose()
+        await ids.aclose()
         await connection.close()
 
 
-async def _heard(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
+async def _ids(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, None]:
     try:
         async for note in connection.notifies():
             yield note.payload

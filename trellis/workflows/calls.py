@@ -1,15 +1,19 @@
-"""How workflows call activities: by name, so that no driver is ever imported into the sandbox."""
+"""How workflows call activities: by name, so that no driver is ever imported into the sandbox. And how they wait."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
     from trellis.policies import Placement, Retry
+
+T = TypeVar("T")
 
 HEARTBEAT = timedelta(seconds=5)
 """A lost worker is noticed after this; beats go out every half second, so a busy machine has ten to spare."""
@@ -48,3 +52,14 @@ async def ledger(name: str, given: object, result: type | None = None) -> Any:
         start_to_close_timeout=timedelta(seconds=10),
         retry_policy=_QUICK,
     )
+
+
+async def uninterrupted(doing: Awaitable[T]) -> T:
+    """Wait for something that a cancellation must not interrupt."""
+    task = asyncio.ensure_future(doing)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue
+    return task.result()

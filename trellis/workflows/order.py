@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, WorkflowIDReusePolicy
@@ -46,7 +45,7 @@ with workflow.unsafe.imports_passed_through():
     from trellis.rules import Budget, Progress, root_cause
 
 # Not passed through: the sandbox restricts only what it imports itself.
-from trellis.workflows.calls import ledger, outside
+from trellis.workflows.calls import ledger, outside, uninterrupted
 from trellis.workflows.requests import Requests, undecoded
 
 ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
@@ -135,13 +134,13 @@ class OrderWorkflow(Requests):
                     timeout=self._budget.left(self._now()),
                 )
             except TimeoutError:
-                if not await self._outlast(self._raise_fence(State.FAILED, self._budget_text())):
+                if not await uninterrupted(self._raise_fence(State.FAILED, self._budget_text())):
                     # A dispatch claimed the order first: what is claimed is finished, however long it takes.
                     self._budget.end()
             except asyncio.CancelledError:
-                await self._outlast(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
-        result: OrderResult = await self._outlast(self._conclude(work))
-        await self._outlast(workflow.wait_condition(workflow.all_handlers_finished))
+                await uninterrupted(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
+        result: OrderResult = await uninterrupted(self._conclude(work))
+        await uninterrupted(workflow.wait_condition(workflow.all_handlers_finished))
         if result.state in (State.FAILED, State.APPROVAL_TIMEOUT):
             raise ApplicationError(
                 self._reason, type=result.state, non_retryable=True, category=ApplicationErrorCategory.BENIGN
@@ -377,16 +376,6 @@ class OrderWorkflow(Requests):
     def _round_input(self) -> ShippingInput:
         policy, me = self._policy, workflow.info().workflow_id
         return ShippingInput(self._order, self._round, policy.retry, me, policy.steps)
-
-    async def _outlast(self, doing: Any) -> Any:
-        """Wait for something that a cancellation must not interrupt."""
-        task = asyncio.ensure_future(doing)
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                continue
-        return task.result()
 
     def _take_timer_change(self) -> bool:
         changed, self._timers_changed = self._timers_changed, False
