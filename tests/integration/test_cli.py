@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,8 @@ from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
-from trellis.model import OUTSIDE_WAY, State
+from trellis.model import OUTSIDE_WAY, Address, State, workflow_id
+from trellis.policies import preset, tuned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +67,22 @@ async def test_an_order_is_driven_from_the_command_line(house: House, settings: 
     late = await trellis(settings, "order", "cancel", order.order_id)
     assert late.returncode == 1
     assert "COMPLETED" in late.stderr
+
+
+async def test_what_people_sent_is_printed_as_it_is(house: House, settings: Settings) -> None:
+    """Brackets in an address or a reason are no markup, and the event of a refusal or of an ending tells its reason."""
+    order = replace(house.order(), address=Address("1 [/b] Street [red]"))
+    await house.desk.start(order, tuned(preset("swift"), review_window=60))
+    await house.until(order, "AWAITING_APPROVAL")
+    status = await trellis(settings, "order", "status", order.order_id)
+    assert (status.returncode, "1 [/b] Street [red]" in status.stdout) == (0, True)
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).signal("update_address", {"[/x]": 1})
+    await house.until(order, "REQUEST_REFUSED")
+    await house.desk.cancel(order.order_id, "too [/b] dear")
+    await house.ends(order, State.CANCELLED)
+    events = await trellis(settings, "order", "events", order.order_id)
+    assert "update_address: The address has an unknown field '[/x]'" in events.stdout
+    assert "too [/b] dear" in events.stdout
 
 
 async def test_status_counts_orders_and_workers(house: House, settings: Settings) -> None:
