@@ -85,7 +85,7 @@ def recommend(
     if epsilon < RESOLUTION:
         raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
     if max_calls is not None and not max_calls >= 1:
-        raise BadInput("A step takes at least one call: max_calls must be 1 or more.")
+        raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
     chain = _chain(faults)
     timing = overhead or Overhead(order=Overhead().order * len(chain) / len(OUTSIDE_WAY))
     wish = _Wish(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
