@@ -132,7 +132,7 @@ class House:
 
     async def one(self, sql: str, *args: object) -> Any:
         async with self.pool.connection() as connection:
-            row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+            row = await (await connection.execute(sql, args)).fetchone()
         return row[0] if row else None
 
     async def ends(self, order: Order, state: State, timeout: float = 60) -> OrderStatus:

@@ -12,7 +12,7 @@ async def planted(house: House, *statements: str, **values: object) -> None:
     async with house.pool.connection() as connection, connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
         for statement in statements:
-            await connection.execute(statement, values)  # type: ignore[arg-type]
+            await connection.execute(statement, values)
 
 
 def about(order: Order) -> str:

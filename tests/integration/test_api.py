@@ -144,7 +144,8 @@ async def test_pages_hold_every_order_once(house: House, api: Api) -> None:
     seen: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
-        page = (await api.http.get("/orders", params={"limit": 2, "state": "AWAITING_APPROVAL"} | after)).json()
+        params = {"limit": "2", "state": "AWAITING_APPROVAL"} | after
+        page = (await api.http.get("/orders", params=params)).json()
         seen += page["orders"]
         if page["next"] is None:
             break

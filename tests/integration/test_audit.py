@@ -193,7 +193,7 @@ async def test_an_audit_that_saw_nothing_says_so(running: stack.Stack, house: Ho
     """Without an order an audit is void, and void is not clean."""
     name = f"empty_{uuid.uuid4().hex[:8]}"
     async with house.pool.connection() as connection:
-        await connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        await connection.execute(f"CREATE DATABASE {name}")
     from trellis.db.migrate import migrate
 
     url = running.database_url.replace("/trellis?", f"/{name}?", 1)
@@ -207,4 +207,4 @@ async def test_an_audit_that_saw_nothing_says_so(running: stack.Stack, house: Ho
     finally:
         await pool.close()
         async with house.pool.connection() as connection:
-            await connection.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+            await connection.execute(f"DROP DATABASE {name}")

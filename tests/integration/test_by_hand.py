@@ -27,7 +27,7 @@ BYTES = RawValue(Payload(metadata={"encoding": b"binary/plain"}, data=b"\x00\x01
 BROKEN = RawValue(Payload(metadata={"encoding": b"json/plain"}, data=b'{"reason": '))
 FOREIGN = RawValue(Payload(metadata={"encoding": b"json/encrypted"}, data=b"{}"))
 NOWHERE = RawValue(Payload(data=b"{}"))
-ODD = [BYTES, BROKEN, FOREIGN, NOWHERE]
+ODD: list[object] = [BYTES, BROKEN, FOREIGN, NOWHERE]
 ODD_NAMES = ["binary", "broken-json", "unknown-encoding", "no-encoding"]
 
 
@@ -215,7 +215,7 @@ async def test_an_order_started_by_hand_runs_like_any_other(house: House, more: 
     await house.until(order, "AWAITING_APPROVAL")
     assert (await house.desk.approve(order.order_id)).verdict == "accepted"
     await house.ends(order, State.COMPLETED)
-    assert not (await house.desk.start(parse_order(**{"address": None} | payload(order)))).created  # type: ignore[arg-type]
+    assert not (await house.desk.start(parse_order(**{"address": None} | payload(order)))).created
     await no_task_failed(house, handle.id)
 
 

@@ -297,7 +297,7 @@ async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, 
 def test_every_command_is_in_the_readme() -> None:
     """What can be typed is documented, and what is documented can be typed."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    names = {command.callback.__name__ for command in app.registered_commands if command.callback}  # type: ignore[attr-defined]
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
     names |= {str(group.name) for group in app.registered_groups}
     documented = set(re.findall(r"^\| `trellis ([a-z]+)", readme, flags=re.M))
     assert documented == names

@@ -28,6 +28,7 @@ def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
 
 async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
     """Each run of the trips has a query of its own, which finds all of its trips and no others."""
+    assert session.desk.stack is not None
     queries = set()
     for number in (2, 3):
         namespace, query = await trips.run_trips(session, number)
@@ -114,6 +115,6 @@ def test_a_lab_that_cannot_start_says_why_in_one_sentence(monkeypatch: pytest.Mo
     engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
     with pytest.raises(TrellisError, match="TRELLIS_POLICEY") as failed:
         lab.start()
-    shown = failed.value._render_traceback_()  # type: ignore[attr-defined]
+    shown = failed.value._render_traceback_()
     assert shown == [f"{type(failed.value).__name__}: {failed.value}"]
     assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines

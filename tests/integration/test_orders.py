@@ -160,7 +160,7 @@ async def test_a_budget_of_fifteen_seconds_leaves_room_for_a_refund_that_hangs(h
     order = house.order()
     await desk.start(order)
     await house.ends(order, State.FAILED, timeout=90)
-    assert "budget of 15 s" in (await desk.status(order.order_id)).last_error
+    assert "budget of 15 s" in ((await desk.status(order.order_id)).last_error or "")
     assert (await house.events(order)).count("PAYMENT_REFUNDED") == 1
 
 

@@ -52,7 +52,7 @@ def answered_with(monkeypatch: pytest.MonkeyPatch, order: Order, answer: Callabl
 
     async def fetch_history(self: WorkflowHandle[Any, Any], **options: Any) -> WorkflowHistory:
         history = await whole(self, **options)
-        return answer(history) if self.id == workflow_id(order.order_id) else history  # type: ignore[no-any-return]
+        return answer(history) if self.id == workflow_id(order.order_id) else history
 
     monkeypatch.setattr(WorkflowHandle, "fetch_history", fetch_history)
 
