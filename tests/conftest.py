@@ -112,6 +112,13 @@ class House:
             await self.desk.approve(order.order_id)
         return order
 
+    async def started_until(self, event: str, faults: str, policy: Policy | None = None) -> Order:
+        """An approved order under these faults, once its log holds such an event."""
+        await self.faults(faults)
+        order = await self.start(policy, approve=True)
+        await self.until(order, event)
+        return order
+
     def unattended(self) -> Desk:
         """The same door, to a queue that no worker serves."""
         settings = self.desk.settings.model_copy(update={"orders_queue": "nobody-works-here"})

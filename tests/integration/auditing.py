@@ -37,9 +37,7 @@ async def completed(house: House) -> Order:
 
 
 async def cancelled(house: House) -> Order:
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     await house.desk.cancel(order.order_id)
     await house.ends(order, State.CANCELLED)
     await house.faults("calm")

@@ -19,6 +19,12 @@ from trellis.messages import ORDER_WORKFLOW, OrderInput
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
+PAYMENT_AND_EVENTS_OF_A_FAILURE = (
+    "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
+    "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
+    "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+)
+
 
 async def test_an_ending_that_temporal_does_not_share_is_found(house: House) -> None:
     """A ledger that says FAILED of a workflow that completed breaks invariant 6."""
@@ -36,9 +42,7 @@ async def test_a_terminated_workflow_is_found(house: House) -> None:
     await planted(
         house,
         "UPDATE orders SET state = 'FAILED', reconciled = true WHERE id = %(order)s",
-        "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
-        "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
-        "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+        *PAYMENT_AND_EVENTS_OF_A_FAILURE,
         order=order.order_id,
     )
     assert await looked(house, order, histories=True) == set()
@@ -96,9 +100,7 @@ async def test_an_order_that_ended_while_its_workflow_runs_is_found(house: House
     await planted(
         house,
         "UPDATE orders SET reconciled = false, state = 'FAILED' WHERE id = %(order)s",
-        "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
-        "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
-        "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+        *PAYMENT_AND_EVENTS_OF_A_FAILURE,
         order=order.order_id,
     )
     assert await looked(house, order, histories=True) == set()

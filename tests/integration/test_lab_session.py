@@ -62,12 +62,16 @@ def test_frames_have_their_documented_types(session: Session) -> None:
     session.faults("calm")
 
 
-def test_starting_the_lab_twice_gives_the_same_session(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
+@pytest.fixture
+def at_home(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`lab.start()` finds the servers of this module's session."""
     monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_starting_the_lab_twice_gives_the_same_session(session: Session) -> None:
+    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
     first = lab.start()
     engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
     assert lab.start() is first
@@ -79,12 +83,9 @@ def test_starting_the_lab_twice_gives_the_same_session(
     again.stop()
 
 
-def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(session: Session) -> None:
     """After a stop every call is refused with a sentence, a wait under way ends, and an open panel goes quiet."""
-    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
-    monkeypatch.chdir(tmp_path)
     mine = lab.start()
     order = mine.start_order()
     panel = lab.panel(mine, order)
