@@ -188,10 +188,10 @@ async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, set
     outcomes = {repair["order_id"]: repair["outcome"] for repair in json.loads(done.stdout)}
     assert (outcomes[broken.order_id], outcomes[sound.order_id]) == ("failed", "ended")
     await ended(house, sound, State.FAILED, charges=0, refunds=0, parcels=0)
-    told = await trellis(settings, "reconcile", "--apply")
-    assert told.returncode == 1
-    assert f"{broken.order_id}  AWAITING_APPROVAL: its workflow was terminated; could not be ended" in told.stdout
-    assert "nonsense" in told.stdout
+    shown = await trellis(settings, "reconcile", "--apply")
+    assert shown.returncode == 1
+    assert f"{broken.order_id}  AWAITING_APPROVAL: its workflow was terminated; could not be ended" in shown.stdout
+    assert "nonsense" in shown.stdout
     await changed(house, "UPDATE orders SET items_json = '[]' WHERE id = %s", broken)
     await changed(house, "UPDATE orders SET total = 0 WHERE id = %s", broken)
     await changed(house, "UPDATE payments SET amount = 0 WHERE order_id = %s", broken)
