@@ -21,7 +21,7 @@ from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
-from trellis.model import OUTSIDE_WAY, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,7 +136,7 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
     for order in orders:
         await house.desk.wait(order.order_id)
     learned = json.loads((await trellis(settings, "recommend", "--epsilon", "0.01", "--from-events", "--json")).stdout)
-    assert set(learned["learned"]) == {str(step) for step in OUTSIDE_WAY}
+    assert set(learned["learned"]) == {str(step) for step in FORWARD_OUTSIDE_STEPS}
     assert learned["p_miss"] <= 0.01
     assert learned["p_miss_at_worst"] >= learned["p_miss"]
 

@@ -16,7 +16,7 @@ from trellis.insight.calls import Overhead
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
-from trellis.model import OUTSIDE_WAY, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, State
 from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
@@ -35,7 +35,7 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
     await asyncio.gather(*(one(number) for number in range(80)))
     attempts = await asyncio.to_thread(lambda: insight.attempts(running.database_url, since=began))
     learned = learn(attempts[attempts["order_id"].str.startswith("fit-")])
-    assert list(learned.steps) == [str(step) for step in OUTSIDE_WAY]
+    assert list(learned.steps) == [str(step) for step in FORWARD_OUTSIDE_STEPS]
     for found in learned.steps.values():
         # Five standard errors; a busy machine only turns good calls into slow ones.
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02

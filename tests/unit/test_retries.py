@@ -24,10 +24,10 @@ from trellis.insight.retries import (
     sweep,
 )
 from trellis.insight.step_time import SHORTEST_TIMER
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import PRESETS, Policy, Retry, preset, tuned
 
-SEVEN = (*OUTSIDE_WAY, OUTSIDE_WAY[0])
+SEVEN = (*FORWARD_OUTSIDE_STEPS, FORWARD_OUTSIDE_STEPS[0])
 NOTHING = Overhead(0.0, 0.0, 0.0)
 ALIKE = replace(preset("swift"), steps={})
 THIRDS = Mix(1 / 3, 1 / 3)
@@ -177,7 +177,7 @@ def test_the_model_agrees_with_a_simulation(policy: Policy, mix: Mix) -> None:
         assert found.cdf(at - 0.02) - slack <= share <= found.cdf(at + 0.02) + slack
     # Calls of a round that is cut off are counted to its end by the mathematics, not by the simulation.
     if policy.child_run_timeout is None:
-        per_step = played.calls / (len(seconds) * len(OUTSIDE_WAY))
+        per_step = played.calls / (len(seconds) * len(FORWARD_OUTSIDE_STEPS))
         assert per_step == pytest.approx(found.calls_per_step, rel=0.015)
 
 
@@ -308,7 +308,7 @@ def test_a_tail_agrees_with_plain_convolution() -> None:
         reached = np.convolve(np.convolve(reached, fails)[:points], pause)[:points]
     total = np.zeros(points)
     total[0] = 1.0
-    for _ in OUTSIDE_WAY:
+    for _ in FORWARD_OUTSIDE_STEPS:
         total = np.convolve(total, lane)[:points]
     found = predict(ALIKE, overhead=NOTHING, dt=dt)
     for deadline in (10.0, 15.0):
@@ -319,7 +319,7 @@ def test_a_hang_shorter_than_the_timeout_is_a_slow_good_call() -> None:
     """Half of the calls hang for 0.1 s under a timeout of 0.25 s: they work, a tenth of a second late."""
     found = predict(preset("swift"), FaultPlan(Mix(hang=0.5), hang_seconds=0.1), overhead=NOTHING)
     assert found.calls_per_step == pytest.approx(1.0)
-    assert float(found.times @ found.pmf) == pytest.approx(len(OUTSIDE_WAY) * 0.05, rel=0.01)
+    assert float(found.times @ found.pmf) == pytest.approx(len(FORWARD_OUTSIDE_STEPS) * 0.05, rel=0.01)
 
 
 def test_latencies_above_the_timeout_are_cut_off() -> None:

@@ -244,9 +244,18 @@ class Ledger:
         )
         return until, bool(over)
 
-    async def payment_owner(self, payment_id: str) -> str | None:
-        row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)
-        return str(row[0]) if row else None
+    async def known(self, order_id: str, payment_id: str) -> tuple[str | None, str | None]:
+        """(the order that owns this payment id, the fingerprint of the order with this id); None where there is none.
+
+        One round trip: every start asks this.
+        """
+        owner, fingerprint = await self._row(
+            "SELECT (SELECT order_id FROM payments WHERE payment_id = %s), "
+            "(SELECT fingerprint FROM orders WHERE id = %s)",
+            payment_id,
+            order_id,
+        )
+        return owner, fingerprint
 
     async def outcome_of(self, order_id: str, request_id: str) -> str | None:
         """The type of the event that a request led to, or None."""
