@@ -137,16 +137,16 @@ async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
     async with lab.room() as (_, room):
         before = await lab.row("SELECT count(*) FROM orders")
         count = room.get_by_label("How many")
-        told = room.locator(f"#{await count.get_attribute('aria-describedby')}")
+        hint = room.locator(f"#{await count.get_attribute('aria-describedby')}")
         # The same mistake a second time, and the form still works.
         for _ in range(2):
             await count.fill("a dozen")
             await room.get_by_role("button", name="Start").click()
             await expect(count).to_have_attribute("aria-invalid", "true")
-            await expect(told).to_contain_text("a whole number from 1 to 200")
+            await expect(hint).to_contain_text("a whole number from 1 to 200")
         assert await lab.row("SELECT count(*) FROM orders") == before
         (order,) = await lab.start(room)
-        await expect(told).to_be_empty()
+        await expect(hint).to_be_empty()
 
         await line(room, order).click()
         address = room.get_by_label("New address")
@@ -154,7 +154,7 @@ async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
         for _ in range(2):
             await room.get_by_role("button", name="Change address").click()
             await expect(wrong).to_contain_text("must have a line1")
-        await expect(told).to_be_empty()
+        await expect(hint).to_be_empty()
         await address.fill("2 New Road")
         await room.get_by_role("button", name="Change address").click()
         await expect(wrong).to_be_empty()
@@ -162,7 +162,7 @@ async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
 
 
 async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_are_kept_apart(lab: Lab) -> None:
-    """F5 keeps filter, search and the order in focus; what is selected on another page is said, and can be cleared."""
+    """F5 keeps filter, search and the order in focus; a selection on another page is shown, and can be cleared."""
     async with lab.room() as (page, room):
         (order,) = await lab.start(room)
         search = room.get_by_label("Order id begins with")

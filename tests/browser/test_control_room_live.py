@@ -47,7 +47,7 @@ async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_r
         waited = """SELECT extract(epoch FROM max(ts) FILTER (WHERE type = 'ORDER_APPROVED')
             - max(ts) FILTER (WHERE type = 'AWAITING_APPROVAL')) < 18 FROM events WHERE order_id = %s"""
         assert await lab.row(waited, order)
-        # The tests after this one share the ledger, and its weather.
+        # The tests after this one share the ledger and its fault plan.
         await page.locator(".tr-room").get_by_role("button", name="Calm").click()
         await lab.becomes("0.0", "SELECT plan_json -> 'mix' ->> 'hang' FROM fault_plans ORDER BY version DESC LIMIT 1")
         picture = page.locator(".jp-MarkdownOutput img").last
