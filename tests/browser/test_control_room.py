@@ -137,16 +137,16 @@ async def test_nonsense_in_the_form_is_explained_beside_its_field(lab: Lab) -> N
     async with lab.room() as (_, room):
         before = await lab.row("SELECT count(*) FROM orders")
         count = room.get_by_label("How many")
-        told = room.locator(f"#{await count.get_attribute('aria-describedby')}")
+        hint = room.locator(f"#{await count.get_attribute('aria-describedby')}")
         # The same mistake a second time, and the form still works.
         for _ in range(2):
             await count.fill("a dozen")
             await room.get_by_role("button", name="Start").click()
             await expect(count).to_have_attribute("aria-invalid", "true")
-            await expect(told).to_contain_text("a whole number from 1 to 200")
+            await expect(hint).to_contain_text("a whole number from 1 to 200")
         assert await lab.row("SELECT count(*) FROM orders") == before
         (order,) = await lab.start(room)
-        await expect(told).to_be_empty()
+        await expect(hint).to_be_empty()
 
         await line(room, order).click()
         address = room.get_by_label("New address")
@@ -154,7 +154,7 @@ async def test_nonsense_in_the_form_is_explained_beside_its_field(lab: Lab) -> N
         for _ in range(2):
             await room.get_by_role("button", name="Change address").click()
             await expect(wrong).to_contain_text("must have a line1")
-        await expect(told).to_be_empty()
+        await expect(hint).to_be_empty()
         await address.fill("2 New Road")
         await room.get_by_role("button", name="Change address").click()
         await expect(wrong).to_be_empty()

@@ -103,7 +103,7 @@ def holds(notebook: str, printed: str) -> bool:
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_claims_of_an_essay_hold_in_what_is_stored(name: str) -> None:
     """The stored outputs, which GitHub shows, are true as well."""
-    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     assert holds(name, printed_by(notebook))
 
 
@@ -160,7 +160,7 @@ def test_an_essay_can_be_run_again_in_the_same_workspace() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_essay_gives_an_order_a_fixed_id(path: Path) -> None:
     """In a second run a fixed id would be refused, or the old order would be found again without a word."""
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert not re.findall(r"""order_id=["']""", code)
 
@@ -177,8 +177,8 @@ def test_notebooks_never_run_on_servers_from_outside(
         "print(settings.database_url, settings.temporal_address, settings.temporal_profile)"
     )
     path = tmp_path_factory.mktemp("outside") / "outside.ipynb"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])  # type: ignore[no-untyped-call]
-    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    nbformat.write(notebook, path)
     assert execute(path).cells[0].outputs[0]["text"].strip() == "None None None"
 
 
@@ -241,7 +241,7 @@ async def test_a_restarted_kernel_finds_its_orders_and_an_interrupted_start_can_
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_stored_notebook_shows_its_outputs(path: Path) -> None:
     """A stored notebook has outputs, no error, no widget state, a kernel's name, and a small file."""
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert outputs

@@ -25,7 +25,7 @@ from scipy import stats
 
 from trellis.errors import BadInput
 from trellis.insight.calls import Calls
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 
 _OK, _ERROR, _CUT = 1, 2, 0
 _KINDS = {"succeeded": _OK, "failed": _ERROR, "timed out": _CUT, "abandoned": _CUT}
@@ -113,7 +113,7 @@ def learn(attempts: pd.DataFrame, steps: Sequence[str] | None = None) -> Learned
     """
     names = attempts["step"].astype(str)
     there = list(dict.fromkeys(names))
-    chain = list(steps) if steps is not None else [str(one) for one in OUTSIDE_WAY if one in there] or there
+    chain = list(steps) if steps is not None else [str(one) for one in FORWARD_OUTSIDE_STEPS if one in there] or there
     missing = sorted(set(chain) - set(there))
     if missing and there:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")

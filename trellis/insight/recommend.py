@@ -16,7 +16,7 @@ from trellis.insight.calls import Calls, Overhead
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 _TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -87,7 +87,7 @@ def recommend(
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
     chain = _chain(faults)
-    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(OUTSIDE_WAY))
+    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(FORWARD_OUTSIDE_STEPS))
     wish = _Wish(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
     policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
     table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
@@ -97,7 +97,7 @@ def recommend(
     found = next(filter(None, (wish.granted(policies[name]) for name in likely)), None)
     least = float(table["calls_per_step"].min())
     # Only the steps of an order can have rules of their own.
-    if set(chain) <= set(OUTSIDE_WAY) and (found is None or found.calls_per_step * (1 - WORTH) > least):
+    if set(chain) <= set(FORWARD_OUTSIDE_STEPS) and (found is None or found.calls_per_step * (1 - WORTH) > least):
         base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
         mixed = wish.mixed(base)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
@@ -167,7 +167,7 @@ def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[
     if isinstance(faults, Mapping):
         return faults
     plan = FaultPlan.canonical() if faults is None else faults
-    return {str(step): Calls.planned(plan, step) for step in OUTSIDE_WAY}
+    return {str(step): Calls.planned(plan, step) for step in FORWARD_OUTSIDE_STEPS}
 
 
 def _candidates(deadline: float, chain: Collection[Calls]) -> Iterator[Policy]:

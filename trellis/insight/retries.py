@@ -31,7 +31,7 @@ from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
 from trellis.insight.grid import Array, Grid, Side, total
 from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
-from trellis.model import OUTSIDE_WAY, STEPS
+from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
 from trellis.policies import Placement, Policy, Retry
 
 RESOLUTION = 1e-12
@@ -137,7 +137,7 @@ def predict(
     policy: Policy,
     faults: Faults = None,
     *,
-    steps: Sequence[str] = OUTSIDE_WAY,
+    steps: Sequence[str] = FORWARD_OUTSIDE_STEPS,
     overhead: Overhead = _OVERHEAD,
     dt: float | None = None,
     horizon: float | None = None,
