@@ -18,10 +18,10 @@ from trellis.runtime import opened, workspace
 async def chaos(
     settings: Settings, orders: int, at_once: int, policy: Policy, kill_every: float, tick: Callable[[], None]
 ) -> tuple[Driven, int, Report]:
-    """(what became of the orders, how often the worker was killed, the audit), in a stack of its own.
+    """(how the orders ended, how often the worker was killed, the audit). Runs on a stack of its own.
 
-    The worker is a process of its own that gets SIGKILL every `kill_every` seconds and is started anew. Servers that
-    the settings name are left in peace. Raises StackError, also when the worker ends by itself.
+    The worker is a separate process. Every `kill_every` seconds it gets SIGKILL and is started again. Servers that the
+    settings name are not touched. Raises StackError, also if the worker ends by itself.
     """
     with workspace(settings) as own:
         async with opened(own, start=True, pool_size=16, pool_wait=30) as runtime:
@@ -29,7 +29,7 @@ async def chaos(
             killer = asyncio.create_task(_kill_again_and_again(own, kill_every))
             driver = asyncio.create_task(drive(runtime.desk, orders, at_once, policy, tick))
             try:
-                # Without a worker no order ends: whichever is over first ends the other.
+                # Without a worker no order ends. So if the killer fails, the driver must be ended too.
                 await asyncio.wait({killer, driver}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 both = (killer, driver)
@@ -41,7 +41,8 @@ async def chaos(
 
 
 async def _kill_again_and_again(settings: Settings, every: float) -> int:
-    """Keep one worker process running, kill it every so often; returns how often once it is cancelled."""
+    """Keep one worker process running and kill it every `every` seconds. When cancelled, returns the number of
+    kills."""
     kills = 0
     log = settings.home / "worker.log"
     worker = await worker_process(settings, log)

@@ -19,7 +19,8 @@ def _names(*names: str) -> Any:
 
 
 class Settings(BaseModel):
-    """What the environment says. Field aliases are the variables' names; the first of several wins."""
+    """The values of the environment variables. A field's aliases are the variables' names; the first one that is set
+    wins."""
 
     model_config = ConfigDict(frozen=True, validate_default=True)
 
@@ -51,7 +52,7 @@ class Settings(BaseModel):
     @field_validator("temporal_address", mode="after")
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
-        # An address appears in messages and in `status`: no password may be in it.
+        # An address appears in messages and in `status`, so it must not hold a password.
         if value is not None and "@" in value:
             raise ValueError("write it as host:port; keys belong in a profile, which TEMPORAL_PROFILE names")
         return value
@@ -72,10 +73,10 @@ class Settings(BaseModel):
         return self.model_copy(update={"home": home} | dict.fromkeys(servers))
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these very settings.
+        """The environment variables that give a child process exactly these settings.
 
-        Every name that Trellis reads is among them, empty where it is not set: neither what the child inherits
-        nor a `.env` has a say.
+        Every name that Trellis reads is among them; names that are not set are empty. So the child ignores its
+        inherited environment and its `.env`.
         """
         given = {names[0]: getattr(self, field) for field, names in _NAMES.items()}
         return dict.fromkeys(variable_names(), "") | {
@@ -103,14 +104,14 @@ def _merged(environ: Mapping[str, str] | None, env_file: Path | None) -> dict[st
 
 
 def asks_for_json_logs(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> bool:
-    """Is everything on stderr to be JSON? Known even where another setting cannot be used."""
+    """Whether everything on stderr must be JSON. This works even if another setting cannot be used."""
     return _merged(environ, env_file).get("LOG_FORMAT") == "json"
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings once. The environment wins over `.env`; an empty value counts as absent.
 
-    Raises ConfigError for a value that cannot be used and for a TRELLIS_* name nobody knows.
+    Raises ConfigError for a value that cannot be used and for an unknown TRELLIS_* name.
     """
     merged = _merged(environ, env_file)
     known = variable_names()

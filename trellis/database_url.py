@@ -1,6 +1,6 @@
-"""DATABASE_URL: the spellings of a Postgres address that people have at hand, and the address without its secrets.
+"""DATABASE_URL: reads the usual spellings of a Postgres address, and hides the address's secrets.
 
-What is refused is never repeated in the message: a part of it may be the password.
+A message never repeats what it refuses, because a part of that may be the password.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _parts(rest: str) -> _Parts:
     credentials, at, hosts = authority.rpartition("@")
     path, _, parameters = (tail if slash_or_mark == "/" else f"?{tail}").partition("?")
     if "@" in path:
-        raise ValueError(f"its user name or password cannot be told from its host; {ENCODE}")
+        raise ValueError(f"its user name or password cannot be separated from its host; {ENCODE}")
     user: str | None = None
     password: str | None = None
     if at:
@@ -116,19 +116,19 @@ def _check_hosts(hosts: str) -> None:
         if not colon:
             host = one
         elif port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise ValueError(f"its port is no number from 1 to 65535; {ENCODE}")
+            raise ValueError(f"its port is not a number from 1 to 65535; {ENCODE}")
         if not _HOST.fullmatch(host):
-            raise ValueError(f"its host is no name; {ENCODE}")
+            raise ValueError(f"its host is not a valid name; {ENCODE}")
         _decoded(host)
 
 
 def _decoded(part: str) -> str:
     if _BAD_PERCENT.search(part):
-        raise ValueError(f"it holds a % that begins no percent-encoding; {ENCODE}")
+        raise ValueError(f"it holds a % that does not begin a percent-encoding; {ENCODE}")
     try:
         return unquote(part, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("it holds percent-encoded bytes that are no UTF-8") from None
+        raise ValueError("it holds percent-encoded bytes that are not UTF-8") from None
 
 
 def _query(text: str) -> list[tuple[str, str]]:
@@ -163,7 +163,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     while at < len(text):
         pair = _PAIR.match(text, at)
         if pair is None or pair[1] not in _LIBPQ:
-            raise ValueError("it is no Postgres address (postgresql://user@host:5432/name)")
+            raise ValueError("it is not a Postgres address (postgresql://user@host:5432/name)")
         found.append((pair[1], pair[2]))
         at = pair.end()
     return found

@@ -128,13 +128,11 @@ class Desk:
         Raises OrderConflict for another order under a known id, or a payment id that is another order's.
         """
         policy = (policy or self.default_policy()).check()
-        owner, known = await asyncio.gather(
-            self.ledger.payment_owner(order.payment_id), self.ledger.order(order.order_id)
-        )
+        owner, known = await self.ledger.known(order.order_id, order.payment_id)
         if owner not in (None, order.order_id):
             raise OrderConflict(f"Payment id {order.payment_id} belongs to order {owner}. Choose a new one.")
         fingerprint = order.fingerprint()
-        if known is not None and known.fingerprint != fingerprint:
+        if known is not None and known != fingerprint:
             raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.")
         id_ = workflow_id(order.order_id)
         if known is not None:

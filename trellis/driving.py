@@ -37,7 +37,8 @@ def sample_order(prefix: str = "order", *, order_id: str | None = None) -> Order
 
 @dataclass(frozen=True)
 class Ended:
-    """One order's end: its final state and the time from its start [s]. `state` None: it was cut off before its end."""
+    """One order's end: its final state and the time from its start [s]. `state` is None if it was cancelled for taking
+    too long."""
 
     order_id: str
     state: State | None

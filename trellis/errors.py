@@ -1,9 +1,9 @@
 """Everything Trellis raises on purpose.
 
     TrellisError                    one sentence that says what to do; the CLI prints it and exits 1
-    ├── ConfigError                 a setting, policy or fault plan that cannot be meant
+    ├── ConfigError                 a setting, policy or fault plan that cannot be used
     ├── BadInput                    a malformed order, address or request; nothing was changed
-    ├── StackError                  a server that is missing, unreachable or in the way
+    ├── StackError                  a server is missing, cannot be reached, or cannot be started
     │   ├── TemporalUnavailable
     │   └── DatabaseUnavailable
     ├── SchemaMismatch              the ledger is older or newer than this code
@@ -26,7 +26,7 @@ class TrellisError(Exception):
         super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in a cell: the sentence says what to do, a traceback would bury it."""
+        """What IPython shows in a cell. The sentence says what to do, and a traceback would hide it."""
         return [f"{type(self).__name__}: {self}"]
 
 

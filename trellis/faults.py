@@ -2,9 +2,9 @@
 
 The outcome of a try is a pure function of the plan, its seed and the call (order, step, round, lane, ordinal). The
 ordinal counts the calls of a lane, whether a loop in one activity execution makes them or Temporal starts an execution
-for each. So a run can be repeated whatever the scheduling, and two policies can be compared on the same luck.
+for each. So a run can be repeated whatever the scheduling, and two policies can be compared with the same luck.
 
-Business code calls an outside system through `FlakyCall` and does not know who fails.
+Business code calls an outside system through `FlakyCall` and does not know that faults are injected.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class InjectedError(Exception):
 class Kind:
     """A kind of fault, for people and pages: a field of `Mix`.
 
-    `outcome`: what happens to that share of the calls; None where the field is no share. `unit`: "share" or "s".
-    `most`: the largest value. `only`: the steps that can have it, None for all. `slider`: how far a slider goes, and
-    its stride.
+    `outcome`: what happens to that share of the calls; None if the field is not a share. `unit`: "share" or "s".
+    `most`: the largest value. `only`: the steps that can have this fault, None for all. `slider`: a slider's largest
+    value and its stride.
     """
 
     label: str
@@ -62,10 +62,10 @@ def _kind(label: str, says: str, outcome: Outcome | None = None, **more: Any) ->
 
 @dataclass(frozen=True)
 class Mix:
-    """Which share of the calls goes which way, and the latency of good calls in seconds.
+    """The share of the calls with each fault, and the latency of good calls in seconds.
 
-    A new kind of fault is a new field here, with its Outcome, and what `FlakyCall` does then. Checks, sliders and
-    texts are read off the fields.
+    To add a kind of fault, add a field here, its Outcome, and what `FlakyCall` does then. Checks, sliders and texts are
+    derived from the fields.
     """
 
     error: float = field(
@@ -114,14 +114,14 @@ def sliders() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """Which calls fail, and how. `steps` overrides the mix of single steps; `script` fixes outcomes outright.
+    """Which calls fail, and how. `steps` overrides the mix of single steps; `script` fixes outcomes.
 
-    A script is text such as ``dispatch: error, hang, ok; charge: reply-lost``: the outcomes of a step's tries
-    in turn, anew in each round. ``|`` separates rounds ("dispatch: error | ok"), a ``*`` repeats an outcome for
-    ever ("charge: hang*"). What comes after the end of a script is ok.
+    A script is text such as ``dispatch: error, hang, ok; charge: reply-lost``: the outcomes of a step's tries in turn,
+    from the beginning in each round. ``|`` separates rounds ("dispatch: error | ok"), a ``*`` repeats an outcome for
+    ever ("charge: hang*"). Calls after the end of a script are ok.
 
-    `names` are the steps that the plan may name; the activity types of another workflow may stand there. They are
-    not part of the plan's JSON: whoever reads a plan knows whose plan it is.
+    `names` are the steps that the plan may name. They can be the activity types of another workflow. They are not part
+    of the plan's JSON: the code that reads a plan passes them in.
     """
 
     mix: Mix = field(default_factory=Mix)
@@ -170,8 +170,8 @@ class FaultPlan:
     def moved(self, step: str | None, name: str, value: float) -> FaultPlan:
         """The plan with one slider moved, for one step or for all. Raises ConfigError.
 
-        What no longer fits under a share of 1 is taken from the other shares in proportion. A script would hide what
-        the slider does; it ends here.
+        If the shares would add up to more than 1, the other shares shrink in proportion. The script is removed, because
+        it would hide what the slider does.
         """
         if name not in KINDS:
             raise ConfigError(f"There is no fault {name!r}. Known are {', '.join(KINDS)}.")
@@ -219,7 +219,8 @@ class FaultPlan:
     def draw(self, attempt: TryId, purpose: str) -> float:
         """A uniform number in [0, 1) that depends on seed, order, step, round, lane, ordinal and purpose alone.
 
-        Not on execution and try by themselves: the third call of a step has the same luck wherever its retries live.
+        It does not depend on execution and try separately, so the third call of a step has the same luck in both
+        placements.
         """
         text = "\x1f".join(
             str(part)
@@ -234,7 +235,7 @@ class FaultPlan:
 
     @classmethod
     def from_json(cls, raw: object, names: Sequence[str] = OUTSIDE_STEPS) -> FaultPlan:
-        """Read what `to_json` wrote, or what a person did. Raises ConfigError."""
+        """Read what `to_json` or a person wrote. Raises ConfigError."""
         if not isinstance(raw, dict):
             raise ConfigError('A fault plan must be an object such as {"mix": {"error": 0.3, "hang": 0.1}}.')
         try:
@@ -242,12 +243,12 @@ class FaultPlan:
             if "mix" in known:
                 known["mix"] = Mix(**known["mix"])
             known["steps"] = {step: Mix(**mix) for step, mix in known.get("steps", {}).items()}
-            # A plan does not say for itself what it may name.
+            # The caller says which names a plan may hold, not the plan.
             return cls(**known, names=tuple(names)).check()
         except (TypeError, AttributeError):
             allowed = ", ".join(one.name for one in (*fields(cls), *fields(Mix)) if one.name != "names")
             raise ConfigError(
-                f"The fault plan has a field nobody knows or a wrong type. Known are {allowed}."
+                f"The fault plan has an unknown field or a value of a wrong type. Known are {allowed}."
             ) from None
 
     @classmethod
@@ -306,7 +307,7 @@ def _parse_script(script: str) -> _Script:
 
 @dataclass(frozen=True)
 class PlanInForce:
-    """A plan with its version in the ledger; 0 when it comes from the environment or from nowhere."""
+    """A plan with its version in the ledger. The version is 0 if the plan is not from the ledger."""
 
     plan: FaultPlan
     version: int = 0
@@ -315,13 +316,13 @@ class PlanInForce:
 def plan_in_force(stored: PlanInForce | None, named: str | None) -> PlanInForce:
     """The plan that the ledger holds; else the one that TRELLIS_FAULTS names; else the canonical one.
 
-    Raises ConfigError for a name that is no plan.
+    Raises ConfigError if that name is not a plan.
     """
     return stored or PlanInForce(FaultPlan.parse(named or "canonical"))
 
 
 class FlakyCall:
-    """The stub that stands where an outside system would be; it runs first in every outside step."""
+    """Stands in for an outside system. Every try of an outside step calls it first."""
 
     def __init__(self, in_force: Callable[[], PlanInForce]) -> None:
         self._in_force = in_force

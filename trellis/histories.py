@@ -1,5 +1,4 @@
-"""What a history says of an order: its input, which activities completed, and what was asked. Audit and reconcile
-read it.
+"""Reads from a history its order's input, which activities completed, and the requests. Audit and reconcile use it.
 
 Whoever can reach Temporal can start a workflow of ours with any input and send it any signal. Nothing here trusts
 what a history holds: what cannot be read raises UnreadableHistory, and nothing else.
@@ -25,18 +24,18 @@ from trellis.parsing import ID_PATTERN
 
 
 class UnreadableHistory(Exception):
-    """The history cannot be read; the message says why, on one line."""
+    """The history cannot be read. The message says why, on one line."""
 
 
 class NoOrder(UnreadableHistory):
-    """The workflow was started with something that is no order. It fails with this sentence."""
+    """The workflow's input is not an order. The workflow fails with the same sentence."""
 
 
 @dataclass(frozen=True)
 class Request:
     """`accepted` is None where the history holds no verdict: a signal, or an update cut off in the middle.
 
-    `acknowledged`: its sender was told something, yes or no or pending. `id` is empty for a signal sent by hand.
+    `acknowledged`: its sender got an answer: yes, no or pending. `id` is empty for a signal sent by hand.
     """
 
     kind: str
@@ -48,7 +47,7 @@ class Request:
 
 @dataclass
 class OrderHistory:
-    """Whose history it is, which activities completed (name, round), and what was asked, in order.
+    """The input of the workflow, which activities completed (name, round), and the requests, in their order.
 
     `passes_on`: somebody started the order by hand under another workflow id. This workflow only passes signals on to
     `order-{id}`, which it started.
@@ -124,7 +123,7 @@ class _Reader:
             self._activities[event.event_id] = name
         elif kind == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
             name = self._activities[event.activity_task_completed_event_attributes.scheduled_event_id]
-            # Only a child's events carry a round of their own; the parent's steps are told apart by their type.
+            # Only a child's events have a round. In the parent, the type alone identifies the step.
             round_ = self._found.input.round if isinstance(self._found.input, ShippingInput) else None
             self._found.completed.append((name, round_))
         elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
@@ -144,14 +143,14 @@ class _Reader:
             if request:
                 self._found.requests.append(request)
         elif kind == HistoryEventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED and not self._child:
-            # Under this id the workflow itself handles the cancellation.
+            # The workflow handles the cancellation under this id.
             id_ = f"temporal-{self._history.run_id}"
             self._found.requests.append(Request("cancel", id_, None, False, "cancelled in Temporal"))
 
     async def _request(self, name: str, payloads: Iterable[Payload], *, acknowledged: bool) -> Request | None:
-        """What a signal or update asks for; None where it is not one of ours, or where nobody can understand it.
+        """The request in a signal or update; None if it is not one of ours, or cannot be read.
 
-        What nobody can understand carries no request id either: its sender waits for nothing.
+        A request that cannot be read has no request id either, so its sender waits for no outcome.
         """
         if name not in KINDS:
             return None
@@ -163,7 +162,7 @@ class _Reader:
         return Request(KINDS[name], asked.request_id, None, acknowledged and bool(asked.request_id), reason)
 
     async def _plain(self, payloads: Iterable[Payload]) -> list[Payload]:
-        """Payloads as the workflow gets them: a codec, where there is one, has been undone."""
+        """Payloads as the workflow gets them: decoded by the codec, if there is one."""
         codec = self._converter.payload_codec
         return await codec.decode(list(payloads)) if codec else list(payloads)
 

@@ -1,7 +1,7 @@
-"""What people send to an order by way of Temporal: the start's input, signals and updates, read without guessing.
+"""Reads what people send to an order through Temporal: the start's input, signals and updates.
 
 Temporal's CLI and UI send whatever was typed, and the SDK drops a signal that it cannot decode. So workflows take
-payloads as they came and read them here; audit reads histories with the same functions. Accepted are our own messages,
+undecoded payloads and read them here. The audit reads histories with the same functions. They accept our own messages,
 every form that the HTTP API accepts, and bare text where only one field is meant. Anything else raises BadInput.
 """
 
@@ -32,9 +32,9 @@ KINDS: Mapping[str, str] = {
 """What each signal and update asks for."""
 
 DEFAULT_POLICY = "swift"
-"""The policy of a start by hand that names none.
+"""The policy of an order that somebody started by hand without a policy.
 
-A workflow cannot read TRELLIS_POLICY: its replay may run where that has another value.
+A workflow cannot read TRELLIS_POLICY: a replay may run in a process where it has another value.
 """
 
 SHIPPING_QUEUE = "shipping-tq"
@@ -55,7 +55,7 @@ class Payload(Protocol):
 
 @dataclass(frozen=True)
 class NotOne:
-    """In place of payloads: a number of arguments that no request has."""
+    """Stands in for the payloads of a message that has more than one argument."""
 
     number: int
 
@@ -80,7 +80,8 @@ def read_request(kind: str, given: Given) -> Request:
 
 
 def read_request_as_before(kind: str, given: Given) -> Request | None:
-    """What the first versions of Trellis made of it: None for what they dropped. Their open orders replay with this."""
+    """Read a request as the first versions of Trellis did; None if they dropped it. Their open orders replay with
+    this."""
     payloads = [] if isinstance(given, NotOne) else given
     try:
         value = _plain(payloads[0]) if payloads else None
@@ -103,8 +104,9 @@ def read_text(given: Given) -> str:
 def read_start(given: Given, workflow_id: str) -> OrderInput:
     """The order to run and its policy. Raises BadInput, with a sentence that says what is wrong.
 
-    `{"payment_id", "items", "address"}` as in the HTTP API, and besides: `order_id` (else the workflow's id gives it),
-    `policy` (a preset's name, or an object of fields), `shipping_queue`. Or our own OrderInput, as the desk sends it.
+    Takes `{"payment_id", "items", "address"}` as the HTTP API does, and these fields besides: `order_id` (else it is
+    taken from the workflow's id), `policy` (a preset's name, or an object of fields), `shipping_queue`. Also takes our
+    own OrderInput, as the desk sends it.
     """
     if is_our_own(given):
         return _read_our_own(_plain(_only(given)))
@@ -213,13 +215,13 @@ def _only(given: Given) -> Payload | None:
 
 
 def _value(given: Given) -> object:
-    """The JSON value of the one argument, as strictly read as a body of the HTTP API; None where there is none."""
+    """The JSON value of the one argument, read as strictly as a body of the HTTP API; None without an argument."""
     payload = _only(given)
     return None if payload is None or _is_null(payload) else read_json(payload.data, "argument")
 
 
 def _plain(payload: Payload | None) -> object:
-    """The same as the SDK decodes it: numbers are floats. Raises BadInput."""
+    """The JSON value as the SDK decodes it, with floats for numbers. Raises BadInput."""
     if payload is None or _is_null(payload):
         return None
     try:
@@ -229,7 +231,7 @@ def _plain(payload: Payload | None) -> object:
 
 
 def _is_null(payload: Payload) -> bool:
-    """Whether the argument is nothing. Raises BadInput for an encoding that is not JSON."""
+    """Whether the argument is null. Raises BadInput for an encoding that is not JSON."""
     encoding = bytes(payload.metadata.get("encoding", b"")).decode("ascii", "replace")
     if encoding not in ("binary/null", "json/plain"):
         raise BadInput(f"The argument must be JSON, and this one is encoded as {encoding[:40] or 'nothing known'}.")

@@ -32,7 +32,7 @@ _KEPT_NUMBERS = 2000
 
 
 def as_json(settings: Settings) -> bool:
-    """JSON when it was asked for, and by default where no person reads: stderr is a file or a pipe."""
+    """Whether to log JSON: if the settings say so, and by default if stderr is a file or a pipe."""
     return settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
 
 
@@ -54,7 +54,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     logging.getLogger("temporalio.worker").setLevel(max(logging.WARNING, root.level))
     logging.getLogger("temporalio.worker._workflow_instance").addFilter(_wanted)
     logging.getLogger(_CORE).addFilter(_news)
-    # The context is in the record already; repeated in the message it hides the message.
+    # The record holds the context already. Repeated in the message, it would hide the message.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     _forward()
@@ -95,7 +95,7 @@ def configure_process(settings: Settings, *, quiet: bool = False) -> None:
 
 @contextmanager
 def into_file(settings: Settings, path: Path) -> Iterator[None]:
-    """For the length of the block, log in this process what a worker logs, as JSON, to a file; warnings as before."""
+    """During the block, write what a worker logs to a file, as JSON. Warnings also go where they went before."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     with path.open("w", encoding="utf-8") as stream:
@@ -126,7 +126,8 @@ def say(sentence: str, level: int = logging.INFO) -> None:
 
 @functools.cache
 def _forward() -> None:
-    """Temporal's core writes to the process's own stdout, among JSON and in a cell; have it log instead."""
+    """Temporal's core writes to stdout by default, between lines of JSON or into a notebook's cell. Make it log
+    instead."""
     forwarded = LoggingConfig(
         filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
         forwarding=LogForwardingConfig(logger=logging.getLogger(_CORE)),
@@ -141,7 +142,7 @@ def _wanted(record: logging.LogRecord) -> bool:
 
 
 def _news(record: logging.LogRecord) -> bool:
-    """Drops what core says when an activity ends after its order did, as after every budget that ran out."""
+    """Drops core's warning that an activity ended after its workflow. It comes whenever an order's budget runs out."""
     return "Activity not found on completion" not in record.getMessage()
 
 
@@ -194,7 +195,8 @@ class _Lines(logging.Formatter):
             step, execution = context["activity_type"], context.get("attempt")
             line.setdefault("step", step)
             line.setdefault("execution", execution)
-            # The ledger counts attempts across executions and rounds. Where it has written none, Temporal's is known.
+            # The ledger counts attempts across executions and rounds. Without its number, the line has Temporal's
+            # number.
             line.setdefault("attempt", self._numbers.get((order_id, step, execution), execution))
         line.setdefault("worker", f"worker-{os.getpid()}")
 

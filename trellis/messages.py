@@ -1,4 +1,4 @@
-"""What crosses the wire between desk, workflows and activities: one frozen value per message."""
+"""The messages between desk, workflows and activities. Each message is one frozen value."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ class Fence:
 
 @dataclass(frozen=True)
 class FenceAnswer:
-    """`closed`: nothing can be claimed any more. `claimed`: a dispatch was there first.
+    """`closed`: no dispatch can claim the order any more. `claimed`: a dispatch had claimed it before.
 
-    `ending` and `reason` are those of the first request or failure that closed the order, which may be another one.
+    `ending` and `reason` come from the first request or failure that closed the order. It may be another one than this.
     """
 
     closed: bool
@@ -136,7 +136,7 @@ class Unwind:
 
 @dataclass(frozen=True)
 class Unwound:
-    """`tracking` is set when a parcel exists after all. The order must then go forward."""
+    """`tracking` is set if the parcel had been sent already. The order must then be completed."""
 
     refunded: bool
     tracking: str | None = None
@@ -167,7 +167,7 @@ class OrderResult:
 
 @dataclass(frozen=True)
 class Status:
-    """What the parent knows by itself. Times are UTC ISO 8601; attempts come from the ledger."""
+    """What the order workflow knows by itself. Times are UTC in ISO 8601. It knows no attempts: the ledger does."""
 
     order_id: str
     state: str

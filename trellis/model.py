@@ -1,4 +1,4 @@
-"""The words: orders, money, addresses, states, steps and events. Imports nothing but the standard library.
+"""The vocabulary: orders, money, addresses, states, steps and events. Imports only the standard library.
 
 Money is an integer number of cents everywhere in Python; only the ledger's columns are decimal.
 """
@@ -67,12 +67,12 @@ ATTEMPTS: dict[EventType, str] = {
 }
 """The events of tries without success, and the word for each."""
 
-BESIDE_THE_WAY = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
-"""Events of requests that leave the order where it is. An order may have any number of them."""
+REQUEST_EVENTS = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
+"""Events of requests. They do not move the order on, and an order may have any number of them."""
 
 
 class Step(StrEnum):
-    """One unit of work done by one activity. What each step does stands in STEPS."""
+    """One unit of work, done by one activity. STEPS says what each step does."""
 
     RECEIVE = "receive"
     VALIDATE = "validate"
@@ -89,7 +89,7 @@ class Step(StrEnum):
 
 
 REVIEW = "review"
-"""What an order is at while it waits for `approve`."""
+"""What an order does while it waits for its approval. It stands where a step's name would, but is not a step."""
 
 Leaves = Mapping[EventType, State | None]
 
@@ -98,13 +98,14 @@ Leaves = Mapping[EventType, State | None]
 class StepInfo:
     """What the rest of Trellis knows of a step.
 
-    `label`: a few words for people. `leaves`: the events that a success may leave, exactly one of them, each with the
-    state that follows (None: the state stays). `also`: what the same transaction writes besides. `queue`: whose worker
-    runs the activity. `calls_out`: an outside system is called, so calls may fail and are tried again. `forward`: on
-    the way of an order that goes well. `per_round`: leaves its event once in each round of shipping, not once in the
-    order's life. `reply_can_be_lost`: the provider keeps a book, so a call may succeed there and fail here.
-    `endless`: tried until it succeeds, whatever the policy says: stopping half-way would lose money or a parcel.
-    `activity`: the activity type, where it is not called like the step.
+    `label`: a few words for people. `leaves`: the events that a success can leave, each with the state that follows
+    (None: the state stays). A success leaves exactly one of them. `also`: further events of the same transaction.
+    `queue`: the queue of the activity. `calls_out`: the step calls an outside system, so its calls may fail and are
+    tried again. `forward`: the step belongs to an order that completes. `per_round`: it leaves its event once in each
+    round of shipping, not once for the order. `reply_can_be_lost`: the provider records the call, so the call may
+    succeed there although its caller sees a failure. `endless`: it is tried until it succeeds, whatever the policy
+    says, because stopping half-way would lose money or a parcel. `activity`: the activity type, if it differs from the
+    step's name.
     """
 
     label: str
@@ -180,19 +181,19 @@ STEPS: dict[Step, StepInfo] = {
     ),
     Step.UPDATE_ADDRESS: StepInfo("change the address", {EventType.ADDRESS_UPDATED: None}),
 }
-"""The one table of steps. The steps that go forward stand in their order."""
+"""The one table of steps. The steps with `forward` come in the order in which they run."""
 
 QUEUES = tuple(dict.fromkeys(info.queue for info in STEPS.values()))
-WAY = tuple(step for step, info in STEPS.items() if info.forward)
+FORWARD_STEPS = tuple(step for step, info in STEPS.items() if info.forward)
 OUTSIDE_STEPS = tuple(step for step, info in STEPS.items() if info.calls_out)
-OUTSIDE_WAY = tuple(step for step in WAY if STEPS[step].calls_out)
+FORWARD_OUTSIDE_STEPS = tuple(step for step in FORWARD_STEPS if STEPS[step].calls_out)
 """The outside steps of an order that completes."""
 REPLY_CAN_BE_LOST = frozenset(step for step, info in STEPS.items() if info.reply_can_be_lost)
 
 STEP_OF: Mapping[EventType, Step] = {
     event: step for step in reversed(STEPS) for event in (*STEPS[step].leaves, *STEPS[step].also)
 }
-"""The step that leaves an event; for two steps that may leave the same one, the first in the table."""
+"""The step that leaves an event. If two steps can leave it, this is the first of them in the table."""
 
 STATE_AFTER: Mapping[EventType, State] = {
     event: state
@@ -200,15 +201,15 @@ STATE_AFTER: Mapping[EventType, State] = {
     for event, state in (*info.leaves.items(), *info.also.items())
     if state is not None
 }
-"""The state that an event tells of. What is not here changes no state."""
+"""The state after an event. Events that are not here change no state."""
 
-PATH = tuple(state for event, state in STATE_AFTER.items() if STEP_OF[event] in WAY)
-"""The states of an order that goes well, in their order."""
+PATH = tuple(state for event, state in STATE_AFTER.items() if STEP_OF[event] in FORWARD_STEPS)
+"""The states of an order that completes, in their order."""
 
 ENDINGS: Mapping[State, tuple[EventType, Step]] = {
     state: (event, STEP_OF[event]) for event, state in STATE_AFTER.items() if state in TERMINAL
 }
-"""The event and the step that bring a terminal state about."""
+"""For each terminal state, its event and the step that leaves it."""
 
 EDGES: frozenset[tuple[State, State]] = frozenset(
     [
@@ -250,7 +251,7 @@ class Order:
         return sum(item.quantity * item.price_cents for item in self.items)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the normalised order: two starts of one id are the same start if these agree."""
+        """SHA-256 of the normalised order. Two starts with the same order id are the same start if these are equal."""
         body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(body.encode()).hexdigest()
 
@@ -272,13 +273,13 @@ def dispatch_key(order_id: str) -> str:
 
 
 def event_id(*cause: object) -> uuid.UUID:
-    """The id of the event that `cause` brings about: the same cause gives the same id, and so one row."""
+    """The id of the event that follows from `cause`. The same cause always gives the same id, and so one row."""
     return uuid.uuid5(_NAMESPACE, "\x1f".join(str(part) for part in cause))
 
 
 @dataclass(frozen=True)
 class TryId:
-    """Identity of one call of a step's outside system. `lane` tells hedged tries apart."""
+    """Identity of one call of a step's outside system. `lane` is the number of the hedged lane, from 0."""
 
     order_id: str
     step: str
@@ -289,9 +290,10 @@ class TryId:
 
     @property
     def ordinal(self) -> int:
-        """Which call of its lane this is, from 1: one execution may make many tries, or many executions one each.
+        """The number of this call in its lane, from 1. One execution makes many tries, or many executions make one
+        each.
 
-        It is not read from the ledger. After a lost execution an ordinal may come twice.
+        It is not read from the ledger, so two calls may have the same ordinal after an execution was lost.
         """
         return self.execution + self.try_ - 1
 

@@ -35,12 +35,12 @@ def read_json(body: bytes, what: str = "body") -> object:
     except UnicodeDecodeError:
         raise BadInput(f"The {what} must be JSON in UTF-8.") from None
     try:
-        # Decimal keeps 0.1 exact and takes 1e400 for what it is; a float would round the one and lose the other.
+        # Decimal keeps 0.1 exact and can hold 1e400. A float would round 0.1 and turn 1e400 into infinity.
         value: object = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise BadInput(f"The {what} is nested too deeply.") from None
     except InvalidOperation:
-        raise BadInput(f"The {what} has a number that no computer can hold.") from None
+        raise BadInput(f"The {what} has a number that is too large.") from None
     except ValueError:
         raise BadInput(f"The {what} must be JSON.") from None
     return value
@@ -53,7 +53,7 @@ def _no_constant(name: str) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        # Which of the two was meant? Readers disagree, and a price may hang on it.
+        # Parsers disagree on which of the two values counts, and the field may be a price.
         raise BadInput("A field is named twice.")
     return found
 
@@ -70,7 +70,7 @@ def parse_id(value: object, what: str = "order id") -> str:
 def parse_cents(value: object, what: str = "price") -> int:
     """A price such as 12, "12.50" or 12.5 in cents. Raises BadInput for NaN, negatives and a third decimal.
 
-    As text it is plain digits with a point: Decimal would also take "1_000", and the digits of all alphabets.
+    Text must be plain digits with a point: Decimal alone would also take "1_000", and the digits of all alphabets.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise BadInput(f"The {what} must be a number, such as 12.50.")
@@ -86,7 +86,7 @@ def parse_cents(value: object, what: str = "price") -> int:
         raise BadInput(f"The {what} must be a finite number, such as 12.50.")
     if amount < 0:
         raise BadInput(f"The {what} must not be negative.")
-    # Compared before any arithmetic: 1e999999 overflows when multiplied, 1e-999999 silently becomes nothing.
+    # Compare before any arithmetic: 1e999999 overflows when it is multiplied, and 1e-999999 silently becomes 0.
     if amount > MAX_TOTAL:
         raise BadInput(f"The {what} must be at most 99,999,999.99.")
     rounded = amount.quantize(Decimal("0.01"))
@@ -96,14 +96,14 @@ def parse_cents(value: object, what: str = "price") -> int:
 
 
 def parse_text(value: object, what: str, limit: int = 200) -> str:
-    """Text without the space around it. Raises BadInput for control characters and for more than `limit` of any."""
+    """Text without white space at its ends. Raises BadInput for control characters, and above `limit` characters."""
     if not isinstance(value, str):
         raise BadInput(f"The {what} must be text.")
     text = value.strip()
     if len(text) > limit:
         raise BadInput(f"The {what} must be at most {limit} characters long.")
     if _NOT_IN_TEXT.search(text):
-        raise BadInput(f"The {what} must not contain control characters or marks that turn the text's direction.")
+        raise BadInput(f"The {what} must not contain control characters or marks that change the text's direction.")
     return text
 
 
@@ -171,13 +171,13 @@ def parse_start(order_id: object, body: object) -> Order:
 
 
 def parse_approve(body: object) -> None:
-    """An approval says nothing: no body, or an empty object. Raises BadInput."""
+    """Check the body of an approval, which must be absent or an empty object. Raises BadInput."""
     if body is not None and body != {}:
-        raise BadInput("An approval has no body, or an empty object.")
+        raise BadInput("An approval must have no body, or an empty object.")
 
 
 def parse_cancel(body: object) -> str:
-    """The reason in a cancel's body, which may be none, `{}` or `{"reason": ...}`. Raises BadInput."""
+    """The reason in a cancel's body, which may be absent, `{}` or `{"reason": ...}`. Raises BadInput."""
     if body is None:
         return ""
     if not isinstance(body, dict):

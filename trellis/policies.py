@@ -39,7 +39,7 @@ class WhenParentCloses(StrEnum):
 
 
 def _says(sentence: str, *, temporal: str = "", unit: str = "") -> dict[str, str]:
-    """What people are told of a field: a sentence, Temporal's option for it, its unit."""
+    """What people read about a field: a sentence, Temporal's option for it, its unit."""
     return {"says": sentence, "temporal": temporal, "unit": unit}
 
 
@@ -203,7 +203,7 @@ _CHOICES: dict[str, type[StrEnum]] = {one.__name__: one for one in (Jitter, Plac
 
 
 def _check_types(given: Policy | Retry, prefix: str) -> None:
-    """Raise ConfigError for a value of another type than its field's, and for a time that is none."""
+    """Raise ConfigError for a value of a wrong type, and for a time that is out of range."""
     for one in fields(given):
         value, kind = getattr(given, one.name), str(one.type)
         if kind in _CHOICES and not isinstance(value, _CHOICES[kind]):
@@ -225,9 +225,9 @@ _QUICK = Retry(0.25, 0.005, 0.050, jitter=Jitter.FULL, placement=Placement.ACTIV
 
 
 def _bounded(rule: Retry, tries: int) -> dict[str, Any]:
-    """The fields of a policy whose rounds of shipping end after so many tries of the dispatch.
+    """The fields of a policy whose rounds of shipping end after `tries` tries of the dispatch.
 
-    Without a limit the first round would go on until the budget ends, and the policy's further rounds would never be.
+    Without a limit the first round would go on until the budget ends, and no second round would start.
     """
     return {"retry": rule, "steps": {Step.DISPATCH.value: replace(rule, max_tries=tries)}}
 
@@ -235,9 +235,10 @@ def _bounded(rule: Retry, tries: int) -> dict[str, Any]:
 PRESETS: dict[str, Policy] = {
     policy.name: policy.check()
     for policy in (
-        # With two thirds of the calls failing, three rounds of n tries all fail in (2/3)^(3n) of the orders: 18 in a
-        # million for nine tries, 8 in a thousand for four. Swift is to complete all of a thousand orders. The others
-        # lose far more to their budget; nine of their tries would outlast it, and no second round would be seen.
+        # If two thirds of the calls fail, three rounds of n tries all fail in (2/3)^(3n) of the orders: 18 in a million
+        # for nine tries, 8 in a thousand for four. Swift must complete every one of a thousand orders. The other
+        # presets lose far more orders to their budget. Nine of their tries would take longer than the budget, so no
+        # second round would start.
         Policy("swift", 30, AtWindowEnd.TIME_OUT, 15, **_bounded(_QUICK, 9)),
         # Here the child's run timeout ends a round.
         Policy("classic", 5, AtWindowEnd.APPROVE, 15, True, child_run_timeout=8, retry=Retry(3, 0.2, 1)),
@@ -259,7 +260,7 @@ def preset(name: str) -> Policy:
 
 
 def with_budget(policy: Policy, seconds: float) -> Policy:
-    """`policy` for an order that works `seconds` at most and is then undone. Raises ConfigError where that cannot be.
+    """`policy` with a budget of `seconds`, after which an order is undone. Raises ConfigError if that is too short.
 
     Temporal's own run timeout follows from the new budget: it leaves room for the review and the compensation.
     """
@@ -268,7 +269,7 @@ def with_budget(policy: Policy, seconds: float) -> Policy:
     least = max(counted, longest_try)
     if seconds <= least:
         why = (
-            f"its review alone lasts {counted:g} s, and counts" if least == counted
+            f"its review counts, and alone may last {counted:g} s" if least == counted
             else f"a single try may last {longest_try:g} s"
         )  # fmt: skip
         raise ConfigError(
@@ -281,18 +282,19 @@ def with_budget(policy: Policy, seconds: float) -> Policy:
 def tuned(policy: Policy, steps: Mapping[str, Mapping[str, Any] | None] | None = None, **changes: Any) -> Policy:
     """`policy` with fields of itself or of its retry rules replaced, checked. Raises ConfigError.
 
-    A field of a retry rule given by itself changes the rule of every step: `tuned(policy, try_timeout=1)`. `steps`
-    then changes single ones: `steps={"dispatch": {"max_tries": 9}}`; None gives a step the general rule again.
+    A field of a retry rule, given as a keyword, changes the rule of every step: `tuned(policy, try_timeout=1)`. `steps`
+    then changes the rules of single steps: `steps={"dispatch": {"max_tries": 9}}`. None gives a step the general rule
+    again.
     """
-    ours = {one.name for one in fields(Policy)} - {"retry", "steps"}
-    theirs = {one.name for one in fields(Retry)}
-    unknown = sorted(set(changes) - ours - theirs)
+    of_policy = {one.name for one in fields(Policy)} - {"retry", "steps"}
+    of_retry = {one.name for one in fields(Retry)}
+    unknown = sorted(set(changes) - of_policy - of_retry)
     if unknown:
         raise ConfigError(
-            f"A policy has no field {unknown[0]!r}. Known are {', '.join(sorted(ours | theirs | {'steps'}))}."
+            f"A policy has no field {unknown[0]!r}. Known are {', '.join(sorted(of_policy | of_retry | {'steps'}))}."
         )
-    general = _read(Retry, {name: value for name, value in changes.items() if name in theirs})
-    own = _read(Policy, {name: value for name, value in changes.items() if name in ours})
+    general = _read(Retry, {name: value for name, value in changes.items() if name in of_retry})
+    own = _read(Policy, {name: value for name, value in changes.items() if name in of_policy})
     rules = {step: replace(rule, **general) for step, rule in policy.steps.items()}
     changed = replace(policy, **({"name": f"{policy.name}*"} | own), retry=replace(policy.retry, **general))
     for step, change in _steps(steps).items():
@@ -301,7 +303,7 @@ def tuned(policy: Policy, steps: Mapping[str, Mapping[str, Any] | None] | None =
         else:
             base = rules.get(step, changed.retry_of(step))
             rules[step] = replace(base, **_read(Retry, change))
-    # A limit for all is not meant for the steps that must not stop half-way.
+    # A limit for every step does not apply to the steps that must not stop half-way.
     rules = {
         step: replace(rule, max_tries=0)
         if step in _ENDLESS and "max_tries" not in (_steps(steps).get(step) or {}) else rule
@@ -311,7 +313,7 @@ def tuned(policy: Policy, steps: Mapping[str, Mapping[str, Any] | None] | None =
 
 
 def _steps(given: object) -> Mapping[str, Mapping[str, Any] | None]:
-    """What `tuned` was given as `steps`, if it can be read. Raises ConfigError."""
+    """The argument `steps` of `tuned`, checked. Raises ConfigError."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -329,7 +331,7 @@ def _steps(given: object) -> Mapping[str, Mapping[str, Any] | None]:
 
 
 def _read(kind: type[Policy] | type[Retry], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes with the words of a choice turned into the choice. Raises ConfigError."""
+    """The changes, with text turned into members of an enum where the field has one. Raises ConfigError."""
     types = {one.name: str(one.type) for one in fields(kind)}
     try:
         return {

@@ -1,10 +1,11 @@
-"""Orders whose workflow Temporal closed behind our back: timed out, terminated, or gone with its history.
+"""Orders whose workflow ended before the order did: it timed out, was terminated, or was deleted with its history.
 
-They are ended by the same fence as the workflow's: what is claimed goes forward if its parcel exists, everything
-else is undone. Every part may be done twice, so two reconciles at once do no harm, nor does one that was killed.
+They end behind the same fence as in the workflow. An order that a dispatch claimed is completed if its parcel exists.
+Every other order is undone. Each part may run twice, so two reconciles at once do no harm, and one that was killed can
+be run again.
 
-That Temporal does not know a workflow proves nothing: this may be the wrong Temporal. Such an order is left alone
-until its run timeout is over, for no run outlives that, wherever it runs.
+If Temporal does not know a workflow, it may be the wrong Temporal. So such an order is left alone until its run timeout
+is over. After that, no Temporal can still run it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from trellis.model import EventType, State, workflow_id
 from trellis.temporal_calls import describe, fetch_history, unavailable
 
 MARGIN = timedelta(seconds=10)
-"""How far the clocks of Temporal and Postgres may differ, and a timer be late."""
+"""How far the clocks of Temporal and Postgres may differ, plus how late a timer may be."""
 
 _KILLED = {
     WorkflowExecutionStatus.TERMINATED: "was terminated",
@@ -41,7 +42,7 @@ _KILLED_QUERY = f"WorkflowType = '{ORDER_WORKFLOW}' AND ExecutionStatus IN ('Ter
 
 
 class Outcome(StrEnum):
-    """What came of a stranded order. PLANNED: nothing was to be changed yet."""
+    """What reconcile did with a stranded order. PLANNED: it changed nothing and only says what it would do."""
 
     PLANNED = "planned"
     ENDED = "ended"
@@ -51,7 +52,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Repair:
-    """One stranded order: where it stood, what became of its workflow, and what is (or would be) done."""
+    """One stranded order: its state, what happened to its workflow, and what is (or would be) done."""
 
     order_id: str
     state: str
@@ -63,7 +64,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class _Stranded:
-    """`row` is None when the order died before it was received.
+    """`row` is None if the workflow closed before the order was received.
 
     `history` is None when Temporal has none, or none that can be read: `workflow` then says so.
     """
@@ -72,18 +73,18 @@ class _Stranded:
     row: OrderRow | None
     history: OrderHistory | None
     until: datetime | None = None
-    """Set where it may run elsewhere: until then."""
+    """Set if the order may still run on another Temporal: the time after which it cannot."""
 
     @property
-    def hopeless(self) -> bool:
-        """Neither the books nor the history say what was ordered."""
+    def not_recorded(self) -> bool:
+        """Whether neither the ledger nor the history holds the order."""
         return self.row is None and self.history is None
 
 
 async def reconcile(desk: Desk, pool: Pool, *, apply: bool = False) -> AsyncIterator[Repair]:
     """Each stranded order in turn; with `apply` it is ended first. An order that Temporal still runs is left alone.
 
-    An order that cannot be ended is reported as FAILED and holds up no other.
+    An order that cannot be ended is reported as FAILED and does not stop the others.
     Raises TemporalUnavailable, DatabaseUnavailable.
     """
     provider = Provider(pool)
@@ -121,7 +122,7 @@ async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool)
         if case.until is not None:
             action = f"left alone: it may run elsewhere until {case.until:%Y-%m-%d %H:%M:%S%z}"
             return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
-        if case.hopeless:
+        if case.not_recorded:
             action = "left alone: it was never received, so nothing was charged"
             return Repair(order_id, state, workflow, action, outcome=Outcome.LEFT_ALONE)
         if not apply:
@@ -131,21 +132,21 @@ async def _repair(desk: Desk, provider: Provider, order_id: str, *, apply: bool)
     except StackError:
         raise
     except Exception as error:
-        # Whatever is wrong with this one order must not keep the money of all others where it is.
+        # A defect of this one order must not stop the refunds of all others.
         action = f"could not be ended: {' '.join(str(error).split())[:200] or type(error).__name__}"
         return Repair(order_id, state, workflow, action, outcome=Outcome.FAILED)
 
 
 async def _look(desk: Desk, order_id: str) -> _Stranded | None:
-    """What is known of an order whose workflow is dead; None where there is nothing to do."""
+    """What is known of an order whose workflow no longer runs; None if there is nothing to do."""
     described = await describe(desk.client, workflow_id(order_id))
     status = described.status if described else None
     if described and status in (None, WorkflowExecutionStatus.RUNNING):
         return None
-    # Read after Temporal was asked: a workflow that closed by itself wrote its ending first.
+    # Read after Temporal was asked. A workflow that closed by itself has written its ending by then.
     row = await desk.ledger.order(order_id)
     ended = row is not None and row.state.terminal
-    # Ended in the ledger, and killed before Temporal heard of it: only the mark is missing.
+    # The order ended in the ledger, and its workflow was killed before it closed. Only the mark is missing.
     if (row is None or ended) and (status not in _KILLED or (row is not None and row.reconciled)):
         return None
     history, unreadable = await _read(desk, described) if described else (None, "")
@@ -163,7 +164,7 @@ async def _look(desk: Desk, order_id: str) -> _Stranded | None:
 
 
 async def _read(desk: Desk, described: WorkflowExecutionDescription) -> tuple[OrderHistory | None, str]:
-    """The history, or why it cannot be read, as the second half of a sentence. The books may suffice without it."""
+    """The history, or why it cannot be read, as the second half of a sentence. The ledger alone may be enough."""
     raw = await fetch_history(desk.client, described.id, described.run_id)
     try:
         return (await OrderHistory.read(raw, desk.client.data_converter) if raw else None), ""
@@ -172,10 +173,10 @@ async def _read(desk: Desk, described: WorkflowExecutionDescription) -> tuple[Or
 
 
 async def _same_order(described: WorkflowExecutionDescription, history: OrderHistory | None, row: OrderRow) -> bool:
-    """Is this the run our books tell of? Another Temporal may know another order under the same id."""
+    """Whether this run is the one in the ledger. Another Temporal may have another order under the same id."""
     fingerprint = (await described.memo()).get("fingerprint")
     if fingerprint is None and history is not None:
-        # Started by hand: nobody wrote the memo.
+        # An order that was started by hand has no memo.
         fingerprint = history.input.order.fingerprint()
     if fingerprint != row.fingerprint:
         return False
@@ -198,7 +199,7 @@ def _plan(case: _Stranded) -> str:
 
 async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Stranded) -> tuple[str, State]:
     if case.row is None and case.history is not None and isinstance(case.history.input, OrderInput):
-        # As the workflow's own fence would: an order that ends must be in the books.
+        # The workflow's own fence does the same: an order that ends must be in the ledger.
         await ledger.receive(case.history.input.order, case.history.input.policy, None)
     row = await ledger.order(order_id)
     assert row is not None
@@ -211,9 +212,9 @@ async def _end(ledger: Ledger, provider: Provider, order_id: str, case: _Strande
         action, state, why = await _undo(ledger, provider, row, f"its workflow {case.workflow}", _deciding(unanswered))
         refusal = f"the order was ended by reconcile as {state}"
     for request in unanswered:
-        if not _moot(request, state, events):
+        if not _needs_no_refusal(request, state, events):
             await ledger.refuse(order_id, request.id, request.kind, refusal)
-    # Last: the mark says that nothing is left to do.
+    # This comes last, because the mark says that nothing is left to do.
     await ledger.reconcile(order_id, state, why)
     return action, state
 
@@ -228,7 +229,8 @@ async def _undo(
         reason = cancel.reason or "cancelled on request"
     answer = await ledger.close(order.order_id, ending, reason, id_)
     undone = Unwound(False)
-    # Without a payment of its own, its payment id is another order's, and so is whatever was charged under it.
+    # An order without a payment row was started with another order's payment id. What was charged under that id is the
+    # other order's.
     if row.payment is not None:
         undone = await undo(ledger, provider, order, ending, reason, claimed=not answer.closed, request_id=id_)
         rounds = [shipment.round for shipment in row.shipments]
@@ -236,14 +238,14 @@ async def _undo(
     if undone.tracking is not None:
         await ledger.ship(order.order_id, None)
         return f"went forward: parcel {undone.tracking}", State.COMPLETED, reason
-    # Whoever closed the row first decided how the order ends, be it the workflow or another reconcile.
+    # The first to close the row decides how the order ends. That may be the workflow or another reconcile.
     answer = await ledger.close(order.order_id, ending, reason, id_)
     action = "refunded" if undone.refunded else "nothing had been charged"
     return action, State(answer.ending or ending), answer.reason or reason
 
 
 def _unanswered(history: OrderHistory | None, row: OrderRow | None, events: list[EventRow]) -> list[Request]:
-    """Requests in the history that no worker came to judge."""
+    """Requests in the history that no worker has answered."""
     known = {event.payload_json.get("request_id") for event in events}
     if row is not None and row.closing_at:
         known.add(row.ending_request)
@@ -252,12 +254,12 @@ def _unanswered(history: OrderHistory | None, row: OrderRow | None, events: list
 
 
 def _deciding(unanswered: list[Request]) -> Request | None:
-    """The cancel that decides how the order ends, unless the row says so already."""
+    """The cancel that decides how the order ends, if the row has no ending yet."""
     return next((request for request in unanswered if request.kind == "cancel"), None)
 
 
-def _moot(request: Request, state: State, events: list[EventRow]) -> bool:
-    """Needs no refusal: it decided the ending, or asked for what had happened anyway; or nobody could know it by id."""
+def _needs_no_refusal(request: Request, state: State, events: list[EventRow]) -> bool:
+    """Whether a request needs no refusal: it decided the ending, asked for what had happened already, or has no id."""
     if request.kind == "cancel" and state is State.CANCELLED:
         return True
     approved = any(event.type == EventType.ORDER_APPROVED for event in events)

@@ -6,12 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trellis.errors import BadInput
-from trellis.model import ATTEMPTS, BESIDE_THE_WAY, REVIEW, STATE_AFTER, STEP_OF, STEPS, WAY, EventType, State, Step
+from trellis.model import (
+    ATTEMPTS,
+    FORWARD_STEPS,
+    REQUEST_EVENTS,
+    REVIEW,
+    STATE_AFTER,
+    STEP_OF,
+    STEPS,
+    EventType,
+    State,
+    Step,
+)
 from trellis.parsing import parse_address
 
 
 def root_cause(failure: BaseException) -> str:
-    """The innermost message of a chain of causes: what the outside system said, not who passed it on."""
+    """The innermost message of a chain of causes: the outside system's error, not the errors that wrap it."""
     while failure.__cause__ is not None:
         failure = failure.__cause__
     return str(failure) or type(failure).__name__
@@ -20,10 +31,11 @@ def root_cause(failure: BaseException) -> str:
 def next_step(
     state: str | None, *, closing: bool = False, last: str | None = None, last_step: str | None = None
 ) -> str | None:
-    """What an order is at, read off its row and its log: a step, REVIEW, or None when it has ended.
+    """What an order does now, derived from its row and its events: a step, REVIEW, or None when it has ended.
 
-    `last` and `last_step` are the type and the step of its newest event on the way (see `newest_on_the_way`). Without
-    one the state alone decides. An order that is being undone (`closing`) is at its refund until it ends.
+    `last` and `last_step` are the type and the step of its newest event that moved it on (see `newest_progress`).
+    Without such an event the state alone decides. An order that is being undone (`closing`) is at its refund until it
+    ends.
     """
     if state is not None and State(state).terminal:
         return None
@@ -32,30 +44,30 @@ def next_step(
     if closing:
         return Step.REFUND
     if last == EventType.DISPATCH_FAILED:
-        return next(step for step in WAY if STEPS[step].per_round)
+        return next(step for step in FORWARD_STEPS if STEPS[step].per_round)
     if last is None and state is not None:
         last = next(event for event, reached in STATE_AFTER.items() if reached == state)
     if last is None:
-        return WAY[0]
+        return FORWARD_STEPS[0]
     done = STEP_OF.get(EventType(last))
-    if done not in WAY[:-1]:
+    if done not in FORWARD_STEPS[:-1]:
         return None
-    following = WAY[WAY.index(done) + 1]
+    following = FORWARD_STEPS[FORWARD_STEPS.index(done) + 1]
     return REVIEW if following is Step.APPROVE else following
 
 
-def newest_on_the_way(events: Iterable[tuple[str, str | None]]) -> tuple[str | None, str | None]:
-    """(type, step) of the last event that says where an order stands; the events come oldest first."""
+def newest_progress(events: Iterable[tuple[str, str | None]]) -> tuple[str | None, str | None]:
+    """(type, step) of the last event that moved the order on, or of its last try. The events come oldest first."""
     found: tuple[str | None, str | None] = (None, None)
     for type_, step in events:
-        if type_ not in BESIDE_THE_WAY:
+        if type_ not in REQUEST_EVENTS:
             found = (type_, step)
     return found
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Which requests an order may still grant."""
+    """Which requests an order can still grant."""
 
     approve: bool
     cancel: bool
@@ -65,21 +77,22 @@ class Permissions:
 def permissions(
     state: str | None, *, claimed: bool, closing: bool, step: str | None, closed: bool = False
 ) -> Permissions:
-    """What may still be asked of an order.
+    """Which requests an order can still grant.
 
-    `claimed`: a dispatch has claimed its row. `closing`: it is being undone. `closed`: its workflow has closed, so
-    nobody hears a request. `step` is what it is at, as `next_step` says.
+    `claimed`: a dispatch has claimed its row. `closing`: it is being undone. `closed`: its workflow has closed, so it
+    takes no requests. `step`: what it does now, as `next_step` returns it.
     """
     open_ = not (claimed or closing or closed or (state is not None and State(state).terminal))
-    before_charge = step == REVIEW or step in WAY[: WAY.index(Step.APPROVE)]
+    before_charge = step == REVIEW or step in FORWARD_STEPS[: FORWARD_STEPS.index(Step.APPROVE)]
     return Permissions(approve=open_ and before_charge, cancel=open_, update_address=open_)
 
 
 @dataclass
 class Budget:
-    """The time an order may spend working. Seconds since the epoch in, seconds left out.
+    """The time that an order may spend working. Methods take the time now [s since the epoch].
 
-    Paused while a review runs that the policy does not count; ended for good by a claim.
+    The budget is paused during a review that the policy does not count. A dispatch that claims the order ends it for
+    good.
     """
 
     seconds: float
@@ -106,7 +119,7 @@ class Budget:
 
 @dataclass
 class Progress:
-    """What the parent knows of its order, and what it can therefore refuse at once."""
+    """What the order workflow knows of its order. With it, the workflow refuses requests without asking the ledger."""
 
     state: State = State.ORDER_RECEIVED
     review_over: bool = False
@@ -115,7 +128,7 @@ class Progress:
 
     @property
     def undoing(self) -> str | None:
-        """Why nothing can be asked any more, or None."""
+        """Why the order takes no more requests; None if it still does."""
         if self.state.terminal:
             return f"the order is {self.state}"
         if self.ending is not None:

@@ -1,6 +1,6 @@
 """The composition root: the one place that puts servers, schema, pool, desk and workers together.
 
-Commands, benchmarks, the lab, the API and the tests open what they need here and are handed a frozen `Runtime`.
+Commands, benchmarks, the lab, the API and the tests open what they need here, and get a frozen `Runtime`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trellis.stack.temporal import ensure_search_attributes
 log = structlog.get_logger("trellis.runtime")
 
 SOON = 5.0
-"""Seconds that a person who waits for an answer waits for a free connection."""
+"""How long a caller waits for a free connection [s], where a person waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Runtime:
     desk: Desk
 
     def workers(self, queues: tuple[str, ...] = QUEUES) -> AbstractAsyncContextManager[workers.FaultWatch]:
-        """Workers of these queues for as long as the block lasts. Raises ConfigError for a queue that nobody knows."""
+        """Workers of these queues for as long as the block lasts. Raises ConfigError for an unknown queue."""
         return workers.running(self.desk.client, self.pool, self.settings, queues)
 
 
@@ -87,7 +87,10 @@ async def open_desk(on: stack.Stack, settings: Settings, pool: Pool) -> Desk:
     client = await stack.connect(on.temporal)
     known = await ensure_search_attributes(client)
     if not known:
-        log.warning("Temporal knows no OrderState and OrderTotal and lets nobody add them; orders run without")
+        log.warning(
+            "Temporal lacks the search attributes OrderState and OrderTotal, and they cannot be added; "
+            "orders run without them"
+        )
     return Desk(client, Ledger(pool), settings, search_attributes=known, stack=on)
 
 
@@ -95,7 +98,7 @@ async def open_desk(on: stack.Stack, settings: Settings, pool: Pool) -> Desk:
 def workspace(settings: Settings, *, apart: bool = True) -> Iterator[Settings]:
     """Settings for a new workspace that is ended and deleted after the block.
 
-    Made-up orders and killed workers belong `apart`: in servers of their own, whichever servers the settings name.
+    `apart`: with servers of its own, even if the settings name servers. Made-up orders and killed workers need that.
     """
     home = Path(tempfile.mkdtemp(prefix="trellis-"))
     own = settings.apart(home) if apart else settings.model_copy(update={"home": home})

@@ -32,7 +32,7 @@ RUNNER = SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_p
 
 
 class _AsLoaded(MetaPathFinder, Loader):
-    """Gives the sandbox the code of a module as it was when `keep` was called, whatever its file says by now.
+    """Gives the sandbox the code of a module as it was when `keep` was called, even if its file has changed since.
 
     Without it the sandbox would read the file again for every workflow: an edit would reach new orders while the
     activities are still the old ones, and a file that cannot be imported would stop every order.
@@ -54,18 +54,18 @@ class _AsLoaded(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname not in self._kept or not workflow.unsafe.in_sandbox():
             return None
-        theirs = self._kept[fullname][1]
-        mine = ModuleSpec(fullname, self, origin=theirs.origin)
-        mine.submodule_search_locations = theirs.submodule_search_locations
-        mine.has_location = theirs.has_location
-        return mine
+        original = self._kept[fullname][1]
+        spec = ModuleSpec(fullname, self, origin=original.origin)
+        spec.submodule_search_locations = original.submodule_search_locations
+        spec.has_location = original.has_location
+        return spec
 
     def exec_module(self, module: ModuleType) -> None:
         exec(self._kept[module.__name__][0], module.__dict__)
 
 
 _as_loaded = _AsLoaded()
-# First of all finders, or the one that looks for files would answer before it.
+# It must be the first finder, or the one that reads files would answer before it.
 sys.meta_path.insert(0, _as_loaded)
 
 

@@ -19,7 +19,7 @@ from trellis.errors import OrderNotFound
 from trellis.messages import Status
 from trellis.model import ATTEMPTS, REVIEW, EventType, State, shipping_workflow_id, workflow_id
 from trellis.parsing import parse_id
-from trellis.rules import newest_on_the_way, next_step, permissions
+from trellis.rules import newest_progress, next_step, permissions
 from trellis.temporal_calls import describe
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ def _step(
         return temporal.pending[0].step
     if live:
         return live.step
-    last, step = newest_on_the_way((event.type, event.step) for event in events)
+    last, step = newest_progress((event.type, event.step) for event in events)
     return next_step(row.state if row else None, closing=bool(row and row.closing_at), last=last, last_step=step)
 
 

@@ -1,4 +1,4 @@
-"""What runs on which queue, and the plan of faults in force."""
+"""What runs on which queue, and the fault plan in force."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ SLOTS = 400
 
 RUNNER = sandbox.RUNNER
 
-# Runs again when this module is reloaded, which is the last of those that a reload takes.
+# A reload runs this again. It reloads this module last, so that all workflow modules are the new ones by then.
 sandbox.keep(*(name for name in list(sys.modules) if f"{name}.".startswith("trellis.workflows.")))
 
 
 class FaultWatch:
-    """The plan in force, read from the ledger twice a second: a change reaches every process within a second."""
+    """The fault plan in force. It is read from the ledger twice a second, so a change reaches every process within a
+    second."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
@@ -72,7 +73,7 @@ class FaultWatch:
             except ConfigError as error:
                 log.error("the fault plan in the ledger cannot be read", error=str(error))
             except Exception as error:
-                # The database may be away for a while; the last plan stays in force.
+                # The database may be unavailable for a while. The last plan stays in force.
                 log.warning("the fault plan cannot be looked up", error=str(error))
 
 
@@ -81,7 +82,7 @@ WORKFLOWS: dict[str, type] = {"orders": OrderWorkflow, "shipping": ShippingWorkf
 
 
 def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
-    """What Temporal calls these queues. Raises ConfigError for a queue nobody knows."""
+    """The names of these queues in Temporal. Raises ConfigError for an unknown queue."""
     unknown = set(queues) - set(QUEUES)
     if unknown or not queues:
         raise ConfigError(f"There is no queue {', '.join(sorted(unknown)) or 'named'}. Known are {', '.join(QUEUES)}.")
@@ -92,16 +93,16 @@ def task_queues(settings: Settings, queues: tuple[str, ...]) -> list[str]:
 def build(client: Client, settings: Settings, holders: Sequence[object], queues: tuple[str, ...]) -> list[Worker]:
     """One worker per queue, with those activities of `holders` that belong to it.
 
-    Raises ConfigError for a queue nobody knows.
+    Raises ConfigError for an unknown queue.
     """
     common: dict[str, Any] = {
         "max_concurrent_activities": SLOTS,
         "max_concurrent_local_activities": 100,
         "max_concurrent_workflow_tasks": 100,
         "max_cached_workflows": 2000,
-        # After a worker dies its own queue would hold workflow tasks for ten seconds.
+        # After a worker dies, its own queue holds workflow tasks for this long. The default is ten seconds.
         "sticky_queue_schedule_to_start_timeout": timedelta(seconds=1),
-        # How a hung call learns that the server gave it up: sooner than the default minute.
+        # A heartbeat tells a hung call that the server gave it up. By default that may take a minute.
         "max_heartbeat_throttle_interval": timedelta(seconds=0.5),
         "default_heartbeat_throttle_interval": timedelta(seconds=0.5),
         "graceful_shutdown_timeout": timedelta(seconds=1),
@@ -136,7 +137,7 @@ async def running(
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is not None:
-                log.error("a worker failed; its queue stands still", error=str(task.exception()))
+                log.error("a worker failed and no longer serves its queue", error=str(task.exception()))
                 watch.worker_failed.set()
 
         for task in tasks:

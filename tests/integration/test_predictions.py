@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +16,7 @@ from trellis.insight.calls import Overhead
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
-from trellis.model import OUTSIDE_WAY, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, State
 from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
@@ -24,7 +24,7 @@ from trellis.policies import preset, tuned
 async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: stack.Stack) -> None:
     """Eighty orders under canonical faults: the shares come out near thirds, and the recommendation can be run."""
     await house.faults(FaultPlan.canonical())
-    began = time.time()
+    began = datetime.now(UTC)
 
     async def one(number: int) -> None:
         id_ = f"fit-{number}"
@@ -33,9 +33,9 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
         await house.desk.wait(id_)
 
     await asyncio.gather(*(one(number) for number in range(80)))
-    attempts = await asyncio.to_thread(insight.attempts, running.database_url, since=began_at(began))
+    attempts = await asyncio.to_thread(lambda: insight.attempts(running.database_url, since=began))
     learned = learn(attempts[attempts["order_id"].str.startswith("fit-")])
-    assert list(learned.steps) == [str(step) for step in OUTSIDE_WAY]
+    assert list(learned.steps) == [str(step) for step in FORWARD_OUTSIDE_STEPS]
     for found in learned.steps.values():
         # Five standard errors; a busy machine only turns good calls into slow ones.
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02
@@ -76,8 +76,3 @@ async def test_orders_that_used_up_their_rounds_are_counted_apart(house: House) 
     assert [one.state for one in ended] == [State.FAILED, State.FAILED]
     assert await rounds_used_up(house.desk, ended, rounds) == 1
     assert await rounds_used_up(house.desk, ended[1:], slow) == 0
-
-
-def began_at(seconds: float) -> str:
-    """As the filters take it: ISO 8601, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

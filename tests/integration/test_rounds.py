@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import House
 from trellis.faults import FaultPlan, Mix, Outcome
-from trellis.model import OUTSIDE_WAY, STEPS, State, TryId, workflow_id
+from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS, State, TryId, workflow_id
 from trellis.policies import preset, tuned
 
 
@@ -71,10 +71,10 @@ async def test_the_luck_of_an_order_does_not_depend_on_its_placement(house: Hous
     events = await house.desk.events(order.order_id)
     seen = {
         step: [event["type"] for event in events if event["step"] == step and event["type"].startswith("ATTEMPT")]
-        for step in OUTSIDE_WAY
+        for step in FORWARD_OUTSIDE_STEPS
     }
     words = {Outcome.ERROR: "ATTEMPT_FAILED", Outcome.HANG: "ATTEMPT_TIMED_OUT"}
-    for step in OUTSIDE_WAY:
+    for step in FORWARD_OUTSIDE_STEPS:
         round_ = int(STEPS[step].queue == "shipping")
         drawn = (plan.outcome(TryId(order.order_id, step, round_, 1, number)) for number in count(1))
         assert seen[step] == [words[outcome] for outcome in takewhile(lambda one: one in words, drawn)], step

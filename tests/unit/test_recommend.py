@@ -12,7 +12,7 @@ from trellis.insight.calls import Calls
 from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import one_in, recommend
 from trellis.insight.retries import predict
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset, tuned
 
 THIRDS = Mix(1 / 3, 1 / 3)
@@ -110,7 +110,7 @@ def named(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def test_one_bad_step_is_not_averaged_away() -> None:
     """Five calm steps and a charge of which nine in ten fail: learned apart, and the chain predicted as it is."""
-    mixes = {str(step): Mix(0.02, 0.01) for step in OUTSIDE_WAY} | {"charge": Mix(0.5, 0.4)}
+    mixes = {str(step): Mix(0.02, 0.01) for step in FORWARD_OUTSIDE_STEPS} | {"charge": Mix(0.5, 0.4)}
     learned = learn(named({step: made(6, 100, mix) for step, mix in mixes.items()}))
     assert not learned.alike
     assert learned.steps["charge"].shares["ok"] == pytest.approx(0.1, abs=0.02)
@@ -122,7 +122,7 @@ def test_one_bad_step_is_not_averaged_away() -> None:
 
 def test_like_steps_are_learned_together() -> None:
     """Six steps with the same faults share all tries, and keep the latencies of their own."""
-    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(OUTSIDE_WAY)}))
+    learned = learn(named({str(step): made(7 + n, 100) for n, step in enumerate(FORWARD_OUTSIDE_STEPS)}))
     assert learned.alike
     assert len({fit.shares["ok"] for fit in learned.steps.values()}) == 1
     with pytest.raises(BadInput, match="no attempts of refund"):
@@ -155,7 +155,7 @@ def test_slow_calls_and_long_deadlines_get_an_answer(deadline: float, mix: Mix) 
 )
 def test_nonsense_is_refused(epsilon: float, max_calls: float | None) -> None:
     """Shares that are none, what cannot be computed, ceilings below one call."""
-    with pytest.raises(BadInput, match=r"epsilon|ceiling"):
+    with pytest.raises(BadInput, match=r"epsilon|at least one call"):
         recommend(15, epsilon, max_calls=max_calls)
 
 
@@ -193,7 +193,7 @@ def test_a_tighter_deadline_costs_more_calls() -> None:
 
 def test_a_slow_step_gets_a_rule_of_its_own() -> None:
     """The dispatch takes 0.8 s and fails often, the other steps are quick: only its rule has a long timeout."""
-    chain = {str(step): Calls(0.05, 0.05, latency=(0.02,)) for step in OUTSIDE_WAY}
+    chain = {str(step): Calls(0.05, 0.05, latency=(0.02,)) for step in FORWARD_OUTSIDE_STEPS}
     chain["dispatch"] = Calls(0.3, 0.3, latency=(0.8,))
     found = recommend(6, 1e-3, chain)
     policy = found.policy.check()
@@ -216,12 +216,12 @@ def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
     found = recommend(1.5, 0.01, max_calls=3.1)
     assert found.p_miss <= 0.01
     assert found.calls_per_step <= 3.1
-    assert {found.policy.retry_of(step).hedge for step in OUTSIDE_WAY} == {1, 2}
+    assert {found.policy.retry_of(step).hedge for step in FORWARD_OUTSIDE_STEPS} == {1, 2}
 
 
 @pytest.mark.parametrize(
     ("deadline", "epsilon", "max_calls", "words"),
-    [(0.2, 1e-9, None, "No policy reaches 1e-09 in 0.2 s; the best is"), (15, 1e-5, 2.0, "makes do with 2 calls")],
+    [(0.2, 1e-9, None, "No policy reaches 1e-09 in 0.2 s; the best is"), (15, 1e-5, 2.0, "manages with 2 calls")],
 )
 def test_what_cannot_be_had_is_said(deadline: float, epsilon: float, max_calls: float | None, words: str) -> None:
     """An impossible wish gets a sentence that names the best there is."""

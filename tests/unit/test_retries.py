@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frames import value
 from trellis.errors import BadInput, ConfigError
 from trellis.faults import FaultPlan, Mix
 from trellis.insight import step_time
@@ -22,22 +24,22 @@ from trellis.insight.retries import (
     sweep,
 )
 from trellis.insight.step_time import SHORTEST_TIMER
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import PRESETS, Policy, Retry, preset, tuned
 
-SEVEN = (*OUTSIDE_WAY, OUTSIDE_WAY[0])
+SEVEN = (*FORWARD_OUTSIDE_STEPS, FORWARD_OUTSIDE_STEPS[0])
 NOTHING = Overhead(0.0, 0.0, 0.0)
 ALIKE = replace(preset("swift"), steps={})
 THIRDS = Mix(1 / 3, 1 / 3)
 
 
-def loop(timeout: float, first: float = 0.005, most: float = 0.2, **other: object) -> Policy:
+def loop(timeout: float, first: float = 0.005, most: float = 0.2, **other: Any) -> Policy:
     """Swift with another retry rule, the same for every step."""
     return tuned(ALIKE, try_timeout=timeout, first_backoff=first, max_backoff=most, **other)
 
 
-def of(policy: Policy, **other: object) -> Prediction:
-    return predict(policy, steps=SEVEN, overhead=NOTHING, **other)  # type: ignore[arg-type]
+def of(policy: Policy, **other: Any) -> Prediction:
+    return predict(policy, steps=SEVEN, overhead=NOTHING, **other)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_the_model_agrees_with_a_simulation(policy: Policy, mix: Mix) -> None:
         assert found.cdf(at - 0.02) - slack <= share <= found.cdf(at + 0.02) + slack
     # Calls of a round that is cut off are counted to its end by the mathematics, not by the simulation.
     if policy.child_run_timeout is None:
-        per_step = played.calls / (len(seconds) * len(OUTSIDE_WAY))
+        per_step = played.calls / (len(seconds) * len(FORWARD_OUTSIDE_STEPS))
         assert per_step == pytest.approx(found.calls_per_step, rel=0.015)
 
 
@@ -198,7 +200,7 @@ def test_a_rule_for_one_step_changes_that_step_alone() -> None:
     more = [b > a for a, b in zip(base.tries, hedged.tries, strict=True)]
     assert [link.step for link, changed in zip(hedged.chain, more, strict=True) if changed] == ["charge"]
     assert hedged.p_miss(5) < base.p_miss(5)
-    assert marginal(tuned(ALIKE, steps={"charge": {"hedge": 2}})).loc["hedge", "p_miss_half"] != base.p_miss(15)
+    assert value(marginal(tuned(ALIKE, steps={"charge": {"hedge": 2}})), "hedge", "p_miss_half") != base.p_miss(15)
 
 
 @settings(max_examples=25, deadline=None)
@@ -222,9 +224,9 @@ def test_bounds_enclose_and_a_curve_only_rises(
 def test_each_knob_is_worth_what_common_sense_says() -> None:
     """A longer timeout misses more, a second lane misses less and costs more calls."""
     worth = marginal(preset("swift"), deadline=5)
-    assert worth.loc["try_timeout", "p_miss_double"] > worth.loc["try_timeout", "p_miss"]
-    assert worth.loc["hedge", "p_miss_double"] < worth.loc["hedge", "p_miss"]
-    assert worth.loc["hedge", "calls_double"] > worth.loc["hedge", "calls_per_step"]
+    assert value(worth, "try_timeout", "p_miss_double") > value(worth, "try_timeout", "p_miss")
+    assert value(worth, "hedge", "p_miss_double") < value(worth, "hedge", "p_miss")
+    assert value(worth, "hedge", "calls_double") > value(worth, "hedge", "calls_per_step")
 
 
 def test_a_sweep_has_a_row_for_each_policy() -> None:
@@ -306,7 +308,7 @@ def test_a_tail_agrees_with_plain_convolution() -> None:
         reached = np.convolve(np.convolve(reached, fails)[:points], pause)[:points]
     total = np.zeros(points)
     total[0] = 1.0
-    for _ in OUTSIDE_WAY:
+    for _ in FORWARD_OUTSIDE_STEPS:
         total = np.convolve(total, lane)[:points]
     found = predict(ALIKE, overhead=NOTHING, dt=dt)
     for deadline in (10.0, 15.0):
@@ -317,7 +319,7 @@ def test_a_hang_shorter_than_the_timeout_is_a_slow_good_call() -> None:
     """Half of the calls hang for 0.1 s under a timeout of 0.25 s: they work, a tenth of a second late."""
     found = predict(preset("swift"), FaultPlan(Mix(hang=0.5), hang_seconds=0.1), overhead=NOTHING)
     assert found.calls_per_step == pytest.approx(1.0)
-    assert float(found.times @ found.pmf) == pytest.approx(len(OUTSIDE_WAY) * 0.05, rel=0.01)
+    assert float(found.times @ found.pmf) == pytest.approx(len(FORWARD_OUTSIDE_STEPS) * 0.05, rel=0.01)
 
 
 def test_latencies_above_the_timeout_are_cut_off() -> None:

@@ -13,8 +13,9 @@ from trellis.bench.throughput import idle_on
 from trellis.model import (
     ATTEMPTS,
     ENDINGS,
+    FORWARD_OUTSIDE_STEPS,
+    FORWARD_STEPS,
     OUTSIDE_STEPS,
-    OUTSIDE_WAY,
     PATH,
     QUEUES,
     REVIEW,
@@ -22,12 +23,11 @@ from trellis.model import (
     STEP_OF,
     STEPS,
     TERMINAL,
-    WAY,
     EventType,
     State,
     Step,
 )
-from trellis.rules import Progress, newest_on_the_way, next_step, permissions
+from trellis.rules import Progress, newest_progress, next_step, permissions
 from trellis.workers import WORKFLOWS
 
 HOLDERS = (OutsideActivities, LedgerActivities)
@@ -88,16 +88,16 @@ def test_the_next_step_follows_the_last_event(state: str | None, last: str | Non
 def test_a_failed_try_leaves_the_order_at_its_step_and_a_request_moves_nothing() -> None:
     """A try without success is tried again; an order that is being undone is at its refund."""
     events = [("PACKAGE_PREPARED", "prepare"), ("ATTEMPT_FAILED", "dispatch"), ("ADDRESS_UPDATED", "update_address")]
-    last, step = newest_on_the_way(events)
+    last, step = newest_progress(events)
     assert (last, step) == ("ATTEMPT_FAILED", "dispatch")
     assert next_step("SHIPPING", last=last, last_step=step) == "dispatch"
     assert next_step("SHIPPING", last="PACKAGE_PREPARED", closing=True) == "refund"
-    assert newest_on_the_way([]) == (None, None)
+    assert newest_progress([]) == (None, None)
 
 
 def test_the_row_and_the_workflow_agree_on_what_may_be_asked() -> None:
     """Permissions have one source: a claim, an undoing, an end or a closed workflow takes them away."""
-    for step in (*WAY, REVIEW):
+    for step in (*FORWARD_STEPS, REVIEW):
         may = permissions("AWAITING_APPROVAL", claimed=False, closing=False, step=step)
         assert may == Progress(State.AWAITING_APPROVAL).permissions(step)
         assert may.cancel
@@ -123,4 +123,4 @@ def test_the_twin_of_the_bench_has_the_activities_of_an_order() -> None:
         assert set(twins) == {name for name in ours if queue_of(name) == queue}
         for name, twin in twins.items():
             assert get_type_hints(twin)["return"] == get_type_hints(ours[name])["return"], name
-    assert [str(one) for one in OUTSIDE_WAY] == [one for one in OUTSIDE_STEPS if one != "refund"]
+    assert [str(one) for one in FORWARD_OUTSIDE_STEPS] == [one for one in OUTSIDE_STEPS if one != "refund"]

@@ -1,6 +1,6 @@
-"""The tries of one step, with what surrounds them here: the flaky call in front, and the log of tries in the ledger.
+"""The tries of one step. Each try makes the flaky call first; tries without success are written to the ledger.
 
-A step hands in `call`, one try of its outside work. It never sees the flaky call, the loop or the log.
+A step passes in `call`, one try of its outside work. It never sees the flaky call, the loop or the ledger's log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tries:
         self._saver: asyncio.Task[None] | None = None
 
     async def succeed(self, call: Callable[[], Awaitable[object]]) -> tuple[object, Tried]:
-        """Try until a try succeeds, as the retry rule says; return its value and the try.
+        """Repeat `call` as the retry rule says until it succeeds. Returns its value and the try.
 
         Raises ApplicationError (BENIGN: failing is expected here) when tries are used up, non-retryable after Stop.
         """
@@ -47,7 +47,7 @@ class Tries:
             try:
                 return await loop.run(lambda attempt: self._one_try(call, attempt))
             finally:
-                # The log of tries comes before the step's own event, or attempt numbers would be out of order.
+                # Failed tries are written before the step's own event, or attempt numbers would be out of order.
                 await self._flush()
 
     async def _one_try(self, call: Callable[[], Awaitable[object]], attempt: Attempt) -> tuple[object, Tried]:
@@ -75,7 +75,7 @@ class Tries:
         self._unsaved.append(FailedTry(tried, type_, error))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save())
-            # The flush below meets the same trouble and reports it; here it must only not go unretrieved.
+            # `_flush` meets the same error and raises it. Here it is only retrieved, or asyncio would warn of it.
             self._saver.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _save(self) -> None:
@@ -92,5 +92,5 @@ class Tries:
 
 
 def worker_name() -> str:
-    """Who runs this: the identity that Temporal's UI shows, kept short."""
+    """The worker's identity as Temporal's UI shows it, kept short."""
     return f"worker-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Which activities an object brings, and which queue each belongs to. Nobody lists them by hand."""
+"""Finds the activities of an object and the queue of each, so that nobody lists them by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _QUEUE_OF = {info.activity or str(step): info.queue for step, info in STEPS.item
 
 
 def queue_of(activity_type: str) -> str:
-    """The queue of an activity. What no step names serves the order's workflow itself, on `orders`."""
+    """The queue of an activity. An activity that belongs to no step runs on `orders`."""
     return _QUEUE_OF.get(activity_type, "orders")
 
 

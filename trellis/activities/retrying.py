@@ -5,8 +5,8 @@ Give it one call of an outside system, and it calls until a call succeeds:
     async with beating():
         answer = await Retrying("greet", rule).run(lambda attempt: greet(name))
 
-`on_missed` is told of each call without success. The same rule works with both placements: the loop goes round here
-(ACTIVITY), or makes one call per execution and leaves the rest to Temporal's retry policy (SERVER).
+`on_missed` is called for each call without success. The same rule works with both placements. With ACTIVITY the loop
+runs here. With SERVER each execution makes one call, and Temporal's retry policy does the rest.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Attempt:
 
 
 Missed = Callable[[Attempt, EventType, str], None]
-"""Is told of a call without success, once: ATTEMPT_FAILED, ATTEMPT_TIMED_OUT or ATTEMPT_ABANDONED, and why."""
+"""Called once for each call without success, with ATTEMPT_FAILED, ATTEMPT_TIMED_OUT or ATTEMPT_ABANDONED and why."""
 
 
 def benign(message: str, type_: str, *, retry: bool = True) -> ApplicationError:
@@ -60,15 +60,15 @@ def benign(message: str, type_: str, *, retry: bool = True) -> ApplicationError:
 
 @asynccontextmanager
 async def beating() -> AsyncIterator[None]:
-    """Heartbeat for as long as the block lasts; Stop and cancellation leave it as failures that are expected."""
+    """Send heartbeats during the block. Stop and cancellation become failures that are expected (BENIGN)."""
     beat = asyncio.create_task(_heartbeat())
     try:
         yield
     except Stop as stop:
         raise benign(str(stop), "Stopped", retry=False) from None
     except asyncio.CancelledError:
-        # Given up by the order, timed out on the server, or the worker is leaving: expected here, and only
-        # the last of the three is tried again.
+        # The order gave it up, the server timed it out, or the worker is shutting down. All three are expected, and
+        # only the last is tried again.
         raise benign("abandoned", "Abandoned") from None
     finally:
         beat.cancel()
@@ -81,7 +81,7 @@ async def _heartbeat() -> None:
 
 
 def _ignore(attempt: Attempt, type_: EventType, error: str) -> None:
-    """Nobody wants to know."""
+    """The default of `on_missed`: do nothing."""
 
 
 class Retrying(Generic[T]):
@@ -119,10 +119,10 @@ class Retrying(Generic[T]):
         try:
             done, _ = await asyncio.wait({running}, timeout=self._retry.try_timeout)
             if not done:
-                # From here on the server has this try timed out; its result would be thrown away.
+                # From now on the server counts this try as timed out and ignores its result.
                 self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, f"no answer in {self._retry.try_timeout:g} s")
-                # Hold on until the server says so by way of the heartbeat: ending earlier would turn a timeout
-                # into a failure, which Temporal retries at another time.
+                # Wait until a heartbeat brings the server's cancellation. Ending earlier would turn the timeout into a
+                # failure, which Temporal retries at another time.
                 await asyncio.sleep(self._retry.try_timeout + 10)
                 raise benign("timed out", "TimedOut")
             return await running
@@ -176,7 +176,7 @@ class Retrying(Generic[T]):
             except Stop:
                 raise
             except Exception as failure:
-                # Whatever an outside call raises is a failed try: the loop stands where Temporal's retry would.
+                # Any exception of an outside call is a failed try, as it is for Temporal's own retries.
                 error = str(failure) or type(failure).__name__
                 self._missed(attempt, EventType.ATTEMPT_FAILED, error)
             if self._retry.max_tries and number >= self._retry.max_tries:
@@ -184,7 +184,7 @@ class Retrying(Generic[T]):
             await asyncio.sleep(self._retry.backoff(number, self._draw(attempt)))
 
     def _missed(self, attempt: Attempt, type_: EventType, error: str) -> None:
-        # A call that timed out may be cancelled afterwards; it went one way only.
+        # A call that timed out may be cancelled afterwards. Only the first is reported.
         if attempt not in self._reported:
             self._reported.add(attempt)
             self._on_missed(attempt, type_, error)

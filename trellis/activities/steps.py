@@ -22,7 +22,7 @@ UNDONE = "the order is being undone"
 
 
 class OutsideActivities:
-    """The steps that call an outside system. The worker of each queue runs those that the table puts there."""
+    """The steps that call an outside system. The worker of each queue runs those that STEPS gives to its queue."""
 
     def __init__(self, ledger: Ledger, provider: Provider, flaky: FlakyCall) -> None:
         self._ledger = ledger
@@ -33,7 +33,7 @@ class OutsideActivities:
         return Tries(self._ledger, self._flaky, order_id, step, round_, retry)
 
     async def _simple(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tried:
-        """A step whose outside system has no book of its own: nothing but the flaky call."""
+        """A step whose outside system keeps no records: a try is the flaky call and nothing else."""
 
         async def call() -> None:
             return None
@@ -43,7 +43,7 @@ class OutsideActivities:
 
     @activity.defn(name=Step.RECEIVE)
     async def receive(self, given: OrderInput) -> None:
-        """Insert the order and reserve its payment id. Another order's payment id is final."""
+        """Insert the order and reserve its payment id. If another order has that payment id, the order fails."""
         tried = await self._simple(given.order.order_id, Step.RECEIVE, 0, given.policy.retry_of(Step.RECEIVE))
         owner = await self._ledger.receive(given.order, given.policy, tried)
         if owner is not None:
@@ -63,7 +63,7 @@ class OutsideActivities:
 
         async def call() -> None:
             status, closing = await self._ledger.claim_charge(order.order_id)
-            # Closing is looked at first: a hung try that wakes up late must not pay for a dead order.
+            # Check `closing` first: a hung try that wakes up late must not charge an order that is being undone.
             if closing:
                 raise Stop(UNDONE)
             if status != "CHARGED":
@@ -75,7 +75,7 @@ class OutsideActivities:
 
     @activity.defn(name=Step.PREPARE)
     async def prepare(self, given: StepInput) -> None:
-        """The package of this round; the order is SHIPPING from its first one on."""
+        """Prepare the package of this round. The first one moves the order to SHIPPING."""
         tried = await self._simple(given.order.order_id, Step.PREPARE, given.round, given.retry)
         if not await self._ledger.prepare(given.order.order_id, given.round, tried):
             raise benign(UNDONE, "Stopped", retry=False)
@@ -97,7 +97,7 @@ class OutsideActivities:
 
     @activity.defn(name=Step.SHIP)
     async def ship(self, given: StepInput) -> None:
-        """The parcel left the house."""
+        """Mark the order as shipped."""
         tried = await self._simple(given.order.order_id, Step.SHIP, given.round, given.retry)
         await self._ledger.ship(given.order.order_id, tried)
 

@@ -14,7 +14,7 @@ from trellis.cli.common import Json, open_desk, out, progress, read_settings, sh
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
     if not quiet:
         charges = await desk.ledger.charges(order.order_id)
         out.print(
-            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at {len(OUTSIDE_WAY)} steps; "
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at {len(FORWARD_OUTSIDE_STEPS)} steps; "
             f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
             markup=True,
             soft_wrap=True,

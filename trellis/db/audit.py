@@ -11,13 +11,13 @@ from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import AuditedRow, FindingRow
-from trellis.model import ATTEMPTS, BESIDE_THE_WAY, STATE_AFTER, STEPS, TERMINAL, EventType
+from trellis.model import ATTEMPTS, REQUEST_EVENTS, STATE_AFTER, STEPS, TERMINAL, EventType
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
 _NAMES: dict[str, object] = {
     "terminal": [str(state) for state in TERMINAL],
     "state_after": Jsonb({str(event): str(state) for event, state in STATE_AFTER.items()}),
-    "repeated": [str(event) for event in (*BESIDE_THE_WAY, *ATTEMPTS)],
+    "repeated": [str(event) for event in (*REQUEST_EVENTS, *ATTEMPTS)],
     "per_round": [
         str(event)
         for event in (EventType.DISPATCH_FAILED, *(e for info in STEPS.values() if info.per_round for e in info.leaves))

@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 from trellis.db.pool import Pool
 from trellis.db.rows import BoardRow, TimelineRow
 from trellis.errors import DatabaseUnavailable
-from trellis.model import BESIDE_THE_WAY, PATH, STATE_AFTER, TERMINAL
+from trellis.model import PATH, REQUEST_EVENTS, STATE_AFTER, TERMINAL
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ _DETAILS: LiteralString = """
 """
 _NAMES: dict[str, object] = {
     # Requests say nothing of where the order stands.
-    "beside": [str(event) for event in BESIDE_THE_WAY],
+    "beside": [str(event) for event in REQUEST_EVENTS],
     "not_completed": [str(state) for state in TERMINAL - set(PATH)],
     "on_the_path": [str(event) for event, state in STATE_AFTER.items() if state in PATH],
 }

@@ -207,22 +207,19 @@ class Ledger:
         )  # fmt: skip
 
     async def finish(self, order_id: str, state: State, reason: str) -> None:
-        type_, step = ENDINGS[state]
-        await self._write(
-            "finish_order(%s, %s, %s, %s, %s, %s, %s)",
-            order_id, None,
-            event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason} if reason else {}), reason=reason,
-        )  # fmt: skip
+        await self._end("finish_order", order_id, state, reason)
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
         """`finish`, for an order whose workflow is gone: the row and the event say so."""
+        await self._end("reconcile_order", order_id, state, reason)
+
+    async def _end(self, function: LiteralString, order_id: str, state: State, reason: str) -> None:
         type_, step = ENDINGS[state]
         await self._write(
-            "reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
+            f"{function}(%s, %s, %s, %s, %s, %s, %s)",
             order_id, None,
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason}), reason=reason,
+            Jsonb({"reason": reason} if reason else {}), reason=reason,
         )  # fmt: skip
 
     # --- reading -------------------------------------------------------------------------------------------
@@ -247,9 +244,18 @@ class Ledger:
         )
         return until, bool(over)
 
-    async def payment_owner(self, payment_id: str) -> str | None:
-        row = await self._row("SELECT order_id FROM payments WHERE payment_id = %s", payment_id)
-        return str(row[0]) if row else None
+    async def known(self, order_id: str, payment_id: str) -> tuple[str | None, str | None]:
+        """(the order that owns this payment id, the fingerprint of the order with this id); None where there is none.
+
+        One round trip: every start asks this.
+        """
+        owner, fingerprint = await self._row(
+            "SELECT (SELECT order_id FROM payments WHERE payment_id = %s), "
+            "(SELECT fingerprint FROM orders WHERE id = %s)",
+            payment_id,
+            order_id,
+        )
+        return owner, fingerprint
 
     async def outcome_of(self, order_id: str, request_id: str) -> str | None:
         """The type of the event that a request led to, or None."""

@@ -33,23 +33,23 @@ def attempts(
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
     """One row per try of an outside step, by order and start. Filters: since, until, state, step, type.
 
-    `source` may also be a frame that `events` gave; then nothing else is asked for.
+    `source` may also be a frame that `events` returned. Then no filter may be given.
 
     Columns: order_id [string], step [category], attempt, round, execution, try, lane [Int32], outcome [category: as
     in OUTCOMES], started_at, ended_at [UTC], duration_ms [float], error [string],
     worker [category], skewed [bool].
 
-    A try that left no event (its worker died, for example) is known by the gap in the numbers of the other tries. It is
-    a row with outcome `lost`, without times and without an attempt number. A gap shows only among the other tries of
-    its step: where the frame lacks some of these, as `since`, `until` and `type` may leave it, no loss is inferred.
-    `skewed`: the worker's clock cannot be right, for the try took less than no time or ended over a second after the
-    database wrote it down.
+    A try can leave no event, for example because its worker died. It shows as a gap in the numbers of its step's other
+    tries, and becomes a row with outcome `lost`, without times and without an attempt number. A filter (`since`,
+    `until`, `type`) may have removed some of these other tries. Then no loss is inferred.
+    `skewed`: the worker's clock must be wrong, because the try took less than 0 s, or ended over a second after the
+    database recorded it.
     """
     if isinstance(source, pd.DataFrame):
         _only_a_frame(order, batches, filters)
         return _attempts(source)
     if "tries" in filters:
-        raise BadInput("attempts are tries: leave tries= out.")
+        raise BadInput("attempts holds only tries: leave out tries=.")
     by_order = replace(reading.EVENTS, sort="order_id, id")
     table = reading.EVENTS if batches is None else by_order
     found = _read(table, source, batches, order, {**filters, "tries": True}, whole=True)
@@ -58,14 +58,14 @@ def attempts(
 
 def _only_a_frame(order: OneOrMany, batches: int | None, filters: Any) -> None:
     if order is not None or batches is not None or filters:
-        raise BadInput("A frame is taken as it is: filter it with pandas, or give a source to read from.")
+        raise BadInput("A frame cannot be filtered here: filter it with pandas, or give a source to read from.")
 
 
 def _attempts(log: pd.DataFrame) -> pd.DataFrame:
     if missing := sorted({"attempt", "payload_json", "started_at", "ts"} - set(log.columns)):
-        raise BadInput(f"This frame has no {', '.join(missing)}: give one as insight.events gives it.")
+        raise BadInput(f"This frame has no {', '.join(missing)}: give a frame that insight.events returned.")
     if not all(isinstance(log[name].dtype, pd.DatetimeTZDtype) for name in ("started_at", "ts")):
-        raise BadInput("This frame's times are no times (as from a .csv): export to .parquet, which keeps dtypes.")
+        raise BadInput("This frame's times are text (a .csv keeps no dtypes): export to .parquet, which keeps them.")
     tries = log[log["attempt"].notna()]
     types = tries["type"].astype("category")
     outcome = np.array([_OUTCOMES.get(str(kind), "succeeded") for kind in types.cat.categories], dtype=object)
@@ -101,7 +101,7 @@ def _attempts(log: pd.DataFrame) -> pd.DataFrame:
 
 def _payloads(column: pd.Series[Any]) -> tuple[Any, Any]:
     """(lane, error) of each payload, as arrays."""
-    # Payloads repeat: each kind of them is parsed once.
+    # Many payloads are equal: each different one is parsed once.
     codes, kinds = pd.factorize(column, use_na_sentinel=False)
     found = [json.loads(kind) for kind in kinds]
     lane = np.array([one.get("lane", 0) for one in found], dtype="int32")
@@ -110,12 +110,12 @@ def _payloads(column: pd.Series[Any]) -> tuple[Any, Any]:
 
 
 def _lost(tries: pd.DataFrame) -> pd.DataFrame:
-    """Rows for tries that began and left no event: executions that Temporal counted and no event names, and the
-    last try of an execution that was cut off in the middle of its loop.
+    """Rows for tries that began but left no event. There are two kinds: an execution that Temporal counted and that no
+    event names, and the last try of an execution that was cut off in the middle of its loop.
     """
     key = ["order_id", "step", "round"]
     steps = tries.groupby(["order_id", "step"], observed=True)
-    # Attempts are numbered as they are written: a number that is missing was filtered away, not lost.
+    # An attempt gets its number when it is recorded. A missing number was therefore filtered out, not lost.
     whole = steps["attempt"].transform("max") == steps["attempt"].transform("size")
     again = tries.groupby(key, observed=True)["execution"].transform("max") > 1
     mine = tries.loc[(whole & again).to_numpy(dtype=bool, na_value=False), [*key, "execution", "try", "outcome"]]
@@ -126,7 +126,7 @@ def _lost(tries: pd.DataFrame) -> pd.DataFrame:
         .reset_index()
     )
     same = each.groupby(key, observed=True)["execution"]
-    # One try an execution is what Temporal's own retry leaves; a loop of several ends in success or abandoned.
+    # Retried by Temporal, an execution has one try. A loop of several tries ends with a success or is abandoned.
     cut_off = each[(each["tries"] > 1) & ~each["ended"] & (each["execution"] < same.transform("max"))]
     hole = (each["execution"] - same.shift(fill_value=0) - 1).to_numpy(dtype=int)
     missing = each.loc[each.index.repeat(hole), [*key, "execution"]]
@@ -146,12 +146,12 @@ def steps(
 def steps(
     source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[TryFilters]
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """One row per step of an order and round. Filters as for `attempts`; `source` may also be a frame that it gave.
+    """One row per order, step and round. Filters as for `attempts`. `source` may also be a frame that it returned.
 
     Columns: order_id [string], step [category], round [Int32], attempts, failed, timed_out, abandoned, lost, unknown,
-    open [int64], succeeded [bool], started_at, ended_at [UTC; the first start counts from when it was scheduled, where
-    no more is known], seconds [float, first start to last end], good_s, failed_s, hung_s, wait_s [float: in the try
-    that worked, in tries that failed, in tries that hung, and between tries or in such as have no times].
+    open [int64], succeeded [bool], started_at, ended_at [UTC; the time of scheduling, where the first start is not
+    known], seconds [float, first start to last end], good_s, failed_s, hung_s, wait_s [float: seconds in the try that
+    worked, in tries that failed, in tries that hung, and in the rest: between tries, or in tries without known times].
     """
     if isinstance(source, pd.DataFrame) and "outcome" in source:
         _only_a_frame(order, batches, filters)

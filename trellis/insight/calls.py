@@ -1,4 +1,4 @@
-"""How the calls of a step behave, and what an order takes besides."""
+"""How the calls of a step behave, and how much time an order takes apart from its calls."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trellis.model import REPLY_CAN_BE_LOST
 
 @dataclass(frozen=True)
 class Calls:
-    """How the calls of one step behave. What neither raises, hangs nor loses its reply works.
+    """How the calls of one step behave. A call that does not raise, hang or lose its reply works.
 
-    `latency` and `error_s` hold equally likely values [s] of good calls and of calls that raise. `hang_s`: how long a
-    hang lasts; one shorter than the timeout is a slow good call.
+    `latency` and `error_s` hold equally likely durations [s] of good calls and of calls that raise. `hang_s`: how long
+    a hang lasts [s]. A hang shorter than the timeout is a slow good call.
     """
 
     error: float = 0.0
@@ -28,7 +28,7 @@ class Calls:
     hang_s: float = math.inf
 
     def check(self) -> Calls:
-        """Itself, or BadInput with a sentence."""
+        """Return itself. Raises BadInput with a sentence where a value makes no sense."""
         shares = (self.error, self.hang, self.reply_lost)
         if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise BadInput("Shares of calls are from 0 to 1 and add up to at most 1.")
@@ -39,15 +39,15 @@ class Calls:
 
     @classmethod
     def planned(cls, plan: FaultPlan, step: str) -> Calls:
-        """What a plan makes of a step's calls. Raises BadInput for a script, which has no probabilities."""
+        """A step's calls under a fault plan. Raises BadInput for a script, which has no probabilities."""
         if plan.script:
-            raise BadInput("A script says what happens, not how likely it is. Give a plan of probabilities.")
+            raise BadInput("A script says which calls fail, not how likely that is. Give a plan with probabilities.")
         mix = plan.check().mix_of(step)
         lost = mix.reply_lost if step in REPLY_CAN_BE_LOST else 0.0
         return cls(mix.error, mix.hang, lost, (mix.latency,), hang_s=plan.hang_seconds)
 
     def under(self, timeout: float) -> tuple[Pieces, Pieces, float]:
-        """What becomes of a call that is cut off after `timeout` [s]: (works, raises, share cut off)."""
+        """How calls end if each is cut off after `timeout` [s]: (those that work, those that raise, share cut off)."""
         works: Pieces = []
         raises: Pieces = []
         cut = 0.0
@@ -66,16 +66,16 @@ class Calls:
 
 
 Faults = FaultPlan | Mapping[str, Calls] | None
-"""A plan, or each step's calls by its name (the chain is then those steps); None: the canonical thirds."""
+"""A plan, or the calls of each step by the step's name. The chain then has these steps. None: the canonical faults."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What an order takes when nothing fails, and what each further execution of an activity and each further round of
-    shipping add to that [s].
+    """Seconds that an order takes when nothing fails, and that each further execution of an activity and each further
+    round of shipping add.
 
-    `round` was measured with dispatches that always fail, 14 orders with one round and 14 with six: the fastest
-    differ by 0.11 s a round, the medians, on a machine with five programs for each core, by 0.21 s.
+    `round` was measured with dispatches that always fail: 14 orders with one round, 14 with six. The fastest orders
+    differ by 0.11 s a round, the medians by 0.21 s (on a busy machine, with five programs for each core).
     """
 
     order: float = 0.12

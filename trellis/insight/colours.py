@@ -1,10 +1,10 @@
-"""The colours of widgets and charts. The colour-blind can tell them apart, too.
+"""The colours of widgets and charts. Colour-blind readers can tell them apart, too.
 
 Source: Okabe and Ito, "Color Universal Design" (2008).
 
 The background of a chart (its "paper") is that of JupyterLab's theme, white or nearly black. Each colour is mixed with
-some of the theme's text colour (`SHADE`): it becomes darker on white paper and lighter on black paper. On either it
-then has a contrast of at least 3:1, as WCAG 2.1 asks of graphics (success criterion 1.4.11).
+some of the theme's text colour (`SHADE`), so it becomes darker on white paper and lighter on black paper. Its contrast
+is then at least 3:1 on both, as WCAG 2.1 requires of graphics (success criterion 1.4.11).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STATES = {
 }
 
 PAPER, INK, AXIS, GRID = "#ffffff", "#000000", "#888888", "#dddddd"
-"""Of charts on white paper: the paper, its text, the lines of axes, the lines of the grid."""
+"""The colours of a chart on white paper: paper, text, axis lines, grid lines."""
 
 DARK = {PAPER: "#111111", INK: "#ffffff", AXIS: "#999999", GRID: "#424242"}
 """The same on black paper."""
@@ -81,7 +81,7 @@ def jupyterlab() -> dict[str, str]:
     }
 
 
-# Black is the ink itself, and has its own place in the tables above.
+# Black is the text colour itself, and the tables above name it already.
 _DRAWN = (GREY, BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE)
 
 

@@ -25,9 +25,9 @@ def export(
 ) -> int:
     """Write a table to `path`, .parquet or .csv, in bounded memory; returns the number of rows.
 
-    `pd.read_parquet` gives the frame back as it was, dtypes included; a .csv has text, numbers and ISO times, and no
-    dtypes. Filters as for the table's own function. The file appears under its name only when it is whole. Raises
-    BadInput for another ending or a missing folder.
+    `pd.read_parquet` returns the same frame, dtypes included. A .csv holds text, numbers and ISO times, but no dtypes.
+    Filters as for the table's own function. The file gets its name only when it is complete. Raises BadInput for
+    another ending or a missing folder.
     """
     import pyarrow.csv  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
@@ -42,7 +42,7 @@ def export(
         raise BadInput(f"The folder {target.parent} does not exist.")
     read: Any = known[table]
     frames = read(source, order, batches=_EXPORTED, **filters)
-    # No order has an empty id: a frame with all dtypes and no rows.
+    # No order has an empty id, so this frame has all dtypes and no rows.
     schema = _stored(pa.Schema.from_pandas(read(source, ""), preserve_index=False), target.suffix == ".csv")
     part = target.with_name(target.name + ".part")
     rows = 0
@@ -63,7 +63,7 @@ def export(
 
 
 def _stored(schema: pa.Schema, plain: bool) -> pa.Schema:
-    """Categories as text in a dictionary of one type, however many a batch has; `plain`: as text alone."""
+    """Categories as dictionary-encoded text, with one index type for every batch. `plain`: as plain text."""
     text = pa.string() if plain else pa.dictionary(pa.int32(), pa.string())
     fields = [field.with_type(text) if pa.types.is_dictionary(field.type) else field for field in schema]
     return pa.schema(fields, schema.metadata)

@@ -1,15 +1,15 @@
-"""How calls behave, learned from the attempts that were made: the mix of faults and the latency of good calls.
+"""How calls behave, learned from recorded attempts: the mix of faults and the latency of good calls.
 
-A call ends by working or by raising, unless a timeout or another lane's success cuts it off first. Of a call that was
-cut off one knows only that it would have taken longer. Shares and latencies are therefore estimated as competing risks
-under censoring (Aalen and Johansen, "An empirical transition matrix", Scandinavian Journal of Statistics 5, 1978).
-Attempts under different timeouts (steps may have retry rules of their own) and the losers of a hedge can so be put
-together without bias. A call that had not ended after the longest timeout counts as a "hang": it hangs, or it is slower
-than every timeout that was tried.
+A call ends by working or by raising, unless a timeout or another lane's success cuts it off first. About a call that
+was cut off we know only that it would have taken longer. Shares and latencies are therefore estimated as competing
+risks under censoring (Aalen and Johansen, "An empirical transition matrix", Scandinavian Journal of Statistics 5,
+1978). This estimate has no bias, even where it combines attempts under different timeouts (a step may have its own
+retry rule) or includes the losing lanes of a hedge. A call that had not ended after the longest timeout counts as a
+"hang": it hangs, or it is slower than every timeout in the data.
 
 A step stops at its first success. That causes no bias, because each try is an independent draw. Lost tries, and tries
-that have not ended, are left out. A history holds only the last two attempts of an activity; the attempts before them
-failed, and their kinds of failure are assumed to be distributed as the known ones are.
+that have not ended, are left out. A history holds only the last two attempts of an activity. The attempts before them
+failed, and their kinds of failure are assumed to have the same distribution as the known ones.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from scipy import stats
 
 from trellis.errors import BadInput
 from trellis.insight.calls import Calls
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 
 _OK, _ERROR, _CUT = 1, 2, 0
 _KINDS = {"succeeded": _OK, "failed": _ERROR, "timed out": _CUT, "abandoned": _CUT}
 _VALUES = 40
 _FEWEST = 5.0
-"""Where fewer calls than this are left of those that were not cut off, nothing is learned."""
+"""The estimate stops where fewer calls than this are still running and not cut off."""
 _ALIKE = 0.01
 _CLUSTER = 1.25
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Shares of `error`, `hang` and `ok` with intervals that hold all three at once at 95 % (Clopper and Pearson on the
-    effective number of tries, Bonferroni). `latency` and `error_s` hold equally likely values [s] of calls that worked
-    and that raised; `longest`: how long [s] the most patient try waited before it was cut off, 0 when none was."""
+    """Shares of `error`, `hang` and `ok`, with intervals that contain all three at once at 95 % (Clopper and Pearson on
+    the effective number of tries, Bonferroni). `latency` and `error_s` hold equally likely durations [s] of calls that
+    worked and that raised. `longest`: the longest time [s] after which a try was cut off, 0 when none was."""
 
     tries: int
     shares: dict[str, float]
@@ -63,7 +63,7 @@ class Fit:
 
     @property
     def at_worst(self) -> Calls:
-        """As few good calls as the intervals allow, and as many hangs."""
+        """The worst calls that the intervals allow: the fewest good calls and the most hangs."""
         bad = 1.0 - self.intervals["ok"][0]
         hang = min(bad, self.intervals["hang"][1])
         return replace(self.calls, error=max(0.0, bad - hang), hang=hang)
@@ -79,8 +79,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned of each step's calls, in the order in which the steps are made. `alike`: their shares do not
-    differ more than chance explains (chi-squared at 1 %), and are those of all tries together."""
+    """What was learned about each step's calls, in the order of the steps. `alike`: the steps' shares differ by no more
+    than chance explains (chi-squared at 1 %), so each step has the shares of all tries together."""
 
     steps: dict[str, Fit]
     alike: bool
@@ -105,15 +105,15 @@ class Learned:
 
 
 def learn(attempts: pd.DataFrame, steps: Sequence[str] | None = None) -> Learned:
-    """Learn each step's calls from attempts as `trellis.insight.attempts` or `history_attempts` gives them.
+    """Learn each step's calls from a frame that `trellis.insight.attempts` or `history_attempts` returned.
 
-    `steps`: the chain, in its order; None: the six of an order where they are there, else every step in the frame by
-    its first appearance. A step whose tries differ no more from the others' than by chance takes all tries' shares, and
-    keeps latencies of its own. Raises BadInput where a step has no tries, or none that worked.
+    `steps`: the chain, in order. None: the six steps of an order where the frame has them, else every step of the
+    frame, by its first appearance. Where the steps differ by no more than chance, each gets the shares of all tries,
+    and keeps its own latencies. Raises BadInput where a step has no tries, or none that worked.
     """
     names = attempts["step"].astype(str)
     there = list(dict.fromkeys(names))
-    chain = list(steps) if steps is not None else [str(one) for one in OUTSIDE_WAY if one in there] or there
+    chain = list(steps) if steps is not None else [str(one) for one in FORWARD_OUTSIDE_STEPS if one in there] or there
     missing = sorted(set(chain) - set(there))
     if missing and there:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
@@ -138,7 +138,7 @@ def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
     total = float(weight.sum())
     ok, error, hang = curve.share(_OK), curve.share(_ERROR), curve.left
     variances = {"ok": curve.variance(_OK), "error": curve.variance(_ERROR), "hang": curve.left_variance}
-    # Of failures that a history does not hold, only the number is known, not the kind.
+    # Of failures that are missing from a history, we know the number but not the kind.
     unknown = total - len(kind)
     split = 0.0
     if unknown > 0 and known:
@@ -159,7 +159,7 @@ def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
 
 
 def _latencies(whole: Fit, attempts: pd.DataFrame) -> Fit:
-    """The shares of all tries with the latencies of one step's, where that has enough of them."""
+    """The shares of all tries, with one step's own latencies where it has enough tries."""
     kind, seconds, weight, _ = _read(attempts)
     if (kind == _OK).sum() < _VALUES:
         return whole
@@ -167,7 +167,7 @@ def _latencies(whole: Fit, attempts: pd.DataFrame) -> Fit:
 
 
 def _read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
-    """(kind, seconds, weight) of each try that says something, and how many failures are known by kind."""
+    """(kind, seconds, weight) of each try that carries information, and the number of failures whose kind is known."""
     outcome = attempts["outcome"].astype("string").fillna("unknown")
     unknown = int((outcome == "unknown").sum())
     kinds = outcome.map(_KINDS)
@@ -175,13 +175,15 @@ def _read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
     kind = kinds.dropna().to_numpy(dtype=int)
     seconds = known["duration_ms"].to_numpy(dtype="float64", na_value=np.nan) / 1000
     cut_by_clock = (known["outcome"].astype("string") == "timed out").to_numpy()
-    # A timeout's own lateness must not look as if a call that worked just in time had outlived all that hung.
+    # Timeouts fire late, each by a different amount. A good call just before a late timeout would seem to have outlived
+    # all hung calls, and would count for all of them. So the times of timeouts are rounded up to common values.
     seconds = np.where(
         cut_by_clock & (seconds > 0),
         _CLUSTER ** np.ceil(np.log(np.maximum(seconds, 1e-6)) / math.log(_CLUSTER)),
         seconds,
     )
-    # Undated: what raised did so at once, what was cut off was as patient as any, what worked took what others took.
+    # Tries without times. Assume that one which raised took no time, that one which was cut off waited as long as the
+    # longest, and that one which worked took as long as the others that worked.
     longest = np.nanmax(seconds, initial=0.0)
     good = seconds[(kind == _OK) & np.isfinite(seconds)]
     usual = float(np.median(good)) if len(good) else 0.0
@@ -192,7 +194,7 @@ def _read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
     if unknown and failed.any():
         weight[failed] += unknown / failed.sum()
     elif unknown:
-        raise BadInput("These histories hold failures and do not say of which kind: there is nothing to learn from.")
+        raise BadInput("These histories hold failures without their kind: there is nothing to learn from.")
     return kind, seconds, weight, int(failed.sum())
 
 
@@ -203,7 +205,7 @@ class _Risks:
         at, index = np.unique(seconds, return_inverse=True)
         ends = [np.bincount(index, weight * (kind == one), len(at)) for one in (_CUT, _OK, _ERROR)]
         risk = np.cumsum((ends[0] + ends[1] + ends[2])[::-1])[::-1]
-        # Where few calls are left after some were cut off, the next one to end would count for all that were cut off.
+        # Where few calls are left, the next one to end would stand for all those that were cut off before it.
         cut_before = np.cumsum(ends[0]) - ends[0]
         keep = ((risk >= _FEWEST) | (cut_before == 0)) & (ends[1] + ends[2] > 0)
         self.at, self.risk = at[keep], risk[keep]

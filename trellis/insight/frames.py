@@ -1,11 +1,11 @@
 """The ledger as DataFrames: times in UTC, few-valued text as categories, integers that may be missing as Int32.
 
-Where a `source` is asked for: a Postgres URL, anything with a `database_url` (or a Session or Desk), or None for the
-stack that runs in this workspace. Filters (`order`, `since`, `until`, `state`, and what else a function names) are
-part of the SQL; text filters take one value or several. With `batches=n` each of them yields frames instead, and
-memory does not grow with the table: frames of n rows or, of attempts and steps, frames of whole orders, made from
-n events and those that the last of the orders lacks. `driver`: "adbc" or "psycopg", default the faster that is there.
-All raise DatabaseUnavailable, SchemaMismatch (run `trellis migrate`) and BadInput.
+`source` is a Postgres URL, anything with a `database_url` (or a Session or Desk), or None for the stack that runs in
+this workspace. Filters (`order`, `since`, `until`, `state`, and others that a function names) are part of the SQL. Text
+filters take one value or several. With `batches=n` a function yields frames instead of one frame, and memory does not
+grow with the table. Such a frame has n rows. Frames of attempts and steps hold whole orders: n events, and the
+remaining events of the last order. `driver`: "adbc" or "psycopg", by default the faster one that is installed. All
+raise DatabaseUnavailable, SchemaMismatch (run `trellis migrate`) and BadInput.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trellis.db.reading import OneOrMany, Table
 from trellis.errors import BadInput
 
 OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost", "unknown", "open"]
-"""How a try went. The last two are for histories: one that the source does not hold, and one that has not ended."""
+"""How a try ended. The last two occur in histories only: `unknown`, the history does not say; `open`, not ended yet."""
 
 _CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
 _TYPES: dict[pa.DataType, Any] = {
@@ -38,7 +38,7 @@ Source = Any
 
 
 class Filters(TypedDict, total=False):
-    """`since` is inclusive, `until` is not; `state` is the order's state now."""
+    """`since` is inclusive, `until` is exclusive. `state` is the order's state now."""
 
     since: datetime | None
     until: datetime | None
@@ -78,8 +78,8 @@ def database_url(source: Source = None) -> str:
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    # While it is small: the plain text of a million rows never exists at once. The rest is copied, because the
-    # columns of a batch from the driver are freed only together, and the last of them lives as long as the frame.
+    # Text is encoded batch by batch, so the plain text of a million rows never exists at once. The other columns are
+    # copied, because the driver frees the columns of a batch only together, and some live as long as the frame.
     columns = [
         column.dictionary_encode() if name in _CATEGORIES else pa.concat_arrays([column, column.slice(0, 0)])
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
@@ -119,7 +119,10 @@ def _chunks(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.Re
 
 
 def _whole_orders(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
-    """The same rows, which come order by order, in lists that end with an order: the first end after `rows` rows."""
+    """The same rows in lists of whole orders. Each list ends with the first order that ends after `rows` rows.
+
+    The rows must come order by order.
+    """
     held: list[pa.RecordBatch] = []
     size, last = 0, None
     for batch in batches:
@@ -164,8 +167,8 @@ def events(
     """The log, oldest first. Filters: since, until, state, step, type, tries.
 
     Columns: id [int64], order_id [string], type, step, worker [category], attempt, round, execution, try [Int32,
-    missing where no try brought the event about], started_at, ts [UTC], duration_ms [float], payload_json [string of
-    JSON]. `tries=True` leaves only events that a try brought about. An empty ledger gives an empty frame with the same
+    missing where the event was not caused by a try], started_at, ts [UTC], duration_ms [float], payload_json [string of
+    JSON]. `tries=True` returns only events that a try caused. An empty ledger gives an empty frame with the same
     columns and dtypes.
     """
     return _read(reading.EVENTS, source, batches, order, filters)
@@ -182,12 +185,12 @@ def orders(
 def orders(
     source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[Filters]
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """One row per order, oldest first. Filters: since and until, about its creation, and state.
+    """One row per order, oldest first. Filters: since and until (both on created_at), state.
 
     Columns: order_id [string], state, policy [category], total [float, currency units], last_error [string],
-    reconciled [boolean], created_at, began_at, claimed_at, closing_at, ended_at [UTC; began_at: start of the first try,
-    which `created_at` comes after; ended_at is missing while it is open], seconds [float, began_at to ended_at],
-    items_json, address_json, policy_json [string of JSON].
+    reconciled [boolean], created_at, began_at, claimed_at, closing_at, ended_at [UTC; began_at is the start of the
+    first try, which is before `created_at`; ended_at is missing while the order is open], seconds [float, began_at to
+    ended_at], items_json, address_json, policy_json [string of JSON].
     """
     found = _read(reading.ORDERS, source, batches, order, filters)
     return _timed(found) if isinstance(found, pd.DataFrame) else map(_timed, found)
@@ -208,7 +211,7 @@ def payments(
 def payments(
     source: Source = None, order: OneOrMany = None, *, batches: int | None = None, **filters: Unpack[PaymentFilters]
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """One row per payment, oldest first. Filters: since, until, state (its order's), status.
+    """One row per payment, oldest first. Filters: since, until, state (of the order), status.
 
     Columns: payment_id, order_id [string], status [category], amount [float, currency units], created_at, updated_at
     [UTC].

@@ -10,10 +10,10 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 Side = Literal["down", "mid", "up"]
-"""Where a time between two points of the grid goes: to the one before, to both in proportion, to the one after."""
+"""How a time between two points of the grid is rounded: to the one before, to both in proportion, to the one after."""
 
 Pieces = list[tuple[float, float]]
-"""(share, seconds) of each way that something can go."""
+"""(share, seconds) of each possible case."""
 
 
 def total(pieces: Pieces) -> float:
@@ -21,7 +21,8 @@ def total(pieces: Pieces) -> float:
 
 
 class Grid:
-    """Distributions of time as transforms, tilted so that what lies beyond the end does not come round again."""
+    """Distributions of time as transforms. They are tilted, so that what lies beyond the grid's end is not folded back
+    onto its beginning."""
 
     def __init__(self, size: int, dt: float, side: Side, tilt: float) -> None:
         self.size = size
@@ -37,11 +38,11 @@ class Grid:
         return np.maximum(pmf, 0.0)
 
     def at(self, seconds: float) -> Any:
-        """A time that is always the same; an infinite one never comes."""
+        """A constant time. An infinite time contributes nothing."""
         return self.of_pieces([(1.0, seconds)])
 
     def of_pieces(self, pieces: Pieces) -> Any:
-        """One of several times, each with its share."""
+        """A time that takes one of several values, each with its share."""
         pmf = np.zeros(self.size)
         for share, seconds in pieces:
             if seconds >= self.size * self.dt:
@@ -56,7 +57,7 @@ class Grid:
         return self.of(pmf)
 
     def uniform(self, least: float, most: float) -> Any:
-        """Anything from `least` to `most`, all equally likely."""
+        """A time between `least` and `most`, uniformly distributed."""
         first, last = int(least / self.dt + 1e-9), min(self.size - 1, math.ceil(most / self.dt - 1e-9))
         if most - least <= 0 or last <= first:
             return self.at(most)

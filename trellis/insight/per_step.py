@@ -1,4 +1,4 @@
-"""Retry rules for single steps: how calls are saved that not every step of an order needs."""
+"""Retry rules for single steps. They save calls, because not every step of an order needs the same effort."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trellis.insight.step_time import StepTime, step_time
 from trellis.policies import Policy, Retry
 
 WORTH = 0.05
-"""The share of calls that other rules for single steps must save. A policy with one rule is easier to understand."""
+"""Rules for single steps must save this share of the calls. Else one rule is chosen, which is easier to understand."""
 
 _MOST_POINTS = 2**15
 _TILT = 1e-5
@@ -29,11 +29,12 @@ def cheapest_mix(
     deadline: float,
     epsilon: float,
 ) -> Policy | None:
-    """`policy` with rules for single steps, so that a share of at most `epsilon` misses `deadline` [s] with few calls.
+    """`policy` with rules for single steps: at most a share `epsilon` misses `deadline` [s], with few calls.
 
-    `rules`: for each step of the chain, those it may have. Changes one step at a time: first whatever lowers P(missed)
-    most for its calls, until it is low enough; then whatever saves most calls and keeps it so. That need not be the
-    best mix there is. P(missed) is computed on a coarse grid: the caller checks it. None where no mix is good enough.
+    `rules`: for each step of the chain, the rules that it may have. The search changes one step at a time. First it
+    makes the change that lowers P(missed) most per additional call, until P(missed) is low enough. Then it makes the
+    change that saves most calls, as long as P(missed) stays low enough. The result need not be the best mix. P(missed)
+    is computed on a coarse grid, so the caller must check it. None where no mix is good enough.
     """
     search = _Search(policy, chain, rules, overhead, deadline)
     current = dict.fromkeys(chain, policy.retry)

@@ -16,11 +16,11 @@ from trellis.insight.calls import Calls, Overhead
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
-from trellis.model import OUTSIDE_WAY
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Jitter, Placement, Policy, Retry
 
 _TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""Seconds; none is shorter than a call over a network may take, whatever a plan says."""
+"""Timeouts to consider [s]. None is shorter than what a call over a network may take, even if a plan says less."""
 
 _OF_LATENCY = (1.5, 3.0, 6.0)
 """Further timeouts, in multiples of the time that slow good calls take."""
@@ -31,11 +31,11 @@ _LANES = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A policy for the desk, what it does, and the frontier it was chosen from.
+    """A policy for the desk, its predicted results, and the frontier from which it was chosen.
 
-    `p_miss_at_worst`: P(missed) where the faults are as bad as the tries they were learned from allow; None where they
-    were given. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto`: no other policy is better in both
-    P(missed) and calls.
+    `p_miss_at_worst`: P(missed) at the bad ends of the intervals of the learned faults; None where the faults were
+    given, not learned. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto` (no other policy is better
+    in both P(missed) and calls).
     """
 
     policy: Policy
@@ -71,21 +71,23 @@ def recommend(
     max_calls: float | None = None,
     overhead: Overhead | None = None,
 ) -> Recommendation:
-    """The cheapest policy that misses `deadline` [s] in at most a share `epsilon` of orders, the gentlest of those.
+    """The cheapest policy under which at most a share `epsilon` of orders misses `deadline` [s]. Of policies that cost
+    the same it takes the gentlest.
 
-    One retry rule for all steps, unless other rules for single steps of an order save at least a twentieth of the
-    calls, or reach `epsilon` where no single rule does. `faults` None: the canonical thirds; a mapping or what
-    `fit.learn` learned: that chain of steps. `max_calls`: at most so many calls a step. `overhead` None: an order's,
-    by the number of its steps. Raises BadInput when no policy does it, and names the best one with a single rule.
+    The policy has one retry rule for all steps, unless rules for single steps save at least a twentieth of the calls,
+    or reach `epsilon` where one rule cannot. `faults`: None for the canonical faults; a mapping or the result of
+    `fit.learn` sets the chain of steps. `max_calls`: the most calls a step may take on average. `overhead`: None for
+    an order's, in proportion to the number of steps. Raises BadInput when no policy is good enough; the message names
+    the best policy with one rule.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
-        raise BadInput("A deadline is more than 0 s and less than a day; epsilon is between 0 and 1.")
+        raise BadInput("The deadline must be more than 0 s and less than a day, epsilon between 0 and 1.")
     if epsilon < RESOLUTION:
         raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
     if max_calls is not None and not max_calls >= 1:
-        raise BadInput("A step takes at least one call: the ceiling must be 1 or more.")
+        raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
     chain = _chain(faults)
-    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(OUTSIDE_WAY))
+    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(FORWARD_OUTSIDE_STEPS))
     wish = _Wish(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
     policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
     table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
@@ -95,7 +97,7 @@ def recommend(
     found = next(filter(None, (wish.granted(policies[name]) for name in likely)), None)
     least = float(table["calls_per_step"].min())
     # Only the steps of an order can have rules of their own.
-    if set(chain) <= set(OUTSIDE_WAY) and (found is None or found.calls_per_step * (1 - WORTH) > least):
+    if set(chain) <= set(FORWARD_OUTSIDE_STEPS) and (found is None or found.calls_per_step * (1 - WORTH) > least):
         base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
         mixed = wish.mixed(base)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
@@ -103,7 +105,7 @@ def recommend(
             row = sweep([mixed.policy], chain, deadline=deadline, overhead=timing)
             table = pd.concat([table, row], ignore_index=True)
     if found is None and affordable.empty:
-        raise BadInput(f"No policy makes do with {wish.ceiling:g} calls a step: these faults need {least:.2f}.")
+        raise BadInput(f"No policy manages with {wish.ceiling:g} calls a step: these faults need {least:.2f}.")
     if found is None:
         best = affordable.sort_values("p_miss").iloc[0]
         raise BadInput(
@@ -123,7 +125,7 @@ def recommend(
 
 @dataclass(frozen=True)
 class _Wish:
-    """What is asked of a policy: P(missed `deadline` [s]) <= `epsilon`, with at most `ceiling` calls a step."""
+    """What a policy must reach: P(missed `deadline` [s]) <= `epsilon`, with at most `ceiling` calls a step."""
 
     deadline: float
     epsilon: float
@@ -137,19 +139,19 @@ class _Wish:
         return {"overhead": self.timing, "dt": max(0.002, self.deadline / 8000)}
 
     def granted(self, policy: Policy) -> Prediction | None:
-        """What `policy` does, where that is what was asked."""
+        """The prediction for `policy`, or None where it is not good enough."""
         found = predict(policy, self.chain, **self.fine)
         good = found.p_miss(self.deadline) <= self.epsilon and found.calls_per_step <= self.ceiling + 1e-9
         return found if good else None
 
     def mixed(self, base: Policy) -> Prediction | None:
-        """A policy with rules for single steps that does it, or None."""
+        """The prediction for a policy with rules for single steps that is good enough, or None."""
         backoffs = [(base.retry.first_backoff, base.retry.max_backoff), _BACKOFFS[0]]
         rules = {
             step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs)]))
             for step, calls in self.chain.items()
         }
-        # What the coarse grid promises, the fine one may not keep.
+        # A policy that is good enough on the coarse grid may not be on the fine one.
         for margin in (1.0, 0.7, 0.4):
             policy = cheapest_mix(base, self.chain, rules, self.timing, self.deadline, self.epsilon * margin)
             found = None if policy is None else self.granted(policy)
@@ -165,7 +167,7 @@ def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[
     if isinstance(faults, Mapping):
         return faults
     plan = FaultPlan.canonical() if faults is None else faults
-    return {str(step): Calls.planned(plan, step) for step in OUTSIDE_WAY}
+    return {str(step): Calls.planned(plan, step) for step in FORWARD_OUTSIDE_STEPS}
 
 
 def _candidates(deadline: float, chain: Collection[Calls]) -> Iterator[Policy]:
@@ -179,7 +181,7 @@ def _candidates(deadline: float, chain: Collection[Calls]) -> Iterator[Policy]:
 
 
 def _quick_rules(deadline: float, chain: Collection[Calls], backoffs: Sequence[tuple[float, float]]) -> Iterator[Retry]:
-    """Retry rules with timeouts that the slow good calls of `chain` outlast none of, retried inside the activity."""
+    """Retry rules inside the activity. No timeout is shorter than the slow good calls of `chain`."""
     slow = max(float(np.quantile(calls.latency, 0.99)) for calls in chain)
     budget = max(deadline, 1.0)
     timeouts = {timeout for timeout in _TIMEOUTS if timeout >= slow}
@@ -192,7 +194,8 @@ def _quick_rules(deadline: float, chain: Collection[Calls], backoffs: Sequence[t
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """By cost; of equal cost the gentlest: retries by the server, which need no code, long timeouts, long backoffs."""
+    """Sorted by cost. At equal cost the gentlest comes first: retries by the server (they need no code), then long
+    timeouts, then long backoffs."""
     return table.assign(
         cost=table["calls_per_step"].round(2), quick=table["placement"] != Placement.SERVER
     ).sort_values(["cost", "quick", "try_timeout", "max_backoff"], ascending=[True, True, False, False])

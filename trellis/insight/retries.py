@@ -1,16 +1,17 @@
 """How long a chain of steps takes when calls fail and are tried again: the whole distribution, by convolution.
 
 Steps add up (`step_time` gives one step's time under its own retry rule), and sums of times are products of transforms
-on a grid of time. Steps of the shipping workflow are repeated together: when one of them uses its tries up, or the
-child's run timeout ends the round, a new round begins, up to `dispatch_retries` further ones; then the order fails.
+on a grid of time. The steps of the shipping workflow are repeated together. A round ends without success when one of
+its steps uses up its tries, or when the child's run timeout is over. Then a new round begins, at most
+`dispatch_retries` times. After that the order fails.
 
-The grid's error is bounded, not guessed: all times rounded down give a distribution that is nowhere later than the
-true one, all rounded up one that is nowhere earlier (`Prediction.bounds`). What the transforms cannot tell from zero
-is given as RESOLUTION. Tilting the grid keeps what lies beyond its end from being folded back onto its beginning
-(Grübel and Hermesmeier, "Computation of compound distributions", ASTIN Bulletin 29, 1999).
+The grid's error is bounded, not guessed. With all times rounded down the distribution is nowhere later than the true
+one; with all rounded up it is nowhere earlier (`Prediction.bounds`). A share too small for the transforms to tell from
+zero is reported as RESOLUTION. The grid is tilted, so that what lies beyond its end is not folded back onto its
+beginning (Grübel and Hermesmeier, "Computation of compound distributions", ASTIN Bulletin 29, 1999).
 
-Not in the model: a review that nobody ends, the order's budget, and a try that outlives its worker.
-Orders that wait for a core are in `queued`, apart.
+Not in the model: a review that nobody ends, the order's budget, and a try that goes on after its worker ended.
+`queued` computes the wait of orders for a core.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
 from trellis.insight.grid import Array, Grid, Side, total
 from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
-from trellis.model import OUTSIDE_WAY, STEPS
+from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
 from trellis.policies import Placement, Policy, Retry
 
 RESOLUTION = 1e-12
-"""The smallest share that can be told from zero."""
+"""The smallest share that the computation can tell from zero."""
 
 IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
 """The steps of the shipping workflow: a round runs all of them."""
 
 _OVERHEAD = Overhead()
 _UNSEEN = 1e-9
-# What lies beyond the grid comes round again times the tilt; rounding errors at its end grow by one over it.
+# What lies beyond the grid's end is folded back, multiplied by the tilt. Rounding errors at the end grow by 1/tilt.
 _TILT_WHOLE, _TILT_CUT = 1e-4, 1e-7
 _MOST_POINTS = 2**20
 
@@ -60,9 +61,9 @@ class Prediction:
     """The completion time of an order under a policy. `pmf` is on the grid 0, dt, 2 dt, ... [s].
 
     `never`: the share of orders that never complete, because a step's tries or the rounds of shipping are used up.
-    `rounds_used_up`: the share of those that fail because the rounds are. `tries`: expected calls of each step of the
-    chain it succeeds or gives up, over all its rounds, those of hedge lanes that lost among them; a round that
-    the child's run timeout cuts off counts with the calls that it would have made.
+    `rounds_used_up`: the share of orders that fail because the rounds are used up. `tries`: expected calls of each
+    step, until it succeeds or gives up, over all rounds and all hedge lanes. A round that the child's run timeout cuts
+    off counts with the calls that it would have made.
     """
 
     policy: Policy
@@ -91,7 +92,7 @@ class Prediction:
         return values
 
     def cdf(self, seconds: float) -> float:
-        """P(completed within so many seconds). Raises BadInput beyond a grid that does not hold nearly all of it."""
+        """P(completed within `seconds`). Raises BadInput beyond the grid's end, unless nearly all end before it."""
         return self._by(self.cdf_values, seconds)
 
     def _by(self, values: Array, seconds: float) -> float:
@@ -109,13 +110,13 @@ class Prediction:
         return max(RESOLUTION, 1.0 - self.cdf(deadline))
 
     def p_late(self, deadline: float) -> float:
-        """P(completed after the deadline [s]): those that miss it without those that never complete."""
+        """P(completed after the deadline [s]). Orders that never complete are not counted here."""
         return max(0.0, 1.0 - self.never - self.cdf(deadline))
 
     def percentile(self, share: float) -> float:
         """Seconds within which that share (0 to 1) of all orders completes.
 
-        Infinite where that many never do, NaN where it lies beyond the grid.
+        Infinite where fewer orders than that ever complete. NaN where the time lies beyond the grid.
         """
         at = int(np.searchsorted(self.cdf_values, share))
         if at < len(self.pmf):
@@ -123,7 +124,7 @@ class Prediction:
         return math.inf if share > 1.0 - self.never else math.nan
 
     def bounds(self, deadline: float) -> tuple[float, float]:
-        """P(missed) lies between these two, whatever the grid."""
+        """The true P(missed) lies between these two, however coarse the grid is."""
         tilt = _TILT_WHOLE if 1.0 - self.never - float(self.pmf.sum()) <= _UNSEEN else _TILT_CUT
         low, high = (
             1.0 - self._by(np.minimum(np.cumsum(_order(self, side, tilt).pmf), 1.0), deadline)
@@ -136,17 +137,17 @@ def predict(
     policy: Policy,
     faults: Faults = None,
     *,
-    steps: Sequence[str] = OUTSIDE_WAY,
+    steps: Sequence[str] = FORWARD_OUTSIDE_STEPS,
     overhead: Overhead = _OVERHEAD,
     dt: float | None = None,
     horizon: float | None = None,
 ) -> Prediction:
-    """The distribution of an order's completion time, approved at once. Each step is tried by its own retry rule.
+    """The distribution of the completion time of an order that is approved at once. Each step has its own retry rule.
 
-    `dt` is the grid's step [s]; None: 2 ms, and in proportion longer for what takes over a minute. `horizon` is its
-    end [s]; None: long enough to hold all but a billionth, within a million points. Raises BadInput for a plan by
-    script, for shares that are none, and for a grid that makes no sense, and ConfigError for a policy or plan that
-    contradicts itself.
+    `dt`: the grid's step [s]. None: 2 ms, and more, in proportion, for what takes over a minute. `horizon`: the grid's
+    end [s]. None: all but a billionth lies before it, within a million points. Raises BadInput for a plan with a
+    script, for shares that are not from 0 to 1, and for a grid that makes no sense. Raises ConfigError for a policy or
+    plan that contradicts itself.
     """
     policy.check()
     if isinstance(faults, Mapping):
@@ -173,13 +174,14 @@ def predict(
 
 
 def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Overhead:
-    """The overhead of `found` when `at_once` orders share `cores`, each needing `cpu` seconds of them.
+    """The overhead of `found` when `at_once` orders share `cores`, and each order needs `cpu` seconds of a core.
 
-    `cores` need not be whole: what other programs take is not there.
+    `cores` need not be a whole number: subtract what other programs use.
 
-    The machine repairman's model (Kleinrock, "Queueing Systems" I, section 3.8): an order waits out its timeouts and
-    backoffs, then for a core. Exact in the mean for any distribution of either when the cores are shared in turns.
-    Raises BadInput where no order completes, and for numbers that are none.
+    The machine repairman's model (Kleinrock, "Queueing Systems" I, section 3.8): an order alternates between its
+    timeouts and backoffs, which need no core, and work, for which it waits for a core. The mean is exact for any
+    distribution of the two, if the cores are shared in turns. Raises BadInput where no order completes, and for numbers
+    that make no sense.
     """
     mass = float(found.pmf.sum())
     if at_once < 1 or not 0 < cores < math.inf or not 0 < cpu < math.inf or mass <= _UNSEEN:
@@ -196,7 +198,7 @@ def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Over
 
 
 def sweep(policies: Iterable[Policy], faults: Faults = None, *, deadline: float = 15.0, **grid: Any) -> pd.DataFrame:
-    """Many policies on a coarse grid (steps of 10 ms; for long deadlines, of a 4,000th of them): a row each.
+    """One row for each policy, computed on a coarse grid (steps of 10 ms; for long deadlines 1/4,000 of the deadline).
 
     Columns: name, try_timeout, first_backoff, max_backoff, hedge, placement (of the policy's general retry rule),
     p_miss, p_never (share of orders that never complete), p50, p99 [s], calls_per_step.
@@ -215,7 +217,7 @@ def sweep(policies: Iterable[Policy], faults: Faults = None, *, deadline: float 
 
 
 def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -> pd.DataFrame:
-    """What each knob is worth: P(missed) and calls with that knob alone halved, and doubled, in the rules of all steps.
+    """The effect of each field of a retry rule: P(missed) and calls when it alone is halved, or doubled, for all steps.
 
     Index: knob. Columns: p_miss, calls_per_step (as they are), p_miss_half, p_miss_double, calls_half, calls_double.
     """
@@ -233,7 +235,7 @@ def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -
 
 
 def _turned(policy: Policy, knob: str, factor: float) -> Policy | None:
-    """The policy with one knob of its rules turned, or None where that makes no sense."""
+    """The policy with one field of its rules multiplied by `factor`, or None where that makes no sense."""
     general = _turned_rule(policy.retry, knob, factor)
     rules = {step: _turned_rule(rule, knob, factor) for step, rule in policy.steps.items()}
     if general is None or None in rules.values():
@@ -252,7 +254,7 @@ def _turned_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
 
 
 def reach(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> float:
-    """Seconds that a grid should be long, from the means: a geometric tail falls to a billionth in some 25 of them."""
+    """A good length for the grid [s], from the means: a geometric tail falls to a billionth after about 25 means."""
     means = []
     for retry, calls in steps:
         server = retry.placement is Placement.SERVER
@@ -306,7 +308,7 @@ def _in_a_row(times: Sequence[StepTime]) -> _Row:
     succeeds, fails = 1.0, 0.0
     tries = []
     for one in times:
-        # Calls of a step that an order does not reach are not made.
+        # A step that an order does not reach makes no calls.
         tries.append(succeeds * one.tries if succeeds else 0.0)
         gives_up = gives_up + works * one.gives_up
         fails += succeeds * one.fails

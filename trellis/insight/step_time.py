@@ -1,8 +1,8 @@
 """How long one step takes under its retry rule, as a distribution: until it succeeds, or until its tries are used up.
 
-A step is a geometric sum. Each failed try costs its own time (nothing for a call that raises, the timeout for one that
-hangs) and a backoff; then one call works. The lanes of a hedge are independent: the step's survival is the lane's, to
-the power of the lanes.
+A step's time is a geometric sum. Each failed try costs its own time (the timeout, where the call hangs) and a backoff.
+Then one call works. The lanes of a hedge are independent, so the step's survival function is the lane's survival
+function to the power of the number of lanes.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from trellis.insight.grid import Grid, total
 from trellis.policies import Jitter, Placement, Retry
 
 SHORTEST_TIMER = 0.993
-"""Seconds that a Temporal server's timer takes at least. Measured with 24 timers each of 0.02 to 0.9 s on an idle
-server: medians of 0.992 to 0.994 s; timers of 1 s and more came 2 to 3 ms late."""
+"""The shortest time that a timer of Temporal's server takes [s]. Measured with 24 timers each of 0.02 to 0.9 s on an
+idle server: medians of 0.992 to 0.994 s. Timers of 1 s and more came 2 to 3 ms late."""
 
 EARLY_AFTER_RAISE, EARLY_AFTER_HANG, EARLIEST = 0.13, 0.18, 0.4
-"""When other timers are about, some of the server's retries come sooner, at any time within it: a timer that is
-set while the server's window of timers is open fires with that window. A try that raises leaves it so in this share,
-but for the first of a step, which opens a window itself; one that was cut off in this share for each second of its
-timeout, up to the last figure. From the gaps after some 4,000 tries of `patient`, `compact`, `warehouse` and `classic`,
-40 orders at a time: 0.92 to 0.95 s after a raise (the first 1.00), 0.93, 0.76 to 0.85 and 0.86 s after timeouts of 1, 2
-and 3 s."""
+"""While other timers run, some of the server's retries come early, at any time between the backoff and SHORTEST_TIMER.
+The reason: a timer that is set while the server's window of timers is open fires with that window. The first figure is
+the share of early retries after a try that raised; a step's first retry is never early, because it opens a window
+itself. After a try that was cut off, the share is the second figure for each second of its timeout, at most the third.
+Measured from the gaps after some 4,000 tries of `patient`, `compact`, `warehouse` and `classic`, 40 orders at a time:
+0.92 to 0.95 s after a raise (1.00 for the first), and 0.93, 0.76 to 0.85 and 0.86 s after timeouts of 1, 2 and 3 s."""
 
 
 @dataclass(frozen=True)
 class StepTime:
     """`works` and `gives_up`: transforms of the time at which the step succeeds, and at which its tries are used up.
 
-    `tries`: expected calls until either, those of hedge lanes that lost among them. `succeeds`: P(succeeds).
-    `fails`: P(uses its tries up). Where no call ever works and tries have no limit, both are 0.
+    `tries`: expected calls until the step succeeds or gives up, over all hedge lanes. `succeeds`: P(succeeds).
+    `fails`: P(uses up its tries). Where no call ever works and tries have no limit, both are 0.
     """
 
     works: Any
@@ -53,12 +53,12 @@ def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead) -> Ste
     if chance <= 0.0 and not retry.max_tries:
         return StepTime(nothing, nothing, math.inf, 0.0, 0.0)
     lost = _losses(grid, retry, raises, cut, overhead)
-    # begun: the transform of "a try begins at", summed over all tries; reached: of the last one looked at. From the
-    # largest backoff on tries are alike.
+    # begun: the transform of "a try begins at", summed over all tries. reached: the same for the latest try alone.
+    # Once the backoff is at its largest, all further tries are alike.
     begun: Any = 1.0
     reached: Any = 1.0
     number = 1
-    # The first is unlike the others anyway when the server retries.
+    # When the server retries, the first try is always unlike the others.
     while (retry.first_backoff * retry.multiplier ** (number - 1) < retry.max_backoff or number == 1) and number < 60:
         if retry.max_tries and number >= retry.max_tries:
             break
@@ -85,7 +85,8 @@ def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead) -> Ste
 
 
 def _losses(grid: Grid, retry: Retry, raises: Any, cut: float, overhead: Overhead) -> Any:
-    """A function: the transform of the time of the n-th try, which failed, and of the backoff after it (n=0: none)."""
+    """A function of n: the transform of the time of the n-th try, which failed, and of the backoff after it. For n=0
+    there is no backoff."""
     server = retry.placement is Placement.SERVER
     again = overhead.execution if server else 0.0
     waited = max(retry.try_timeout, SHORTEST_TIMER) if server else retry.try_timeout
@@ -115,14 +116,14 @@ def _losses(grid: Grid, retry: Retry, raises: Any, cut: float, overhead: Overhea
 
 
 def _hedged(grid: Grid, retry: Retry, lane: Any, begun: Any, over: Any, fails: float) -> StepTime:
-    """Several lanes at once: the first success ends the step; it gives up when the last lane has."""
+    """Several lanes at once: the first success ends the step. The step gives up when the last lane gives up."""
     whole = np.ones(grid.size // 2 + 1)
     survival = np.clip(1.0 - np.cumsum(grid.back(lane * whole)), 0.0, 1.0)
     before = np.concatenate(([1.0], survival[:-1]))
     winner = before**retry.hedge - survival**retry.hedge
     starts = grid.back(begun * whole)
-    # Every lane's first try begins; a later one while no other lane has won, and within one cell of the grid either may
-    # be first, but for lanes that go in step because nothing spreads their backoffs.
+    # The first try of every lane begins. A later try begins only while no other lane has won. Within one cell of the
+    # grid either may be first, except where lanes move in step because no jitter spreads their backoffs.
     starts[0] -= 1.0
     alone, after = before ** (retry.hedge - 1), survival ** (retry.hedge - 1)
     if retry.jitter is Jitter.FULL:

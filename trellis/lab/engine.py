@@ -1,7 +1,7 @@
-"""The engine of a lab: servers, workers and a desk on a thread of its own, so that a busy cell delays no order.
+"""The engine of a lab: servers, workers and a desk on a thread of their own, so that a busy cell delays no order.
 
-A notebook's cell runs on the kernel's event loop and may hold it for seconds. The engine has its own loop on its own
-thread. Cells and callbacks reach it by `do`, `awaiting` and `submit` alone.
+A notebook's cell runs on the kernel's event loop and may block it for seconds. The engine has its own loop on its own
+thread. Cells and callbacks reach it only by `do`, `awaiting` and `submit`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STOPPED = "The lab has stopped. Run lab.start() again."
 class Engine:
     """Servers, workers and desk of one kernel. `log` keeps what went wrong in the background.
 
-    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so.
+    Calls raise TrellisError, which a notebook shows as one sentence. After `stop` every call raises it.
     """
 
     def __init__(self, settings: config.Settings) -> None:
@@ -81,12 +81,12 @@ class Engine:
         return future
 
     def call_soon(self, work: Callable[[], None]) -> None:
-        """Run something short on the engine's thread. After the lab has stopped it is dropped."""
+        """Run a short function on the engine's thread. After the lab has stopped, the function is not run."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(work)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the engine's loop and wait for it. For what is short."""
+        """Run a coroutine on the engine's loop and wait for it. Blocks the kernel, so the coroutine must be short."""
         future = self.submit(work)
         try:
             return future.result()
@@ -98,11 +98,11 @@ class Engine:
             raise TrellisError(STOPPED) from None
 
     async def awaiting(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await engine work in a cell. For what may take long: the kernel stays free for buttons and interrupts."""
+        """Await engine work in a cell. Use it for long work: the kernel stays free for buttons and interrupts."""
         waiting = asyncio.wrap_future(self.submit(work))
         try:
             while not waiting.done():
-                # A kernel's interrupt cancels the cell but does not wake its loop; this does.
+                # A kernel's interrupt cancels the cell but does not wake the cell's loop. This wakes it.
                 await asyncio.wait({waiting}, timeout=0.25)
             return waiting.result()
         except asyncio.CancelledError:
@@ -123,7 +123,7 @@ class Engine:
         self._resources.callback(replacing.cancel)
 
     async def _replace_lost_workers(self) -> None:
-        """A worker ends when its server was away for too long. Start new ones until they run again."""
+        """A worker ends when its server was away for too long. Start new workers until they run again."""
         while True:
             await self._workers_lost.wait()
             try:
@@ -190,7 +190,7 @@ class Engine:
                 self._loop.close()
 
     async def _close(self) -> None:
-        # First what was submitted: the panels would ask a desk whose connections are closed.
+        # Cancel submitted work first. Otherwise panels would use a desk whose connections are closed.
         for future in list(self._submitted):
             future.cancel()
         await self._resources.aclose()

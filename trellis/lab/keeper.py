@@ -1,4 +1,4 @@
-"""Keeps what went wrong in the background for a panel: the engine has no cell that could show it."""
+"""Keeps warnings and errors of the background for a panel, because the engine has no cell that could show them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LONGEST = 400
 
 
 class LogKeeper(logging.Handler):
-    """The last warnings and errors, newest first, as {id, at [ms], level, text, times}. Each calls the listeners.
+    """The last warnings and errors, newest first, as {id, at [ms], level, text, times}. A new one calls the listeners.
 
-    A line that comes again is counted and moves to the front, so that a server that is away for an hour does not push
-    out the rest. Any thread may log, and any may read.
+    A repeated line is counted and moves to the front. So a server that is away for an hour does not push out the other
+    lines. Any thread may log, and any thread may read.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LogKeeper(logging.Handler):
         self.listeners: set[Callable[[], None]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # The kernel's own libraries log, too. Their warnings are not the lab's.
+        # The kernel's own libraries log, too. Their warnings do not concern the lab.
         return record.name.split(".")[0] in ("trellis", "temporalio", "psycopg", "asyncio")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -59,7 +59,7 @@ class LogKeeper(logging.Handler):
 
 def _sentence(record: logging.LogRecord) -> str:
     if isinstance(record.msg, dict):
-        # structlog's event, not rendered yet.
+        # An event of structlog that is not rendered yet.
         event = record.msg
         rest = ", ".join(str(event[key]) for key in ("order_id", "error") if event.get(key))
         text = f"{event.get('event', '')}" + (f" ({rest})" if rest else "")

@@ -1,4 +1,4 @@
-"""Edited code into a running kernel: all modules that the workers are made of, or none of them."""
+"""Load edited code into a running kernel: either all modules that the workers are made of, or none of them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from trellis.model import workflow_id
 ENTRY = "trellis.workers"
 FOLDERS = ("trellis.workflows", "trellis.activities")
 LOGIC = ("trellis.rules", "trellis.parsing", "trellis.incoming")
-"""Pure functions that workflows call. They keep no values, so they can change under a running lab.
+"""Pure functions that workflows call. They keep no values, so they can change in a running lab.
 
-Other modules outside FOLDERS are not reloaded. Model, messages and policies hold the classes of values that are alive:
-after a reload, a value made before it would be of another class than one made after it. An edit there needs a new
-kernel.
+Other modules outside FOLDERS are not reloaded. Model, messages and policies define the classes of values in use. If
+they were reloaded, old values would belong to another class than new ones. An edit there needs a new kernel.
 """
 
 
 def modules() -> list[str]:
-    """What a reload imports anew, each module after those that it imports. Read from the files as they are now.
+    """The modules that a reload imports again, each after those that it imports. Read from the files as they are now.
 
     Raises TrellisError for a file that is not valid Python.
     """
@@ -50,13 +49,13 @@ def modules() -> list[str]:
 
 
 def reload() -> None:
-    """Import all of them anew. If one fails, all are as they were, and TrellisError says which."""
+    """Import all of them again. If one fails, all stay as they were, and TrellisError says which one failed."""
     names = modules()
     before = {name: dict(vars(sys.modules[name])) for name in names if name in sys.modules}
     importlib.invalidate_caches()
     for name in names:
         module = sys.modules.get(name)
-        # The import system compares times in seconds: it would miss the second of two edits within one.
+        # The import system compares times in whole seconds: it would miss the second of two edits within one second.
         cached = getattr(module, "__cached__", None)
         if cached:
             Path(cached).unlink(missing_ok=True)
@@ -78,7 +77,7 @@ def reload() -> None:
 async def misfit(client: Client, order_id: str) -> str | None:
     """Why the order's history does not fit the code that runs now; None where it fits or nobody can tell."""
     late = ""
-    # A machine that compiles and replays much at once is slow; that is no reason to call the history a misfit.
+    # A machine that compiles and replays much at once is slow. A late answer does not prove that the history misfits.
     for _ in range(4):
         try:
             await client.get_workflow_handle(workflow_id(order_id)).query(
@@ -96,7 +95,7 @@ async def misfit(client: Client, order_id: str) -> str | None:
 
 
 def _file(name: str) -> Path | None:
-    """The file that an import of this name reads; None for what is not a module of ours."""
+    """The file that an import of this name reads. None where the name is not a module of ours."""
     parent, _, leaf = name.rpartition(".")
     if parent.split(".")[0] != "trellis":
         return None
@@ -110,7 +109,7 @@ def _file(name: str) -> Path | None:
 
 def _imports(name: str, path: Path) -> Iterator[str]:
     try:
-        # Compiled, not only parsed: some mistakes are found by the compiler alone.
+        # Compiled, not only parsed, because only the compiler finds some mistakes.
         text = path.read_text("utf-8")
         compile(text, str(path), "exec")
     except (SyntaxError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A running lab, as a notebook uses it: start orders, steer them, read their log, take edited code into use."""
+"""A running lab, as a notebook uses it: start orders, steer them, read their events, reload edited code."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 CHECKED_AFTER_RELOAD = 200
-"""At most so many running orders are asked, after a reload, whether their histories fit the new code."""
+"""After a reload, at most this many running orders are checked: do their histories fit the new code?"""
 
 
 class Session(Engine):
-    """A running lab. Short calls block; what may take long is awaitable; `submit` serves callbacks.
+    """A running lab. Short calls block, long ones must be awaited, and callbacks use `submit`.
 
-    Every call raises TrellisError, which a notebook shows as one sentence; once stopped, each says so. What went wrong
-    in the background is kept in `log`.
+    Calls raise TrellisError, which a notebook shows as one sentence. After `stop` every call raises it. `log` keeps the
+    warnings and errors of the background.
     """
 
     def __init__(self, settings: config.Settings) -> None:
@@ -97,15 +97,15 @@ class Session(Engine):
         return read_events(self.desk.stack.database_url, order_id)
 
     def charges(self, order_id: str) -> int:
-        """How often the order was charged, by the payment provider's own book."""
+        """How often the order was charged, according to the payment provider's own book."""
         return self.do(self.desk.ledger.charges(order_id))
 
     def control_room(self) -> ControlRoom:
         """One widget for everything: new orders, the live board, requests, faults, attempts and errors.
 
-        A session has one control room, however often the cell is run. Shown twice, both views show the same.
+        A session has one control room. Running the cell again gives a second view of the same one.
         """
-        # Imported here: the first cell needs no widgets, and is measured.
+        # Imported here, because the first cell needs no widgets and must be fast.
         from trellis.lab.control_room.widget import ControlRoom
 
         if self._room is None or self._room.closed:
@@ -113,11 +113,11 @@ class Session(Engine):
         return self._room
 
     def reload(self) -> str:
-        """Take edited workflow and activity code into use, in kernel and sandbox; running orders go on.
+        """Load edited workflow and activity code, in the kernel and in the sandbox. Running orders go on.
 
-        Returns in words what became of the orders. An order whose history does not fit the new code stands still until
+        Returns a sentence about the running orders. An order whose history does not fit the new code stands still until
         the code fits again. Raises TrellisError when the new code cannot be imported; then the old code goes on. An
-        interrupted reload still comes to its end, in the background.
+        interrupted reload is finished in the background.
         """
         outcome = self.do(self._reload())
         if not outcome.startswith("Reloaded"):
@@ -187,7 +187,7 @@ _starting = threading.Lock()
 
 
 def start() -> Session:
-    """The lab of this kernel: servers, both workers and a desk. Running the cell again gives the same session.
+    """Start the lab of this kernel: servers, both workers and a desk. A second call returns the same session.
 
     Raises TrellisError, one sentence that says what to do.
     """
@@ -201,14 +201,14 @@ def start() -> Session:
 
 
 def reload() -> str:
-    """As `Session.reload`, of this kernel's lab. Raises TrellisError when none is running."""
+    """`Session.reload` for the lab of this kernel. Raises TrellisError when none is running."""
     if _session is None:
         raise TrellisError(STOPPED)
     return _session.reload()
 
 
 def _log_quietly(settings: config.Settings) -> None:
-    """Warnings and errors of the background go to `session.log`: printed, they would land in whichever cell runs."""
+    """Send the background's warnings and errors to `session.log`. Printed, they would appear in an unrelated cell."""
     logs.configure(settings.model_copy(update={"log_level": "WARNING"}))
     root = logging.getLogger()
     for handler in list(root.handlers):

@@ -23,7 +23,7 @@ from trellis.model import State
 from trellis.status import OrderStatus
 
 BEAT = 0.15
-"""Seconds between two looks at the order."""
+"""Seconds between two reads of the order's status."""
 
 
 class OrderPanel(w.VBox):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
                         await asyncio.sleep(BEAT)
 
         await self.session.awaiting(decided())
-        # A button that was pressed, or can no longer be, does nothing.
+        # `click` on a button that was pressed already, or is disabled, does nothing.
         self.approve.click()
 
     @staticmethod
@@ -73,7 +73,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
 
     def _wire(self, button: w.Button, request: Callable[[], Coroutine[Any, Any, Receipt]]) -> None:
         def clicked(_: w.Button) -> None:
-            # A second click can be under way before the page hears that the button is disabled.
+            # A second click can arrive before the page learns that the button is disabled.
             if not self._busy and not button.disabled:
                 self._ask(button, request())
 
@@ -115,7 +115,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
         return self._status is None or self._status.can_approve
 
     def _enable(self) -> None:
-        """Enable the buttons of what can still be asked, while no other request is on its way."""
+        """Enable the buttons whose request is still possible, while no other request is on its way."""
         shut = self._busy or not self.session.running
         self.approve.disabled = shut or self._approved or not self._can_approve
         known = self._status
@@ -160,7 +160,7 @@ class OrderPanel(w.VBox):  # type: ignore[misc]
             parts.append(f"{status.seconds_left:.0f} s left to approve")
         if status.last_failure or status.last_error:
             parts.append(f"last failure: {status.last_failure or status.last_error}")
-        # Not announced: a screen reader would read the clock out every second, and nothing else.
+        # The clock is not announced: a screen reader would read it out every second, and never anything else.
         self.detail.value = _note(" · ".join(parts) or "\xa0", role="none")
 
 

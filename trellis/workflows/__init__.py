@@ -1,1 +1,1 @@
-"""Replayed code: no I/O, no clock but the workflow's, and as few imports as can be."""
+"""Replayed code: no I/O, no clock but the workflow's, and as few imports as possible."""

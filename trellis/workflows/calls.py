@@ -1,4 +1,5 @@
-"""How workflows call: activities by name, so that no driver is ever imported into the sandbox, and other workflows."""
+"""How workflows call activities and other workflows, and wait for them. Calls are by name, so that the sandbox never
+imports a driver."""
 
 from __future__ import annotations
 
@@ -18,14 +19,15 @@ with workflow.unsafe.imports_passed_through():
 T = TypeVar("T")
 
 HEARTBEAT = timedelta(seconds=5)
-"""A lost worker is noticed after this; beats go out every half second, so a busy machine has ten to spare."""
+"""After this time without a heartbeat, the server counts the worker as lost. Heartbeats go out every half second, so a
+busy machine may miss several."""
 
 _LOOP = timedelta(days=1)
 _QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=1))
 
 
 async def outside(name: str, given: object, retry: Retry, result: type | None = None, summary: str = "") -> Any:
-    """One outside step. Where its retries live is the retry rule's choice."""
+    """One outside step. The placement in the retry rule decides what repeats it."""
     server = retry.placement is Placement.SERVER
     return await workflow.execute_activity(
         name,

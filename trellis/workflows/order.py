@@ -69,10 +69,11 @@ class DispatchGaveUp(OrderFailed):
 
 
 FAILURES = (FailureError, OrderFailed)
-"""What makes an order fail. Anything else is a mistake in this code, a call that the sandbox refuses among them.
+"""The exceptions that make an order fail. Any other one is a mistake in this code, such as a call that the sandbox
+refuses.
 
-Such a mistake fails the workflow task, and Temporal tries that again until the code is mended. If it failed the order
-instead, an edit gone wrong would undo every order that it meets.
+A mistake fails the workflow task, and Temporal repeats the task until the code is corrected. If a mistake failed the
+order instead, one bad edit would undo every order that runs it.
 """
 
 
@@ -80,10 +81,10 @@ instead, an edit gone wrong would undo every order that it meets.
 class OrderWorkflow(Requests):
     """The life of one order.
 
-    `_fulfil` is the business process and reads as one. `run` stands above it: it watches the budget, hears
-    cancellations, and when the order must end otherwise it raises the fence first and compensates after.
-    The process runs in a task of its own, so that a cancellation from Temporal reaches `run` alone: whether
-    an order can still be cancelled is decided at the fence, not by whoever presses the button.
+    `_fulfil` is the business process. `run` starts it, watches the budget and takes cancellations. When the order must
+    end early, `run` first raises the fence (it closes the order's row) and then compensates. The process runs in a task
+    of its own, so that a cancellation from Temporal reaches `run` alone. The fence decides whether an order can still
+    be cancelled.
     """
 
     @workflow.init
@@ -100,7 +101,8 @@ class OrderWorkflow(Requests):
         self._order = self._given.order
         self._order_id = self._order.order_id
         self._policy = self._given.policy
-        # Only a start by hand can have an id of its own; a replay of any other may name its history as it likes.
+        # Only an order that was started by hand can have another workflow id. For the others the id is not checked,
+        # because a replay may give a history any id.
         by_hand = not self._unreadable and not is_our_own(given)
         self._elsewhere = workflow_id(self._order_id) if by_hand and id_ != workflow_id(self._order_id) else None
         self._progress = Progress()
@@ -114,7 +116,7 @@ class OrderWorkflow(Requests):
         self._received = False
         self._charging = False
         self._timers_changed = False
-        # Two requests at the fence at once would both believe that they closed the order.
+        # Without it, two requests at the fence at once would both believe that they closed the order.
         self._fence_lock = asyncio.Lock()
 
     @workflow.run
@@ -134,7 +136,7 @@ class OrderWorkflow(Requests):
                 )
             except TimeoutError:
                 if not await uninterrupted(self._raise_fence(State.FAILED, self._budget_text())):
-                    # A dispatch claimed the order first: what is claimed is finished, however long it takes.
+                    # A dispatch claimed the order first. A claimed order is finished, however long that takes.
                     self._budget.end()
             except asyncio.CancelledError:
                 await uninterrupted(self._cancel(Cancel(f"temporal-{workflow.info().run_id}", "cancelled in Temporal")))
@@ -147,7 +149,8 @@ class OrderWorkflow(Requests):
         return result
 
     async def _run_elsewhere(self, id_: str) -> OrderResult:
-        """Started by hand under another id: the order runs as `order-{id}`, where everybody looks for it."""
+        """For an order started by hand under another id. It runs as the child `order-{id}`, where everybody looks for
+        it."""
         order = await start_order(self._given, id_)
         self._exists_elsewhere = True
         result = None if order is None else (await asyncio.gather(order, return_exceptions=True))[0]
@@ -201,7 +204,7 @@ class OrderWorkflow(Requests):
         self._progress.state = State.PAYMENT_CHARGED
 
     async def _ship_in_rounds(self) -> str:
-        """A fresh child per round, until one delivers or the policy's retries are used up."""
+        """A new child workflow per round, until one delivers or the policy's dispatch retries are used up."""
         self._show(State.SHIPPING)
         self._step = Step.DISPATCH
         while True:
@@ -216,15 +219,14 @@ class OrderWorkflow(Requests):
                     result_type=Dispatched,
                     run_timeout=_seconds(self._policy.child_run_timeout),
                     parent_close_policy=_PARENT_CLOSE[self._policy.parent_close],
-                    # The fence decides, not the child's goodbye: waiting for it would let a hung child hold
-                    # a refund up.
+                    # Do not wait for the child's end: a hung child would delay the refund. The fence decides alone.
                     cancellation_type=workflow.ChildWorkflowCancellationType.TRY_CANCEL,
                     static_summary=f"Round {self._round} of order {self._order.order_id}",
                 )
                 return dispatched.tracking
             except ChildWorkflowError as failure:
                 if self._progress.ending is not None:
-                    # Cancelled with the order: not a round that failed.
+                    # The round was cancelled with the order. It did not fail.
                     raise
                 reason = self._dispatch_error or root_cause(failure)
                 self._last_error = reason
@@ -233,7 +235,7 @@ class OrderWorkflow(Requests):
                     raise DispatchGaveUp(f"dispatch failed {self._round} times, last: {reason}") from None
 
     async def _arrive(self, tracking: str) -> str:
-        """The parcel exists: from here on there is only forward, without budget and without limit of tries."""
+        """The parcel exists, so the order must complete: from here on without a budget and without a limit of tries."""
         self._progress.shipped = True
         self._progress.state = State.SHIPPING
         self._budget.end()
@@ -244,10 +246,10 @@ class OrderWorkflow(Requests):
         await ledger("finish", Ending(self._order.order_id, State.COMPLETED))
         return tracking
 
-    # --- ending otherwise ----------------------------------------------------------------------------------
+    # --- ending early --------------------------------------------------------------------------------------
 
     async def _conclude(self, work: asyncio.Task[str]) -> OrderResult:
-        """What became of the order: completed, or compensated and ended."""
+        """End the order: complete it, or compensate it and close it."""
         tracking: str | None = None
         if self._progress.ending is None:
             try:
@@ -258,7 +260,8 @@ class OrderWorkflow(Requests):
                 if not await self._raise_fence(state, reason):
                     tracking = await self._forward_or_release(state, reason)
         else:
-            # What an activity answered in this very task is taken first: nobody would ask for it any more.
+            # One turn of the loop, so that `work` takes an answer that came in this same workflow task. After the
+            # cancel it would be lost.
             await asyncio.sleep(0)
             work.cancel()
             (mistake,) = await asyncio.gather(work, return_exceptions=True)
@@ -279,11 +282,12 @@ class OrderWorkflow(Requests):
         """Close the order's row to any later claim. False: a dispatch has claimed it already."""
         async with self._fence_lock:
             if self._progress.ending is not None:
-                # Somebody closed it while this waited; the caller sees by `ending` who.
+                # Another request closed it while this one waited. The caller sees from `ending` how.
                 return True
             answer: FenceAnswer = await ledger("fence", Fence(self._given, request_id, ending, reason), FenceAnswer)
             if answer.closed:
-                # A lost workflow task may have closed it already, for another reason: what the books say holds.
+                # A workflow task that was lost may have closed it already, for another reason. The ledger's answer
+                # counts.
                 self._progress.ending = State(answer.ending or ending)
                 self._reason = answer.reason or reason
                 if self._progress.ending is not State.CANCELLED:
@@ -291,11 +295,11 @@ class OrderWorkflow(Requests):
             return answer.closed
 
     async def _forward_or_release(self, ending: State, reason: str) -> str | None:
-        """The order was claimed and its dispatch failed: ask the carrier. A parcel that exists is seen through."""
+        """A dispatch claimed the order and then failed: ask the carrier. If a parcel exists, the order completes."""
         self._reason = reason
         self._last_error = reason
-        # Held throughout: once the carrier gave the claim back, a cancel at the fence would be accepted, and
-        # the order would end otherwise than its verdict said.
+        # Hold the lock throughout. Otherwise a cancel could be accepted at the fence after the claim was given back,
+        # and the order would end in another way than the cancel's verdict said.
         async with self._fence_lock:
             unwound = await self._unwind(ending, claimed=True)
             if unwound.tracking is None:
@@ -336,7 +340,8 @@ class OrderWorkflow(Requests):
         return Verdict(True)
 
     async def _change_address(self, request: UpdateAddress) -> Verdict:
-        # Before the row exists there is nothing to change; the request waits for it, the budget bounds the wait.
+        # Before the row exists there is no address to change. The request waits for the row, at most until the budget
+        # ends.
         await workflow.wait_condition(lambda: self._received or self._progress.ending is not None)
         why = self._progress.refuse_address(request.address)
         if why:
@@ -359,7 +364,7 @@ class OrderWorkflow(Requests):
             can_update_address=may.update_address,
         )
 
-    # --- small things --------------------------------------------------------------------------------------
+    # --- helpers -------------------------------------------------------------------------------------------
 
     async def _outside(self, step: Step, given: object = None) -> None:
         self._step = step
@@ -375,7 +380,7 @@ class OrderWorkflow(Requests):
         return changed
 
     def _show(self, state: State) -> None:
-        """Tell Temporal's UI and its lists where the order stands."""
+        """Show the order's state in Temporal's UI and in its lists."""
         workflow.set_current_details(f"**{state}**" + (f": {self._last_error}" if self._last_error else ""))
         if self._given.search_attributes:
             workflow.upsert_search_attributes([ORDER_STATE.value_set(state)])

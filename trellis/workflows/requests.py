@@ -38,11 +38,11 @@ from trellis.workflows.calls import ledger
 T = TypeVar("T")
 
 READ_BY_HAND = "requests-sent-by-hand"
-"""The patch that guards today's reading of requests: older histories hold requests that were dropped when they came."""
+"""The patch for today's way of reading requests. Older histories hold requests that were dropped when they came."""
 
 
 def undecoded(handler: Callable[[Any, Given], T]) -> Callable[..., T]:
-    """Give `handler` the arguments as they were sent, however many: it reads them itself.
+    """Give `handler` the arguments as they were sent, however many there are. The handler reads them itself.
 
     The SDK decodes arguments by the handler's signature. It drops a signal that it cannot decode, and a handler that
     is called with too few or too many arguments fails the workflow task, again and again.
@@ -57,7 +57,7 @@ def undecoded(handler: Callable[[Any, Given], T]) -> Callable[..., T]:
         return await awaited
 
     wrapper: Any = functools.wraps(handler)(read_async if inspect.iscoroutinefunction(handler) else read)
-    # What the SDK looks at: at most one argument, left as it is.
+    # The SDK looks at these: at most one argument, and it is not decoded.
     wrapper.__annotations__ = {"given": RawValue, "return": handler.__annotations__["return"]}
     wrapper.__signature__ = _ONE_ARGUMENT
     return wrapper  # type: ignore[no-any-return]
@@ -72,10 +72,11 @@ _ONE_ARGUMENT = inspect.Signature(
 
 
 class Requests:
-    """The handlers of an order's requests. What a request does to the order, the order workflow decides.
+    """The handlers of an order's requests. The order workflow decides what a request does to the order.
 
-    Each request is heard once, however often it comes and by whichever way. A signal that cannot be understood, or that
-    comes too late, is refused in the ledger. An update is refused by its validator, and leaves nothing in the history.
+    Each request is handled once, however often it comes, as a signal or as an update. A signal that cannot be read, or
+    that comes too late, is refused in the ledger. Such an update is rejected by its validator and leaves nothing in the
+    history.
     """
 
     _order_id: str
@@ -146,7 +147,7 @@ class Requests:
     @workflow.signal
     @undecoded
     async def dispatch_failed(self, given: Given) -> None:
-        """From the child. It only adds the reason: the round is counted when the child closes."""
+        """Sent by the child. It only adds the reason: the round is counted when the child closes."""
         try:
             self._dispatch_error = read_text(given)
         except BadInput as unreadable:
@@ -154,15 +155,15 @@ class Requests:
 
     @workflow.signal(dynamic=True)
     async def other_signal(self, name: str, given: Sequence[RawValue]) -> None:
-        """A signal by a name that nobody knows, such as a misspelt one."""
+        """A signal with an unknown name, such as a misspelt one."""
         known = ", ".join(sorted(KINDS))
         await self._refuse_unread(name[:40], f"There is no signal {name[:40]!r}. Known are {known}.")
 
-    # --- what becomes of them --------------------------------------------------------------------------------
+    # --- how they are handled --------------------------------------------------------------------------------
 
     async def _hear(self, signal: str, given: Given) -> None:
         if self._unreadable:
-            # The start itself could not be read: there is no order, and the workflow fails in this very task.
+            # The start itself could not be read. There is no order, and the workflow fails in this same task.
             return
         kind = KINDS[signal]
         try:
@@ -195,7 +196,7 @@ class Requests:
             raise _refused(str(unreadable)) from None
         if self._elsewhere:
             raise _refused(f"The order runs as workflow {self._elsewhere}: send updates to that one.")
-        # The double of a request that was heard before gets that one's verdict, whatever happened since.
+        # A request that comes again gets the verdict of the first time, whatever happened since.
         if why and request.request_id not in self._handling:
             raise _refused(why)
 
@@ -213,10 +214,10 @@ class Requests:
         return today
 
     def _read(self, kind: str, given: Given) -> Request | None:
-        """The request as it reads today; None for one that an earlier version dropped. Raises BadInput.
+        """The request as today's code reads it; None for one that an earlier version dropped. Raises BadInput.
 
-        A history written by an earlier version replays as that version read it. The patch marks the others, and only
-        where the two differ: what the desk sends reads alike.
+        The history of an earlier version replays as that version read its requests. The patch marks histories of this
+        version, and only where the two versions read a request differently. Both read the desk's requests alike.
         """
         before = read_request_as_before(kind, given)
         try:
@@ -232,9 +233,9 @@ class Requests:
         return today
 
     async def _once(self, kind: str, request: Request | None) -> Verdict:
-        """Handle each request id once: a double, by whichever way it came, gets the first one's verdict."""
+        """Handle each request id once. A request that comes again, as a signal or an update, gets the first verdict."""
         if request is None:
-            # No validator lets such an update pass.
+            # The validator rejects such an update before it comes here.
             raise ApplicationError("The request cannot be read.", type="BadInput")
         if not request.request_id:
             # Sent by hand without an id; a refusal of it still needs one.

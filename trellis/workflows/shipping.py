@@ -19,10 +19,10 @@ from trellis.workflows.calls import outside
 
 @workflow.defn(name=SHIPPING_WORKFLOW)
 class ShippingWorkflow:
-    """Prepares and dispatches once. On failure it tells its parent why, and fails.
+    """Prepares and dispatches once. On failure it sends its parent the reason, and fails.
 
-    The parent counts a round when this workflow closes; the signal only adds the reason, so that a child that
-    was terminated or timed out, and could not signal, counts all the same.
+    The parent counts a round when this workflow closes. The signal only adds the reason. So a child that was terminated
+    or timed out is counted too, although it could not send a signal.
     """
 
     @workflow.run

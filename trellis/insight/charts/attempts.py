@@ -20,10 +20,10 @@ _ROUND_MARKS = {"succeeded": "circle", "failed": "cross", "timed out": "square",
 
 
 def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
-    """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated`, whether it is their own.
+    """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated` (the times were recorded).
 
-    Those without a time are spread evenly between what came before in their step (its scheduling, or the attempt
-    before) and the next start in it. What has not ended reaches to the last moment known.
+    Attempts without times are spread evenly between what came before in their step (its scheduling, or the attempt
+    before) and the next start in it. An attempt that has not ended is drawn up to the last known moment.
     """
     rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
     scheduled = rows["scheduled_at"] if "scheduled_at" in rows else pd.Series(pd.NaT, rows.index, "datetime64[us, UTC]")
@@ -39,7 +39,7 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     high = began.groupby(step, observed=True).bfill()
     block = dated.groupby(step, observed=True).cumsum()
     gap = (~dated).groupby([*step, block], observed=True)
-    # A step's first attempt begins about when it was scheduled; the next one at some time after the one before.
+    # A step's first attempt begins soon after it was scheduled, each further one at some time after the one before.
     number, count = gap.cumsum(), gap.transform("sum")
     place = (number / (count + 1)).where(before.notna() | low.isna(), (number - 1) / count)
     began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
@@ -60,7 +60,7 @@ def _outcome_shape(alt: Any, present: Sequence[str]) -> Any:
 
 
 def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
-    """A mark for each row at `x`: filled, or hollow where `times` are not known."""
+    """A mark for each row at `x`: filled where `times` are known, else hollow."""
     shape = _outcome_shape(alt, list(data["outcome"]))
     styles: dict[str, dict[str, Any]] = {
         "known": {"filled": True, "size": 42, "stroke": PAPER, "strokeWidth": 0.6},
@@ -74,12 +74,12 @@ def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
 
 
 def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
-    """One order's tries on a time axis [s since its first try]: a bar each, coloured and marked by outcome.
+    """One order's tries on a time axis [s since its first try]. Each is a bar, with colour and mark by its outcome.
 
-    `attempts` as `trellis.insight.attempts` or `history_attempts` gives it. A hollow mark shows a try whose times are
-    not known: it can have been there.
+    `attempts`: a frame that `trellis.insight.attempts` or `history_attempts` returned. A hollow mark is a try whose
+    times are not known. It is drawn at a time when it may have run.
     """
-    # Imported late: it takes longer than both servers need to start, and the first cell draws nothing.
+    # Imported here: the import takes longer than the start of both servers, and a notebook's first cell draws nothing.
     import altair as alt
 
     need_rows(attempts, "attempts")
@@ -107,16 +107,16 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(
         x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
     )
-    # A try that failed at once is thinner than a pixel; its mark keeps it in the picture, and says more than colour.
+    # The bar of a try that failed at once is thinner than a pixel. Its mark keeps it visible, also without colour.
     layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(width=WIDTH, height=alt.Step(26))
     chart: alt.LayerChart = layered
     return chart
 
 
 def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> alt.LayerChart:
-    """The first `most` orders, a line each [s since its first try], a mark for each try that did not work.
+    """The first `most` orders, one line each [s since its first try], with a mark for each try that did not work.
 
-    An order that has not ended is dashed and ends in an arrow at the last moment known of it.
+    The line of an order that has not ended is dashed, up to an arrow at its last known moment.
     """
     import altair as alt
 
@@ -172,15 +172,15 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
 
 
 def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> alt.LayerChart:
-    """How many attempts a step took, as bars, against the geometric law, as a line with points.
+    """How many attempts a step took: bars, with the geometric law as a line with points.
 
-    `success` is the chance that one attempt works; by default the share of those measured that did.
+    `success`: the probability that one attempt works; by default the share that worked in `attempts`.
     """
     import altair as alt
 
     need_rows(attempts, "attempts")
-    # Hedge losers and lost tries say nothing about how often one must call. One that a history does not hold was
-    # followed by another: it did not work.
+    # Hedge losers and lost tries say nothing about how often one must call. An attempt that is missing from a history
+    # was followed by another one, so it did not work.
     judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]
     worked = judged["outcome"] == "succeeded"
     groups = worked.groupby([judged[name] for name in ("order_id", "step", "round")], observed=True)
@@ -189,7 +189,7 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
         raise BadInput("No step has succeeded yet: there is nothing to count attempts of.")
     p = float(worked.mean()) if success is None else success
     if not 0 < p <= 1:
-        raise BadInput(f"success={p} is no chance that an attempt works: above 0, at most 1.")
+        raise BadInput(f"success={p} is not the probability that an attempt works: it must be above 0 and at most 1.")
     highest = int(min(taken.max(), 15))
     counts = taken.clip(upper=highest).value_counts().reindex(range(1, highest + 1), fill_value=0)
     law = [p * (1 - p) ** (k - 1) for k in range(1, highest)] + [(1 - p) ** (highest - 1)]
@@ -222,9 +222,9 @@ def _named(alt: Any, name: str, colour: str) -> Any:
 
 
 def latency(steps: pd.DataFrame) -> alt.LayerChart:
-    """From the first start to the last end of each step that succeeded [s]: p50, p95 and p99, a mark each, log scale.
+    """How long steps that succeeded took [s, first start to last end, log scale]: a mark each for p50, p95 and p99.
 
-    `steps` as `trellis.insight.steps` gives it.
+    `steps`: a frame that `trellis.insight.steps` returned.
     """
     import altair as alt
 
@@ -238,7 +238,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     )
     cuts["percentile"] = cuts.pop("level_1").map({0.5: "p50", 0.95: "p95", 0.99: "p99"})
     cuts["step"] = cuts["step"].astype(str)
-    # Zero has no logarithm. A tenth of a millisecond is less than these clocks resolve.
+    # Zero has no logarithm. It is drawn as 0.1 ms, which is less than these clocks resolve.
     cuts["seconds"] = cuts["seconds"].clip(lower=1e-4)
     wide = cuts.pivot(index="step", columns="percentile", values="seconds").reset_index()
     order = list(dict.fromkeys(steps.sort_values("started_at")["step"].astype(str)))

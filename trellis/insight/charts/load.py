@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> alt.Chart:
-    """Tries under way over time, a row of its own for each worker (or `by="step"`, or another column): mean per bin."""
+    """How many tries are running at a time, as a mean per bin, in one row per worker (or value of the column `by`)."""
     import altair as alt
 
     need_rows(attempts, "attempts")
@@ -32,7 +32,7 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
     names = pd.Series(groups).value_counts().index[: MOST // bins]
     data = []
     for name in names:
-        # Seconds spent before t is the sum of clip(t - start, 0, end - start): its slope is what was under way.
+        # The seconds spent before t are the sum of clip(t - start, 0, end - start). Their slope is the number running.
         s, e = start[groups == name], end[groups == name]
         spent = _spent(np.sort(s), edges) - _spent(np.sort(e), edges)
         data.append(pd.DataFrame({"t": edges[:-1], "busy": np.diff(spent) / np.diff(edges), "who": name}))

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def shares(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    """Where the seconds of each ended order went. Index order_id; columns as in `colours.PARTS` [s].
+    """Where the seconds of each ended order went. Index: order_id. Columns: as in `colours.PARTS` [s].
 
-    review: from AWAITING_APPROVAL to the approval, the end of the window, or the moment in which the order began to
-    close; queue: what is in none of the others (task queues, the servers'
-    own time, the ledger). Lanes of a hedge overlap, so the parts are scaled down where they exceed the whole.
+    review: from AWAITING_APPROVAL to the approval, to the end of the window, or to the moment when the order began to
+    close. queue: the rest (task queues, the servers' own time, the ledger). Lanes of a hedge overlap, so the parts are
+    scaled down where their sum exceeds the whole.
     """
     ended = orders[orders["ended_at"].notna()].set_index("order_id")
     need_rows(ended, "ended orders")
@@ -42,7 +42,7 @@ def shares(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> p
 
 
 def where_the_seconds_go(orders: pd.DataFrame, steps: pd.DataFrame, events: pd.DataFrame) -> alt.LayerChart:
-    """Mean seconds per part, stacked: of all ended orders, and of the fastest and slowest tenth."""
+    """Mean seconds per part, stacked, for all ended orders and for the fastest and the slowest tenth."""
     import altair as alt
 
     parts = shares(orders, steps, events)
@@ -76,10 +76,11 @@ def completion(
     *,
     log: bool = False,
 ) -> alt.LayerChart:
-    """Share of orders completed within t [s], as a step line; the deadline as a rule; `predicted` (t, cdf) dashed.
+    """Share of orders completed within t [s], as a step line. A vertical line marks the deadline; `predicted` (t, cdf)
+    is dashed.
 
-    Orders that are open, or that ended otherwise, never count as completed: the line then stays below one. With `log`
-    it shows the share not yet completed, on a log scale, which is where the misses are.
+    Orders that are open, or that ended otherwise, never count as completed. The line then stays below one. `log` draws
+    the share not yet completed on a log scale, where a few missed deadlines can be seen.
     """
     import altair as alt
 
@@ -94,7 +95,7 @@ def completion(
     if predicted is not None:
         t, cdf = (np.asarray(one, dtype=float) for one in predicted)
         if t.shape != cdf.shape or not len(t):
-            raise BadInput("predicted= is a pair (t, cdf) of two lists of one length.")
+            raise BadInput("predicted= must be a pair (t, cdf) of two lists of equal length.")
         pick = np.unique(np.linspace(0, len(t) - 1, min(len(t), 1000)).astype(int))
         reach = max(done[-1], deadline or 0.0) * 1.05
         curve = pd.DataFrame({"t": t[pick], "share": cdf[pick], "line": "predicted"})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def follows(events: pd.DataFrame) -> pd.DataFrame:
-    """Which kind of event followed which, tries without success left out.
+    """Which type of event followed which. Tries without success are left out.
 
     Columns: from, to [str], count [int], p50, p95 [s between the two].
     """
@@ -43,10 +43,11 @@ def variants(events: pd.DataFrame, most: int = 10) -> pd.DataFrame:
 
 
 def state_map(events: pd.DataFrame) -> alt.LayerChart:
-    """What followed what: a box per kind of event, an arc per step from one to the next, as wide as it is frequent.
+    """Which event followed which: a box for each type of event, and an arc from one to the next. A wider arc is more
+    frequent.
 
-    On each arc: how often, and p50 / p95 of the seconds between. Boxes are in the order of their events;
-    arcs to a later box bow right, arcs back bow left.
+    Each arc shows how often it occurred, and p50 / p95 of the seconds between. The boxes stand in the order of their
+    events. Arcs to a later box curve to the right, arcs back curve to the left.
     """
     import altair as alt
 

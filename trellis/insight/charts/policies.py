@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 def completion_by_policy(
     runs: pd.DataFrame, predicted: Mapping[str, tuple[Sequence[float], Sequence[float]]], deadline: float = 15.0
 ) -> alt.FacetChart:
-    """Share of orders completed within t [s] for each policy: measured as steps, `predicted` {policy: (t, cdf)} dashed.
+    """Share of orders completed within t [s] for each policy: measured as a step line, `predicted` {policy: (t, cdf)}
+    dashed.
 
     `runs`: a row per order, columns policy, seconds, outcome [completed, failed, censored]. An order that failed or was
-    cut off never counts as completed: a measured line then stays below one. Raises BadInput when `runs` is empty.
+    cut off never counts as completed. The measured line then stays below one. Raises BadInput when `runs` is empty.
     """
     import altair as alt
 
@@ -53,9 +54,9 @@ def completion_by_policy(
 
 
 def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 15.0) -> alt.LayerChart:
-    """P(missed) against calls a step, one mark for each policy; the frontier as a line, `chosen` by name.
+    """P(missed) against calls a step, one mark for each policy. A line joins the frontier; `chosen` is labelled.
 
-    `table`: columns name, calls_per_step, p_miss, pareto, as `trellis.insight.recommend` gives them.
+    `table`: columns name, calls_per_step, p_miss, pareto, as in the `frontier` of a recommendation.
     """
     import altair as alt
 

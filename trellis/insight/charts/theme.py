@@ -1,11 +1,12 @@
-"""How charts are drawn: live in JupyterLab, in the colours of its theme, with an SVG beside for everywhere else.
+"""How charts are drawn: live in JupyterLab, in the colours of its theme, and as an SVG for every other reader.
 
-A chart holds the colours of white paper. The live one gets JupyterLab's own CSS variables in their place, and is drawn
-as SVG in the page, because a canvas knows no CSS variables: a change of theme then changes it at once. The stored SVG
-has white paper of its own, so that it can be read on any page, and black paper where the reader's system is dark.
+A chart is made with the colours of white paper. The live chart replaces them by JupyterLab's own CSS variables, so it
+follows a change of theme at once. It is drawn as SVG in the page, because a canvas knows no CSS variables. The stored
+SVG has a white background of its own, so that it can be read on any page, and a black one where the reader's system is
+dark.
 
-A renderer of Altair's that the user has chosen is left as it is. `static()` chooses SVG alone, which keeps a stored
-notebook small.
+If the user has chosen one of Altair's renderers, it is used. `static()` draws SVG alone, which keeps a stored notebook
+small.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trellis.insight import colours
 from trellis.insight.colours import AXIS, GRID, INK, PAPER
 
 MOST = 5000
-"""The rows that a chart holds at most."""
+"""A chart holds at most this many rows."""
 
 WIDTH = 560
 """The width of a chart [pixels]."""
@@ -35,17 +36,17 @@ _CONFIG: dict[str, Any] = {
     "text": {"color": INK},
     "rule": {"color": INK},
 }
-# JupyterLab asks Vega for the theme "dark" where its own is dark: each colour of that theme is set above, too.
+# In a dark theme JupyterLab asks Vega for its theme "dark". So each colour of Vega's theme must be set above.
 
 _EMBED = {
     "renderer": "svg",
-    # Both draw on a canvas, where the theme's colours are unknown.
+    # Both actions draw on a canvas, which does not know the theme's colours.
     "actions": {"export": {"svg": True, "png": False}, "source": True, "compiled": True, "editor": False},
 }
 
 
 def need_rows(frame: pd.DataFrame, what: str) -> None:
-    """Raise BadInput, one sentence, where `frame` has no rows. Make charts live unless a renderer was chosen."""
+    """Raise BadInput with a sentence where `frame` has no rows. Also make charts live, unless a renderer was chosen."""
     if frame.empty:
         raise BadInput(f"There are no {what} to draw yet: start an order first.")
     from altair import renderers
@@ -66,7 +67,7 @@ def measured_or_predicted(alt: Any) -> dict[str, Any]:
 
 
 def static() -> None:
-    """From here on draw charts as SVG alone."""
+    """From now on, draw charts as SVG alone."""
     from altair import renderers
 
     renderers.register("trellis-svg", _static)
@@ -74,9 +75,10 @@ def static() -> None:
 
 
 def _live(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """What JupyterLab draws itself, without a network, with pictures for other readers of the notebook.
+    """A MIME bundle: a specification that JupyterLab draws itself, without a network, and pictures for other readers.
 
-    Altair's own MIME type is of a later Vega-Lite than JupyterLab has, and its HTML loads scripts from elsewhere.
+    Altair's own renderers do not do this: their MIME type needs a later Vega-Lite than JupyterLab has, and their HTML
+    loads scripts from elsewhere.
     """
     import base64
 
@@ -88,7 +90,7 @@ def _live(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "usermeta": {"embedOptions": _EMBED},
     }
-    # Where there is no PNG, JupyterLab draws one on a canvas and stores it: with none of the theme's colours.
+    # Without a PNG here, JupyterLab would draw one on a canvas and store it, without the theme's colours.
     png = base64.b64encode(vl_convert.vegalite_to_png(light)).decode()
     return {_LIVE: live, "image/svg+xml": _svg(light), "image/png": png}
 
@@ -114,12 +116,12 @@ def _svg(light: dict[str, Any]) -> str:
 
 
 def _own_paper(spec: dict[str, Any]) -> bool:
-    """Whether the user has chosen the paper. Text in the theme's colour might not be seen on it."""
+    """Whether the user has chosen the background. Text in the theme's colour might be unreadable on it."""
     return bool((spec.get("background") or spec["config"]["background"]) != PAPER)
 
 
 def _merged(defaults: dict[str, Any], spec: dict[str, Any], name: str) -> dict[str, Any]:
-    """`spec` with what its part `name` lacks filled in from `defaults`."""
+    """`spec`, where its part `name` gets missing entries from `defaults`."""
     given = spec.get(name, {})
     part = dict(given)
     for key, value in defaults.items():

@@ -1,10 +1,11 @@
 """Temporal's own history as a DataFrame, for any workflow of any namespace.
 
-What a history does not hold: Temporal records an activity when it ends, with the number of its last attempt and the
-failure of the attempt before. Of an activity that needed seven attempts it knows when it was scheduled, when the
-seventh began and ended, and how the sixth failed. The other attempts are rows with outcome `unknown` and no times: it
-is certain that they took place, but not how they ended. Describe says the same of an activity that still runs. Where
-the end of a workflow cut an activity off, the number of its attempts is not known, and `attempt` is missing (NA).
+A history does not hold every attempt. Temporal records an activity when it ends, with the number of its last attempt
+and the failure of the attempt before. If an activity needed seven attempts, its history says when it was scheduled,
+when the seventh began and ended, and how the sixth failed. The other attempts are rows with outcome `unknown` and no
+times: they certainly took place, but nobody knows how they ended. For an activity that still runs, Describe gives the
+same information. If the workflow's end cut an activity off, the number of its attempts is not known, and `attempt` is
+missing (NA).
 """
 
 from trellis.insight.history.download import connected, download, history

@@ -43,17 +43,17 @@ def history(
 ) -> pd.DataFrame:
     """One row per workflow run and each of its activity attempts, timers, signals, updates and children.
 
-    `which` is a workflow id or, when it reads like one (`WorkflowType = "X" AND ...`), a visibility query; `id=` and
-    `query=` leave nothing to guess. `client`: an address, or None for this workspace's Temporal (or what the settings
-    name); `limit` at most so many workflows. Blocks; from a coroutine use `await download(...)`.
+    `which` is a workflow id, or a visibility query when it looks like one (`WorkflowType = "X" AND ...`). `id=` and
+    `query=` say which of the two it is. `client`: an address, or None for this workspace's Temporal (or the one that
+    the settings name). `limit`: at most this many workflows. Blocks; in a coroutine use `await download(...)`.
 
     Columns: workflow_id, run_id, error [string], workflow_type, kind, name, queue, worker, failure_type [category],
     event [Int64: number of the history event that opened the row], attempt [Int32], outcome [category: succeeded,
-    failed, timed out, abandoned, unknown (see above), open (still running, or cut off by the workflow's end)],
+    failed, timed out, abandoned, unknown (missing from the history), open (running, or cut off by the workflow's end)],
     scheduled_at, started_at, ended_at [UTC], schedule_to_start, start_to_close [s].
     Kinds: workflow, activity, local activity, timer, signal, signal sent, update, child, marker, request to cancel,
     nexus, unknown event, gap (a workflow of a query whose history was gone when its turn came).
-    Negative seconds are clock skew between servers, and left to be seen.
+    Negative seconds come from clocks that differ between servers. They are not corrected.
 
     Raises TrellisError: nothing found, no such namespace, no permission, a query the server does not understand.
     """
@@ -70,7 +70,7 @@ def history(
 
 
 async def connected(client: Client | str | None, namespace: str | None) -> Client:
-    """The Client itself, one for an address, or one for what the settings and the workspace say."""
+    """The given Client, a new one for an address, or a new one by the settings and the workspace."""
     if isinstance(client, Client):
         return client
     try:
@@ -145,7 +145,7 @@ def _explained(error: RPCError, which: str, namespace: str) -> TrellisError:
         return TrellisError(f"The namespace {namespace} does not exist on this server. Check its spelling.")
     if error.status is RPCStatusCode.NOT_FOUND:
         return TrellisError(
-            f"There is no workflow {which} in namespace {namespace}, or its history is gone. A query? Say query=."
+            f"There is no workflow {which} in namespace {namespace}, or its history is gone. For a query use query=."
         )
     if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED):
         return TrellisError(f"This client may not read namespace {namespace} ({message}). Use a key that may.")
@@ -155,7 +155,7 @@ def _explained(error: RPCError, which: str, namespace: str) -> TrellisError:
 
 
 class _Progress:
-    """A progress bar, where one is `wanted`. As a context manager it gives the function that advances it by one."""
+    """A progress bar, where one is `wanted`. The context manager returns a function that advances it by one."""
 
     def __init__(self, total: int, wanted: bool) -> None:
         from rich.progress import Progress

@@ -36,26 +36,26 @@ def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
-    """The order's id of each row: the workflow's id, with the run's beside it where the frame holds several runs."""
+    """The order's id of each row: the workflow's id, and the run's id too where the frame holds several runs of it."""
     ids = frame["workflow_id"]
     several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
     return ids.where(~several.astype(bool), ids + " " + frame["run_id"].str.slice(0, 8))
 
 
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The activities of a `history` frame in the shape of `insight.attempts`: charts and fits take either.
+    """The activities of a `history` frame, with the columns of `insight.attempts`. Charts and fits accept both.
 
-    order_id is the workflow's id (with the run's first eight letters where the frame holds several of its runs), step
-    the activity's type, round 0 the run's first activity of that type, 1 its second, and so on; try 1, lane 0;
-    execution the attempt that Temporal counted, and `attempt` counts over all rounds. Two columns more: queue
-    [category] and scheduled_at [UTC, of the first attempt of each activity]. The outcome of an attempt that the history
-    does not hold is `unknown`, of one that has not ended `open`.
+    order_id: the workflow's id (and the first eight letters of the run's id, where the frame holds several runs). step:
+    the activity's type. round: 0 for the run's first activity of that type, 1 for its second, and so on. try: 1. lane:
+    0. execution: the attempt that Temporal counted. attempt: counts over all rounds. Two more columns: queue [category]
+    and scheduled_at [UTC, of the first attempt of each activity]. The outcome is `unknown` for an attempt that is
+    missing from the history, and `open` for one that has not ended.
     """
     acts = frame.assign(order_id=_orders(frame))[frame["kind"].isin(["activity", "local activity"])]
     n = len(acts)
     step = acts["name"].cat.remove_unused_categories()
     same = acts.assign(step=step).groupby(["order_id", "step"], observed=True)
-    # The attempts of one activity follow each other, with the number of the event that scheduled it.
+    # The attempts of one activity are neighbours, and all carry the number of the event that scheduled it.
     first = (acts["event"] != same["event"].shift()).fillna(True)
     made = pd.DataFrame(
         {
@@ -81,10 +81,10 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def history_workflows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a `history` frame in the shape of `insight.orders`, as `timelines` and `completion` take it.
+    """The runs of a `history` frame, with the columns of `insight.orders` that `timelines` and `completion` need.
 
     Columns: order_id [string, as in `history_attempts`], state [category: COMPLETED, FAILED, TIMED_OUT, CANCELLED
-    (terminated ones too), RUNNING; a run that continued as new is COMPLETED], workflow_type [category], last_error
+    (also for terminated), RUNNING; a run that continued as new is COMPLETED], workflow_type [category], last_error
     [string], created_at, began_at, ended_at [UTC], seconds [float].
     """
     runs = frame.assign(order_id=_orders(frame))[frame["kind"] == "workflow"].sort_values("started_at")

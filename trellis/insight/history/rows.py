@@ -1,4 +1,4 @@
-"""The rows of one history: what each of its events opens or ends."""
+"""The rows of one history. Each event opens a row or ends one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _time(stamp: Timestamp) -> datetime | None:
 
 
 def _failed(failure: Failure) -> tuple[str | None, str | None]:
-    """(type, message) of what went wrong in the first place, under the wrappers of activity and child."""
+    """(type, message) of the first cause, without the wrappers of activity and child workflow."""
     while failure.HasField("cause") and failure.WhichOneof("failure_info") in (
         "activity_failure_info", "child_workflow_execution_failure_info",
     ):  # fmt: skip
@@ -53,9 +53,9 @@ def rows(
     run_id: str | None = None,
     pending: Sequence[PendingActivityInfo] = (),
 ) -> list[dict[str, Any]]:
-    """The rows of one history. An event of a type that this code does not know becomes a row `unknown event`.
+    """The rows of one history. An event of an unknown type becomes a row `unknown event`.
 
-    `pending`: what Describe says of the activities that run.
+    `pending`: the running activities, as Describe returns them.
     """
     reader = _Reader(workflow_id, run_id)
     reader.read(events)
@@ -101,10 +101,10 @@ class _Reader:
     def rows(self) -> list[dict[str, Any]]:
         found = []
         for row in self._rows:
-            # Attempts before the last one are known only when the last one is.
+            # The attempts before the last one can be counted only where the last one's number is known.
             found += [{**row, **earlier} for earlier in self._earlier.get(id(row), [])]
             found.append(row)
-        # A base that the first event filled in; rows before it have none.
+        # The run's first event fills in these fields. Rows that were made before it lack them.
         return [{**row, **{key: value for key, value in self._base.items() if row[key] is None}} for row in found]
 
     def _one(self, name: str, event: HistoryEvent, a: Any) -> None:
@@ -153,7 +153,8 @@ class _Reader:
         self._row(event, kind, name, outcome="succeeded", started_at=at, ended_at=at, **more)
 
     def _other(self, name: str, event: HistoryEvent, a: Any) -> bool:
-        """Children, signals and cancels sent, Nexus: opened by INITIATED or SCHEDULED, ended by what refers to it."""
+        """Child workflows, sent signals and cancels, Nexus operations. INITIATED or SCHEDULED opens such a row; a later
+        event that refers to it ends it."""
         openers: dict[str, tuple[str, Callable[[], str]]] = {
             "START_CHILD_WORKFLOW_EXECUTION_INITIATED": ("child", lambda: a.workflow_type.name),
             "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED": ("signal sent", lambda: a.signal_name),
@@ -196,7 +197,7 @@ class _Reader:
         row |= {"started_at": _time(event.event_time), "worker": a.identity or None}
 
     def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
-        """Note that `row` is this attempt; returns what tells the earlier ones from it."""
+        """Note that `row` is this attempt. Returns rows for the earlier attempts."""
         earlier: list[dict[str, Any]] = [
             {"attempt": number, "outcome": "unknown", "ended_at": None, "started_at": None, "worker": None,
              "failure_type": None, "error": None, "scheduled_at": row["scheduled_at"] if number == 1 else None}
@@ -209,19 +210,19 @@ class _Reader:
         self._earlier[id(row)] = earlier
         row["attempt"] = attempt
         if earlier:
-            # When this attempt was due is not written down, only when the first was.
+            # The history has the time at which the first attempt was scheduled, not this one's.
             row["scheduled_at"] = None
         return earlier
 
     def pending(self, now: PendingActivityInfo) -> None:
-        """What a running workflow's history does not hold yet: how far this activity is."""
+        """Note how far a running activity is. A running workflow's history does not hold this yet."""
         row = self._open.get(("activity", self._scheduled.get(now.activity_id)))
         if row is None:
             return
         earlier = self._reached(row, now.attempt, now.last_failure if now.HasField("last_failure") else None)
         last_start = _time(now.last_started_time)
         if now.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
-            # Between two attempts: what Describe tells of is the one before.
+            # Between two attempts Describe reports on the one before.
             if earlier:
                 earlier[-1] |= {"started_at": last_start, "ended_at": _time(now.last_attempt_complete_time)}
         else:

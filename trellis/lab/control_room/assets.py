@@ -1,7 +1,7 @@
 """The page's modules and style sheets, joined into the two texts that an anywidget takes.
 
 The modules are plain ES modules: a person can read and check each alone. They are joined here, when the widget is
-imported, so that nobody needs Node. Joined, they share one scope, so no two modules may give one name at top level.
+imported, so that nobody needs Node. Joined modules share one scope, so no two of them may define one name at top level.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def script() -> str:
 
 
 def style() -> str:
-    """One style sheet: what all panels share comes first."""
+    """One style sheet. The rules that all panels share come first."""
     shared = FOLDER / f"{ENTRY}.css"
     rest = sorted(path for path in FOLDER.glob("*.css") if path != shared)
     return "\n".join(path.read_text("utf-8") for path in (shared, *rest))

@@ -1,8 +1,8 @@
-"""What a board is made of: columns, requests and panels. `orders.py` holds the one for orders.
+"""What a board is made of: columns, requests and panels. `orders.py` holds the board for orders.
 
-The page knows nothing of orders. It is sent this specification once and draws what it names: columns by their cells
-(`page/cells.js`), panels by their names (`page/room.js`). Another board names other columns, requests and panels.
-A new panel is one class here in Python and one module of the page.
+The page knows nothing about orders. It receives this specification once and draws what the specification names: columns
+by their cells (`page/cells.js`), panels by their names (`page/room.js`). Another board names other columns, requests
+and panels. A new panel is one class in Python and one module of the page.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Handler = Callable[[Message], Coroutine[Any, Any, Answer | None]]
 class Column:
     """One column. `key`: the value of a line that the cell shows. `cell`: how the page draws it (`page/cells.js`).
 
-    `width` is a track of a CSS grid. `fold` says what happens where there is little room: at 1 the cell moves to a line
-    of its own below 640 px, at 2 below 440 px; at 0 it stays.
+    `width` is a track of a CSS grid. `fold` says what happens in a narrow room: with 1 the cell moves to a line of its
+    own below 640 px, with 2 below 440 px, with 0 never.
     """
 
     key: str
@@ -37,11 +37,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Request:
-    """What may be asked of the selected lines, by a button.
+    """A request to the selected lines, sent by a button.
 
-    `allowed`: the value of a line that says whether it can still grant this. `past` completes "What is selected can no
-    longer be ...". `field`: the hint in a text field beside the button; `read` turns its text into the last argument of
-    `send`, and raises BadInput with a sentence for the field.
+    `allowed`: names the value of a line that says whether the request is still possible. `past` completes the sentence
+    "What is selected can no longer be ...". `field`: the hint in a text field beside the button. `read` turns the text
+    into the last argument of `send`, and raises BadInput with a sentence for the field.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Room(Protocol):
 
 
 class Panel:
-    """A part of the room: what its page module must know once, and the messages that it answers.
+    """A part of the room: the options that its page module receives once, and the messages that it answers.
 
     `name` is the name of its module in `page/room.js`.
     """
@@ -84,15 +84,16 @@ class Panel:
         return {}
 
     def handlers(self) -> Mapping[str, Handler]:
-        """A handler for each kind of message. What it raises is shown among the verdicts."""
+        """A handler for each kind of message. An error that a handler raises is shown among the verdicts."""
         return {}
 
 
 @dataclass(frozen=True)
 class Board:
-    """A control room's specification. `side` and `main` hold its panels in the order in which they stand.
+    """A control room's specification. `side` and `main` hold its panels, from top to bottom.
 
-    `states`: name to [background, text] colours; `path`: (state, short word) of what goes well; `ended`: final states.
+    `states`: name to [background, text] colours. `path`: (state, short word) for each state of an order that goes well.
+    `ended`: final states.
     """
 
     title: str
@@ -110,7 +111,7 @@ class Board:
         return self.side + self.main
 
     def to_json(self) -> dict[str, Any]:
-        """As the page gets it."""
+        """The specification as it is sent to the page."""
         requests = [
             {key: value for key, value in vars(request).items() if key not in ("send", "read")}
             for request in self.requests

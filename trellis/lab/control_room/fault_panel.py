@@ -33,7 +33,7 @@ class Faults(Panel):
             return
         self._moved[message.get("step"), name] = float(value)
         async with self._changing:
-            # Only the latest place of each slider counts, on the plan that the ledger has by now.
+            # Only the latest position of each slider counts. It changes the plan that is in the ledger now.
             moves, self._moved = self._moved, {}
             plan = (await self.room.engine.watch.refresh()).plan
             for (step, slider), place in moves.items():

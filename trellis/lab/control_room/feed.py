@@ -1,11 +1,11 @@
-"""From the ledger to the board: one page of orders, kept live.
+"""Keeps one page of orders on the board up to date with the ledger.
 
-Postgres sends (NOTIFY) the id of each order that changed, once the change has committed. Ids of rows do not commit in
-order, so nothing here asks for "rows after the last one seen". All ids of one frame are read together, those on the
-page alone, and only the lines that changed are sent. When the connection ends, the page says so, connects again and
-reads everything again: what was missed meanwhile needs no care of its own.
+Postgres sends (NOTIFY) the id of each order that changed, after the change has committed. Rows do not commit in the
+order of their ids, so this code never asks for "rows after the last one seen". It collects the ids of one frame, reads
+the orders that are on the page together, and sends only the lines that changed. When the connection ends, the page says
+so. The feed connects again and reads the whole page again, so missed changes need no special care.
 
-Reads take turns (`_reading`), so that an older snapshot can never overwrite what a later one has shown.
+Reads take turns (`_reading`), so that an older snapshot can never overwrite a newer one.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from trellis.lab.control_room import rows
 from trellis.workers import FaultWatch
 
 FRAME = 0.04
-"""Seconds between two sets of changed lines: an eye does not follow more than 25 a second."""
+"""Seconds between two sets of changed lines: nobody can follow more than 25 a second."""
 TIMELINE = 0.15
 COUNTS = 0.5
 CHECK = 2.0
-"""Seconds between two pictures of the timeline, two counts, and two questions whether Temporal is there."""
+"""Seconds between two updates of the timeline, two counts, and two checks that Temporal answers."""
 AT_ONCE = 20
-"""Starting orders whose workflows are asked in one check."""
+"""At most this many starting orders are checked at a time."""
 STARTING = 200
-"""Orders kept whose `receive` has not succeeded yet. They have no row in the ledger, so no page of it holds them."""
+"""At most this many starting orders are kept. Their `receive` has not succeeded, so they have no row in the ledger."""
 
 LONG_STARTING = 5000
-"""Milliseconds after which a starting order's workflow is asked whether it still runs."""
+"""Milliseconds after which a starting order is checked: does its workflow still run?"""
 
 DOWN = "Disconnected, trying again"
 BACK = "The board fills again by itself when the servers are back."
@@ -47,7 +47,7 @@ log = structlog.get_logger("trellis.lab")
 
 
 class Feed:
-    """Keeps a page, its counts, one timeline and the faults current. Calls `show(trait, value)` on its loop."""
+    """Keeps a page, its counts, one timeline and the faults up to date. Calls `show(trait, value)` on its loop."""
 
     def __init__(
         self, desk: Desk, reader: BoardReader, url: str, faults: Callable[[], FaultWatch],
@@ -73,7 +73,7 @@ class Feed:
         self._trouble: dict[str, str] = {"database": "connecting"}
 
     async def run(self) -> None:
-        """Runs until cancelled. No error leaves it: a board that ended with a traceback would help nobody."""
+        """Run until cancelled. Errors are logged and shown, and the board goes on."""
         while True:
             try:
                 async with listening(self._url) as ids:
@@ -89,7 +89,7 @@ class Feed:
             except* (DatabaseUnavailable, ConnectionError) as failures:
                 self._server_down("database", str(failures.exceptions[0]))
             except* Exception as failures:
-                # A mistake in this code is not a lost connection. It belongs in the log, and the board goes on.
+                # A mistake in this code is not a lost connection. It is logged, and the board goes on.
                 error = failures.exceptions[0]
                 log.error("the board failed and starts again", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(0.5)
@@ -138,7 +138,7 @@ class Feed:
         for id_ in self._lines.keys() & self._starting.keys():
             del self._starting[id_]
         if not self._keys:
-            # In addition to the page's own lines: the ledger's pages do not hold them.
+            # These come in addition to the page's own lines, because the ledger's pages do not hold them.
             fitting = [line for line in self._starting.values() if rows.belongs(view, line)]
             fitting.sort(key=lambda line: rows.place(view, line))
             self._lines |= {line["id"]: line for line in fitting[: view.size]}
@@ -230,7 +230,7 @@ class Feed:
                 close = "unknown"
             except TrellisError:
                 return
-            # It may have got a row meanwhile. Then it is no longer among the starting ones.
+            # It may have got a row in the meantime. Then it is no longer among the starting orders.
             if close not in (None, "RUNNING") and id_ in self._starting:
                 del self._starting[id_]
                 if id_ in self._lines:
@@ -262,10 +262,10 @@ class Feed:
                 await self.reload()
             if self._counts_stale:
                 self._counts_stale = False
-                # Not while a line goes from starting to received: it would be counted twice.
+                # Do not count while a line changes from starting to received: it would be counted twice.
                 async with self._reading:
                     counts = await self._reader.counts()
-                    # As the filter does (`rows.belongs`): an order that starts counts as received.
+                    # The filter (`rows.belongs`) does the same: an order that starts counts as received.
                     counts["ORDER_RECEIVED"] = counts.get("ORDER_RECEIVED", 0) + len(self._starting)
                 self._show("counts", counts)
             self.send_faults()

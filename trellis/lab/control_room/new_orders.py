@@ -1,4 +1,4 @@
-"""The form for new orders: what it offers, and what its fields say."""
+"""The form for new orders: its choices, and how its fields are read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Form:
 
 
 def read_form(message: Message) -> tuple[Form | None, dict[str, str]]:
-    """What the form says, or a sentence for each field that makes no sense."""
+    """The form's values, or a sentence for each field that makes no sense."""
     errors: dict[str, str] = {}
 
     def read(field: str, work: Callable[[], Any]) -> Any:
@@ -112,7 +112,7 @@ def _count(text: object) -> int:
 
 
 def _whole(text: object) -> object:
-    """A whole number that was typed, or what was typed instead."""
+    """The whole number that was typed; other text is returned as it is."""
     try:
         return int(str(text).strip())
     except ValueError:
@@ -133,7 +133,7 @@ def in_words(policy: Policy) -> str:
 
 
 def _own_rule(rule: Retry, general: Retry) -> str:
-    """What a step's own rule changes of the general one."""
+    """How a step's own rule differs from the general one."""
     parts = [f"a try may take {rule.try_timeout:g} s"] if rule.try_timeout != general.try_timeout else []
     if rule.max_tries != general.max_tries:
         parts.append(f"at most {rule.max_tries} tries" if rule.max_tries else "tries without limit")

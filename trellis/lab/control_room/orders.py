@@ -1,4 +1,4 @@
-"""The board of orders: its columns, what may be asked of an order, and its panels."""
+"""The board of orders: its columns, the requests to an order, and its panels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The panels for the orders that are there: the board with its requests, one order's attempts, and the log."""
+"""The panels for existing orders: the board with its requests, one order's attempts, and the log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trellis.lab.control_room.board import Answer, Handler, Message, Panel, Requ
 from trellis.model import STEPS, Step
 
 AT_ONCE = 10
-"""Requests, or starts, that are under way at the same time."""
+"""At most this many requests, or starts, are under way at the same time."""
 REFUSALS = 3
-"""Refusals that one verdict tells in words; the rest is counted."""
+"""One verdict shows at most this many refusals in words. Further ones are only counted."""
 
 
 class Orders(Panel):
@@ -24,7 +24,7 @@ class Orders(Panel):
 
     def __init__(self, room: Room) -> None:
         super().__init__(room)
-        # A second click can be under way before the page hears that the first one counted.
+        # A second click can arrive before the page learns that the first one was accepted.
         self._under_way: set[tuple[str, str]] = set()
 
     def options(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Orders(Panel):
         return {"hello": self._hello, "view": self._view, "turn": self._turn, "focus": self._focus, "ask": self._ask}
 
     async def _hello(self, _: Message) -> None:
-        # The traits of a page that was loaded again hold the last changes only, not what they changed.
+        # A page that was loaded again gets only the last changes from the traits, not the lines before them.
         self.room.feed.send_page()
 
     async def _view(self, message: Message) -> None:
@@ -49,7 +49,7 @@ class Orders(Panel):
         await self.room.feed.focus(message.get("id"))
 
     async def _ask(self, message: Message) -> Answer:
-        """Ask something of the selected orders. Answers {error}: what is wrong with the text beside the button."""
+        """Send a request to the selected orders. Answers {error}: what is wrong with the text beside the button."""
         name = str(message.get("name"))
         request = next((one for one in self.room.board.requests if one.name == name), None)
         ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._under_way]
@@ -65,7 +65,7 @@ class Orders(Panel):
         return {"error": None}
 
     async def _send(self, request: Request, ids: list[str], given: Any) -> None:
-        # Before the first `await`: the second click of two is handled as soon as this one waits.
+        # Must stay before the first `await`: a second click is handled as soon as this one waits.
         self._under_way |= {(id_, request.name) for id_ in ids}
         number = self.room.report(request.title, None, f"asking {orders(len(ids))} …")
         lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0

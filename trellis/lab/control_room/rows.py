@@ -1,4 +1,4 @@
-"""Lines of the board of orders as plain JSON values. Times are milliseconds since the epoch; None: there is nothing."""
+"""Lines of the board of orders as plain JSON values. Times are milliseconds since the epoch, or None."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def millis(when: datetime | None) -> int | None:
 
 
 def at(row: BoardRow) -> tuple[str | None, int | None]:
-    """(step, attempt) that the order is at, by its last event; attempt None where nothing outside is called."""
+    """(step, attempt) at which the order is, by its last event. attempt is None where no outside system is called."""
     last = row.last_type
     step = next_step(row.state, closing=row.closing_at is not None, last=last, last_step=row.last_step)
     if step is None or step == REVIEW or not STEPS[Step(step)].calls_out:
@@ -36,7 +36,7 @@ def at(row: BoardRow) -> tuple[str | None, int | None]:
 
 
 def line(row: BoardRow) -> dict[str, Any]:
-    """One line of the board: what is drawn of an order, and what it can still grant."""
+    """One line of the board: the values that are drawn for an order, and the requests that are still possible."""
     state = row.state
     ended = state is not None and State(state).terminal
     step, attempt = at(row)
@@ -70,19 +70,19 @@ def address_line(address: dict[str, str] | None) -> str:
 
 
 def belongs(view: View, row: dict[str, Any]) -> bool:
-    """Whether the page's filter lets a line through. An order that starts counts as received."""
+    """Whether a line passes the page's filter. An order that starts counts as received."""
     state = row["state"] or State.ORDER_RECEIVED
     return (not view.states or state in view.states) and row["id"].startswith(view.prefix)
 
 
 def place(view: View, row: dict[str, Any]) -> tuple[Any, ...]:
     """Sorting by this puts the lines in the page's order."""
-    # Newest first. Orders of one moment stand by id, descending, as in the database.
+    # Newest first. Orders of the same moment are sorted by id, descending, as in the database.
     return (row["id"],) if view.prefix else (-(row["created"] or 0), [-ord(char) for char in row["id"]])
 
 
 def timeline(order_id: str, events: list[TimelineRow], link: str | None, full: int) -> dict[str, Any]:
-    """The attempts of one order as bars, and what they led to as marks. `cut`: older attempts are left out."""
+    """The attempts of one order as bars, and its other events as marks. `cut`: older attempts are left out."""
     bars = []
     for event in events:
         if event.attempt is None:

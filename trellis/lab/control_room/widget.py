@@ -1,11 +1,11 @@
-"""The control room's widget: it sends the page what to show, and hands on what a person asks for.
+"""The control room's widget: it sends data to the page, and passes a person's requests to the engine.
 
-One widget of our own (its page is in `page/`; nothing is fetched at run time). Data flows one way: traits carry what
-is shown, from Python to the page. They are set on the engine's thread alone, so that they reach the page while a cell
-keeps the kernel busy. Messages carry what a person asks for, from the page to Python; their handler only hands work to
-the engine. Each message has a number `n` of the page's own and gets exactly one answer with it. A trait cannot answer:
-one that is set to an equal value is not sent, so the same mistake made twice would have no second answer. Forms are
-HTML and not ipywidgets, which cannot tie an error's sentence to its field for a screen reader.
+The widget is our own. Its page is in `page/`, and nothing is fetched at run time. Traits carry the data that is shown,
+from Python to the page. They are set only on the engine's thread, so they reach the page while a cell keeps the kernel
+busy. Messages carry a person's requests, from the page to Python. Their handler only hands work to the engine. Each
+message has a number `n`, which the page chose, and gets exactly one answer with that number. A trait could not be the
+answer: a trait that is set to an equal value is not sent, so the same mistake made twice would get only one answer. The
+forms are HTML, because ipywidgets cannot tie an error's sentence to its field for a screen reader.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from trellis.lab.engine import Engine
 PAGE = 25
 VERDICTS = 8
 BEAT = 2.0
-"""Seconds between two signs of life. None for three times as long, and the page says that the kernel is gone."""
+"""Seconds between two signs of life. After three times as long without one, the page says that the kernel is gone."""
 
 ENDED = "The lab has stopped. Run lab.start() and open the control room again."
 
 
 class ControlRoom(anywidget.AnyWidget):
-    """See the module. Closed with `close()`, or when its engine stops."""
+    """The widget that the module describes. `close()` closes it, and so does the end of its engine."""
 
     _esm = assets.script()
     _css = assets.style()
@@ -101,7 +101,7 @@ class ControlRoom(anywidget.AnyWidget):
         setattr(self, name, value)
 
     def _logged(self) -> None:
-        """Called on whichever thread logged; the trait is set on the engine's."""
+        """Runs on the thread that logged. The trait must be set on the engine's thread."""
         if self.engine.running:
             self.engine.call_soon(self.show_log)
 
@@ -130,7 +130,7 @@ class ControlRoom(anywidget.AnyWidget):
             self.send({"answer": message.get("n")})
 
     async def _answer(self, handler: Handler, message: Message) -> None:
-        """An error is shown on the page: there is no cell that could show it."""
+        """Answer a message. An error is shown on the page, because no cell could show it."""
         answer: Answer | None = None
         try:
             answer = await handler(message)

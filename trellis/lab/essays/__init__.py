@@ -1,1 +1,1 @@
-"""What the essays in `notebooks/` use: each module serves one question that an essay asks."""
+"""Functions that the essays in `notebooks/` use. Each module belongs to one question that an essay asks."""

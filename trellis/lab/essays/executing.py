@@ -24,26 +24,26 @@ FOLDER = Path(__file__).resolve().parents[3] / "notebooks"
 
 
 def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbformat.NotebookNode:
-    """The notebook, executed from top to bottom in a fresh kernel and a fresh workspace (or the one given).
+    """Execute a notebook from top to bottom in a fresh kernel, in a fresh workspace or in `home`, and return it.
 
-    Its servers are ended; a workspace that was given keeps its data. `timeout` [s] is for each cell.
+    Its servers are ended afterwards. `home` keeps its data. `timeout`: for each cell [s].
     Raises TrellisError with the cell's error.
     """
     given, home = home, home or Path(tempfile.mkdtemp(prefix="trellis-notebook-"))
-    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.setdefault("metadata", {}).pop("execution", None)
-    # Empty counts as absent, and wins over what `.env` says.
+    # An empty setting counts as absent, and overrides the one in `.env`.
     environment = {**os.environ, **dict.fromkeys(OUTSIDE, ""), "TRELLIS_HOME": str(home)}
     try:
         client = NotebookClient(
             notebook,
             timeout=int(timeout),
             kernel_name="python3",
-            # Widget state would make the file large, and GitHub call it invalid.
+            # Widget state would make the file large, and GitHub would refuse to show it.
             store_widget_state=False,
             record_timing=False,
-            # A live chart would be stored beside its SVG, and double the file.
+            # Otherwise each live chart would be stored beside its SVG, which doubles the file.
             extra_arguments=["--IPKernelApp.exec_lines=from trellis import insight; insight.static()"],
             resources={"metadata": {"path": str(path.parent)}},
         )
@@ -55,7 +55,7 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
     except DeadKernelError as error:
         raise TrellisError(f"{path.name}: the kernel died.") from error
     finally:
-        # Not the settings of the environment: an address there that cannot be read must not leave servers behind.
+        # The environment's settings are not used: an address there that cannot be read must not leave servers behind.
         stack.down(Settings.model_validate({"TRELLIS_HOME": home}))
         if given is None:
             shutil.rmtree(home, ignore_errors=True)
@@ -69,6 +69,6 @@ def execute_all(*, write: bool = False, home: Path | None = None) -> list[tuple[
         began = time.perf_counter()
         notebook = execute(path, home=home)
         if write:
-            nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+            nbformat.write(notebook, path)
         done.append((path.name, round(time.perf_counter() - began, 1)))
     return done

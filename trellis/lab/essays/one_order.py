@@ -17,9 +17,9 @@ from trellis.model import STEP_OF, Step, workflow_id
 
 
 def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
-    """The life of one order as our ledger and as Temporal's histories tell it, in the order of time.
+    """The life of one order in our ledger and in Temporal's histories, sorted by time.
 
-    Columns: seconds [s since the order's first entry], ledger, history [string, empty where the other one speaks].
+    Columns: seconds [s since the order's first entry], ledger, history [string; one of the two is empty in each row].
     Raises OrderNotFound.
     """
     frame = _entries(session, order_id)
@@ -29,7 +29,7 @@ def side_by_side(session: Session, order_id: str) -> pd.DataFrame:
 
 
 def _entries(session: Session, order_id: str) -> pd.DataFrame:
-    """Columns: at [UTC], step [empty where it belongs to none], ledger, history; in the order of time."""
+    """Entries sorted by time. Columns: at [UTC], step [empty where the entry belongs to none], ledger, history."""
     rows: list[tuple[Any, str, str, str]] = []
     for event in session.do(session.desk.events(order_id)):
         attempt = f", attempt {event['attempt']}" if event["attempt"] is not None else ""
@@ -37,7 +37,7 @@ def _entries(session: Session, order_id: str) -> pd.DataFrame:
         rows.append((pd.Timestamp(event["ts"]).tz_convert("UTC"), step, f"{event['type']}{attempt}", ""))
     query = f'WorkflowId = "{workflow_id(order_id)}" OR WorkflowId STARTS_WITH "shipping-{order_id}-"'
     found = session.do(download(session.desk.client, query))
-    # The runs themselves span all the rest; they have no moment of their own.
+    # Rows for whole runs are left out: a run spans all other entries and has no single time.
     for entry in found[found["kind"] != "workflow"].to_dict("records"):
         attempt = f", attempt {entry['attempt']}" if entry["kind"] == "activity" else ""
         when = next(at for at in (entry["ended_at"], entry["started_at"], entry["scheduled_at"]) if not pd.isna(at))
@@ -70,4 +70,4 @@ def step_by_step(session: Session, order_id: str) -> HTML:
         summary = f"<summary>{html.escape(first_line.splitlines()[0])}</summary>"
         cells.append(f'<td style="{style}"><details>{summary}{code}</details></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return HTML(f"<table>{''.join(lines)}</table>")  # type: ignore[no-untyped-call]
+    return HTML(f"<table>{''.join(lines)}</table>")

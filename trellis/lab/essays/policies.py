@@ -1,4 +1,4 @@
-"""Policies compared on the real servers, and sliders on the mathematics that predicts them."""
+"""Policies compared on the real servers, and sliders for the mathematics that predicts their times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def compare_policies(
     chosen = [preset(policy) if isinstance(policy, str) else policy for policy in policies]
     bar = widgets.IntProgress(max=orders * len(chosen), description="ended", layout={"width": "60%"})
     count = widgets.Label(f"0 of {bar.max}")
-    display(widgets.HBox([bar, count]))  # type: ignore[no-untyped-call]
+    display(widgets.HBox([bar, count]))
 
     def tick() -> None:
         bar.value += 1
@@ -88,7 +88,7 @@ def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> wid
     prediction = widgets.HTML()
 
     def predict_again(_: object = None) -> None:
-        # A rule that the policy has for a single step follows the sliders too.
+        # The sliders also change the rules that the policy has for single steps.
         moved = tuned(
             base,
             name="sliders",

@@ -23,17 +23,17 @@ Shown = str | type | Callable[..., Any]
 
 
 def code_of(*shown: Shown) -> Markdown:
-    """The source of each: a step's name stands for its activity; a class, a function or a method for itself.
+    """The source code of steps (given by name: their activities), classes, functions or methods.
 
-    Raises BadInput for a step that nobody knows.
+    Raises BadInput for an unknown step.
     """
     return _coloured(activity_of(one) if isinstance(one, str) else one for one in shown)
 
 
 def code_of_handler(kind: str, name: str) -> Markdown:
-    """What an order does with a signal, a query or an update of this name. With an update comes its validator.
+    """The code that handles a signal, a query or an update of this name; for an update also its validator.
 
-    Found by the name that Temporal knows, as clients send it. Raises BadInput.
+    `name` is Temporal's name, which clients send. Raises BadInput for an unknown one.
     """
     definition = workflow._Definition.must_from_class(OrderWorkflow)
     handlers: dict[str, dict[Any, Any]] = {
@@ -65,7 +65,7 @@ def sql_of(*functions: str) -> Markdown:
 
 
 def activity_of(step: str) -> Callable[..., Any]:
-    """The method that is a step's activity. Raises BadInput for a step that nobody knows."""
+    """The method that is a step's activity. Raises BadInput for an unknown step."""
     if step not in set(Step):
         raise BadInput(f"There is no step {step!r}. Known are {', '.join(Step)}.")
     name = STEPS[Step(step)].activity or step
@@ -79,4 +79,4 @@ def _coloured(found: Any) -> Markdown:
 def _block(language: str, texts: list[str]) -> Markdown:
     """A block of code in Markdown. JupyterLab colours it in either theme, and GitHub does too."""
     text = "\n\n".join(one.strip("\n") for one in texts)
-    return Markdown(f"```{language}\n{text}\n```")  # type: ignore[no-untyped-call]
+    return Markdown(f"```{language}\n{text}\n```")

@@ -45,7 +45,7 @@ async def _book(what: str, traveller: str) -> str:
     info = activity.info()
     draw = hashlib.sha256(f"{info.workflow_id} {what} {info.attempt}".encode()).digest()[0]
     if draw < 64:
-        raise ApplicationError(f"no {what} to be had", type="NoRoom", category=ApplicationErrorCategory.BENIGN)
+        raise ApplicationError(f"no {what} is available", type="NoRoom", category=ApplicationErrorCategory.BENIGN)
     await asyncio.sleep(30 if draw < 96 else 0.02)
     return f"{what} for {traveller}"
 
@@ -53,7 +53,7 @@ async def _book(what: str, traveller: str) -> str:
 async def run_trips(session: Session, trips: int = 20) -> tuple[str, str]:
     """Run `trips` trips beside the lab's own workers. Returns their namespace, and a query that finds only these.
 
-    Raises TrellisError where this Temporal lets nobody register the namespace.
+    Raises TrellisError where this Temporal does not let the client register a namespace.
     """
     assert session.desk.stack is not None
     query = await session.awaiting(_run_trips(session.desk.stack.temporal, trips))
@@ -72,7 +72,7 @@ async def _run_trips(target: TemporalTarget, trips: int) -> str:
     except RPCError as error:
         if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
             raise TrellisError(
-                f"{target.address} lets this client register no namespace. Run this without TEMPORAL_ADDRESS and "
+                f"At {target.address} this client may not register a namespace. Run this without TEMPORAL_ADDRESS and "
                 f"TEMPORAL_PROFILE, on a local Temporal."
             ) from None
         if error.status is not RPCStatusCode.ALREADY_EXISTS:

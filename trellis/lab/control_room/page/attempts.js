@@ -11,7 +11,7 @@ function niceStep(span, most) {
 
 const MARKS = ["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"];
 
-// Each mark has a title. It is changed in place, or a tooltip could not stay open while an order runs.
+// Each mark has a title. The title is changed in place, so that a tooltip stays open while an order runs.
 function drawn(kind) {
   const node = h("g");
   const kept = new Map();
@@ -57,7 +57,7 @@ export function attempts({ store, on, options }) {
     const now = under && lane({ step: row.step, round: options.per_round.includes(row.step) ? round : 0 });
     if (under && !names.includes(now)) names.push(now);
     const noted = events.filter((mark) => MARKS.includes(mark.type));
-    // A refusal may come hours later. On its scale, all that happened would be too narrow to see.
+    // A refusal may come hours later. If the axis included it, all attempts would be too narrow to see.
     const happened = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
     const from = Math.min(...tries.map((bar) => bar.from));
     const last = Math.max(...tries.map((bar) => bar.to), ...happened.map((mark) => mark.at));
@@ -89,7 +89,7 @@ export function attempts({ store, on, options }) {
     ]]));
     // Hedged lanes run side by side: each gets its share of the line.
     const shares = Math.max(1, ...tries.map((bar) => Number(bar.lane ?? 0) + 1));
-    // An attempt that failed at once is narrow. It is drawn last, or the next one would cover it.
+    // An attempt that failed at once is narrow. It is drawn last, so that no wider one covers it.
     bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
       {
         class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,

@@ -7,7 +7,7 @@ import { requests } from "./requests.js";
 
 const TICK = "26px"; // the column of checkboxes
 
-// Where there is little room a column folds: its cell moves to a line of its own below the others.
+// In a narrow room a column folds: its cell moves to a line of its own below the others.
 function layout(columns) {
   const widths = (fold) => [TICK, ...columns.filter((column) => !column.fold || column.fold > fold).map((column) => column.width)];
   return `--columns: ${widths(0).join(" ")}; --columns-1: ${narrower(widths(1))}; --columns-2: ${narrower(widths(2))}`;
@@ -71,7 +71,7 @@ function table(store, on) {
       const made = lines.get(id);
       const row = store.rows.get(id);
       if (made.row !== row) made.show(row);
-      // Moving a line that is in its place already would take the keyboard's focus from it.
+      // Moving a line that is already in its place would make it lose the keyboard's focus.
       if (body.children[place] !== made.node) body.insertBefore(made.node, body.children[place] ?? null);
     });
     const nearest = store.order[Math.min(Math.max(shown.indexOf(cursor), 0), store.order.length - 1)] ?? null;
@@ -83,7 +83,7 @@ function table(store, on) {
     text(empty, !page.rows ? "Reading the ledger …"
       : page.prefix || page.states.length ? "No order fits this filter. Choose “All”, or empty the search field."
       : "No orders yet. Describe one under “New order” and press Start: it appears here by itself.");
-    // A line that left the page had the focus: the next line gets it.
+    // If the line with the focus left the page, the next line gets the focus.
     if (held && !lines.has(held)) (lines.get(cursor)?.node ?? empty).focus();
     shown = store.order;
     mark();

@@ -1,5 +1,5 @@
-// How the board draws one value of a line. A column of the specification names its cell here.
-// Each makes nodes for one line: `nodes`, `show(row)` when the line changed, and `beat(row)` for what changes with time.
+// How the board draws one value of a line. A column of the specification names one of these cells.
+// A cell makes `nodes` for one line. `show(row)` is called when the line changed, `beat(row)` as time passes.
 
 import { h, text, set } from "./dom.js";
 import { duration, countdown } from "./words.js";

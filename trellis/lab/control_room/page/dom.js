@@ -1,4 +1,4 @@
-// Nodes of the page, made and changed. Text reaches the page as text nodes alone, never as markup.
+// Functions that make and change nodes of the page. Text reaches the page only as text nodes, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,7 +14,7 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Setting what is there already would make the page lay itself out again, 25 times a second.
+// Setting an equal value again would make the browser compute the layout again, 25 times a second.
 export function text(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
@@ -23,7 +23,7 @@ export function set(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-// Nodes are kept by their keys. A new node would be read out again, close its tooltip and lose the focus.
+// Nodes are kept by their keys. A new node would be read out again, its tooltip would close, and it would lose the focus.
 export function keep(parent, kept, entries, make, show) {
   const wanted = new Map(entries);
   for (const [key, node] of kept) {
@@ -42,7 +42,7 @@ export function keep(parent, kept, entries, make, show) {
   }
 }
 
-// A disabled button loses the focus. This one keeps it, does nothing, and says why.
+// A disabled button loses the focus. A button that `enable` turns off keeps it, does nothing, and says why.
 export function button(label, attributes, work) {
   const node = h("button", { type: "button", ...attributes, onclick: () => isOn(node) && work() }, label);
   return node;

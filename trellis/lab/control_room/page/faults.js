@@ -18,8 +18,8 @@ export function faults({ store, on, prefix, options }) {
     const range = h("input", { type: "range", id: `${prefix}-${name}`, title: says, min: least, max: most, step: stride, value: least });
     let held = false;
     let waiting = 0;
-    // A slider that is dragged away and back sends no "change" event, so the end of the drag counts. "change" comes
-    // after "pointerup", and must find the slider where it was left: hence the timeout.
+    // A slider that is dragged away and back sends no "change" event, so the end of the drag releases it. "change" comes
+    // after "pointerup" and must find the slider where the person left it. The timeout lets "change" come first.
     const release = () => setTimeout(() => {
       if (waiting || !held) return;
       held = false;
@@ -45,7 +45,7 @@ export function faults({ store, on, prefix, options }) {
     if (!plan.mix) return;
     const mix = (step.value && plan.steps[step.value]) || plan.mix;
     for (const slider of sliders) {
-      // A slider that a person holds stays where it is.
+      // A slider stays where it is while a person holds it.
       if (!slider.held()) {
         slider.range.value = mix[slider.name];
         text(slider.out, slider.inWords(mix[slider.name]));

@@ -11,7 +11,7 @@ export function filter(store, on, counted) {
   let later = 0;
   let asking = 0;
   const look = async (wanted) => {
-    // What was typed goes with this message. Sent after it, it would undo the choice of states.
+    // The typed text goes with this message. A later message with it would undo the choice of states.
     clearTimeout(later);
     later = 0;
     states = wanted;

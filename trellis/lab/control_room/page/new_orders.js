@@ -75,7 +75,7 @@ export function newOrders({ store, on, prefix, options }) {
     [...items.children].forEach((row, index) => {
       const error = errors[`item ${index}`] ?? "";
       text(row.lastChild, error);
-      // The sentence names the one that is wrong.
+      // The sentence names the field that is wrong.
       for (const one of row.querySelectorAll("input")) set(one, "aria-invalid", error.includes(one.name));
     });
     text(whole, errors.form ?? "");
@@ -89,6 +89,6 @@ export function newOrders({ store, on, prefix, options }) {
   on(store, "link", show);
   show();
   const node = h("details", { class: "tr-card tr-fold" }, h("summary", {}, "New order"), form);
-  // Where the board is empty, this is what a person needs first.
+  // While the board is empty, a person needs this form first, so it stays open.
   return { node, folds: () => store.order.length > 0 };
 }

@@ -20,7 +20,7 @@ export function pathPicture(setup) {
         const here = i === row.reached && !broken;
         set(dot, "r", here ? 6 : 3.5);
         set(dot, "class", i <= row.reached ? "tr-on" : "tr-off");
-        // Without a colour of its own the style sheet decides, which follows the theme.
+        // Without a colour here, the style sheet sets it, which follows the theme.
         dot.style.fill = i <= row.reached && colour ? colour : "";
         dot.style.stroke = dot.style.fill;
       });

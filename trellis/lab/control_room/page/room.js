@@ -9,9 +9,8 @@ import { faults } from "./faults.js";
 import { attempts } from "./attempts.js";
 import { log } from "./log.js";
 
-// Each panel is given { store, on, prefix, options } and returns { node, beat, end, folds }; all but the node may be
-// left out. `beat` runs four times a second. `folds`, of a panel at the side, says whether it may be folded when there
-// is one column only.
+// Each panel receives { store, on, prefix, options } and returns { node, beat, end, folds }. Only the node is required.
+// `beat` runs four times a second. `folds` is for a panel at the side: may it be folded when there is only one column?
 const PANELS = { board, new_orders: newOrders, faults, attempts, log };
 
 const TWO_COLUMNS = 860; // px, as in room.css
@@ -45,11 +44,11 @@ function render({ model, el }) {
     h("div", { class: "tr-layout", "data-side": beside.length > 0 },
       beside.length ? h("div", { class: "tr-side" }, beside.map((panel) => panel.node)) : null,
       h("div", { class: "tr-main" }, panels.slice(beside.length).map((panel) => panel.node))));
-  // In a notebook's command mode "a" would add a cell and "d d" delete one.
+  // The notebook must not get these keys: in its command mode "a" adds a cell and "d d" deletes one.
   root.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
-  // In one column the side panels stand above the board: they are folded, unless they are needed.
+  // In one column the side panels are above the board. They are folded unless they are needed.
   let wide = null;
   let arranged = null;
   const arrange = () => {
@@ -73,7 +72,7 @@ function render({ model, el }) {
   };
   on(store, "link", link);
   link();
-  // For whoever measures: milliseconds from an event's commit to this page, and from a click to its verdict.
+  // For measurements: milliseconds from an event's commit to this page, and from a click to its verdict.
   root.delays = () => ({ commit: store.delays, verdict: store.verdictDelays });
   const beat = setInterval(() => {
     store.checkLife();

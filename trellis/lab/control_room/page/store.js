@@ -1,11 +1,11 @@
-// One state for all views of the widget: the orders on the page, which of them are selected, and what is asked of the kernel.
+// One state for all views of the widget: the orders on the page, the selection, and the requests to the kernel.
 
-// A page that was loaded again must not take answers to the page before it for its own.
+// Numbers of requests are unique, so that a page that was loaded again ignores answers to the page before it.
 function unique() {
   return globalThis.crypto?.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 }
 
-const LOST = 6000; // ms without a sign of life, of which the kernel gives one every two seconds
+const LOST = 6000; // ms without a sign of life. The kernel gives one every two seconds.
 const GONE = "The kernel is gone. Run the first cell again.";
 
 class Store extends EventTarget {
@@ -17,7 +17,7 @@ class Store extends EventTarget {
     this.frame = 0;
     this.view = "";
     this.selected = new Set();
-    this.judged = new Set(); // of the selected ones, those that had their verdict
+    this.judged = new Set(); // the selected orders that have their verdict
     this.focused = null;
     this.focusing = 0;
     this.offset = 0;
@@ -34,8 +34,8 @@ class Store extends EventTarget {
     model.on("msg:custom", (message) => this.settle(message.answer, message));
     this.takePage();
     this.follow();
-    // The trait holds the last whole page, without the changes since: ask for it again. A page that was loaded again, or
-    // a second one, goes on with the order in focus.
+    // The trait holds the last whole page without the changes since then, so ask for the page again. A page that was
+    // loaded again, or a second view, continues with the order in focus.
     this.request("hello").then(() => {
       if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
     });
@@ -99,7 +99,7 @@ class Store extends EventTarget {
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
     const view = JSON.stringify([page.states, page.prefix]);
     if (view !== this.view) {
-      // Under another filter a person does not see what is selected but not shown: drop it.
+      // A new filter hides selected orders. A person would not see them, so they are no longer selected.
       this.view = view;
       this.keepSelected((id) => this.rows.has(id));
     }
@@ -112,7 +112,7 @@ class Store extends EventTarget {
     this.noteFrame(changes);
     for (const id of changes.gone) this.rows.delete(id);
     for (const row of changes.rows) {
-      // A claim changes the line without an event: it does not tell how late an event is.
+      // A claim changes the line without an event. Such a change must not count in the delays of events.
       if (row.event > (this.rows.get(row.id)?.event ?? 0)) this.delays.push(Date.now() - row.event_at);
       this.rows.set(row.id, row);
     }
@@ -130,7 +130,7 @@ class Store extends EventTarget {
     this.announce("rows");
   }
 
-  // --- which orders are meant ---
+  // --- which orders are selected ---
   hidden() {
     return [...this.selected].filter((id) => !this.rows.has(id));
   }
@@ -140,7 +140,7 @@ class Store extends EventTarget {
     for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
     if (this.selected.size !== before) this.announce("selection");
   }
-  // An order that had its verdict and left the page is not meant by the next click.
+  // An order that has its verdict and left the page is no longer selected.
   forget() {
     this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
   }
@@ -172,14 +172,14 @@ class Store extends EventTarget {
     });
     this.announce("focus");
   }
-  // The same room may be open on another page, where another order was chosen.
+  // The same room may be open in another view, where another order was chosen.
   follow() {
     const id = this.model.get("timeline").id ?? null;
     if (this.focusing || id === this.focused) return;
     this.focused = id;
     this.announce("focus");
   }
-  // Whether any of the selected orders can still be asked this. Those not shown may be.
+  // Whether the request is still possible for any selected order. For orders that are not shown, assume that it is.
   can(request) {
     return [...this.selected].some((id) => {
       const row = this.rows.get(id);
