@@ -75,7 +75,8 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
         charges = await desk.ledger.charges(order.order_id)
         out.print(
             f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts "
-            f"at {len(FORWARD_OUTSIDE_STEPS)} steps; the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
+            f"at {len(FORWARD_OUTSIDE_STEPS)} steps; "
+            f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
             markup=True,
             soft_wrap=True,
         )
