@@ -203,7 +203,7 @@ def test_a_slow_step_gets_a_rule_of_its_own() -> None:
     policy = found.policy.check()
     assert list(policy.steps) == ["dispatch"]
     assert policy.retry_of("dispatch").try_timeout > 0.8 > policy.retry_of("charge").try_timeout
-    assert f"; dispatch: timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
+    assert f"; for dispatch timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
     assert predict(policy, chain).p_miss(6) <= 1.1e-3
     one_rule = found.frontier[(found.frontier["p_miss"] <= 1e-3) & (found.frontier["name"] != policy.name)]
     assert found.calls_per_step <= 0.95 * one_rule["calls_per_step"].min()
