@@ -93,6 +93,7 @@ async def test_status_counts_orders_and_workers(house: House, settings: Settings
     assert {worker["queue"] for worker in result["workers"]} == {settings.orders_queue, settings.shipping_queue}
 
 
+@pytest.mark.slow
 async def test_faults_are_shown_and_set(house: House, settings: Settings) -> None:
     """A plan set on the command line is the plan in force."""
     done = await trellis(settings, "faults", "set", "--error", "0.25", "--step", "charge", "--seed", "7", "--json")
@@ -129,6 +130,7 @@ async def test_faults_are_shown_and_set(house: House, settings: Settings) -> Non
         (["no-such-command"], {}, 2, "No such command"),
     ],
 )
+@pytest.mark.slow
 async def test_a_mistake_is_one_sentence(
     house: House, settings: Settings, words: list[str], environment: dict[str, str], code: int, sentence: str
 ) -> None:
