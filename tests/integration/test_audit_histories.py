@@ -69,7 +69,7 @@ async def test_an_order_that_died_before_it_was_received_is_found(house: House) 
 
 
 async def test_an_order_that_was_never_received_and_runs_on_is_found(house: House) -> None:
-    """Temporal runs it past the run timeout of its policy, and our books have not heard of it: invariant 8."""
+    """Temporal runs it past the run timeout of its policy, and the ledger have not heard of it: invariant 8."""
     order = house.order()
     policy = tuned(preset("swift"), review_window=0.1, budget=0.5, run_timeout=0.7)
     handle = await house.desk.client.start_workflow(
