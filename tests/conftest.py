@@ -112,6 +112,13 @@ class House:
             await self.desk.approve(order.order_id)
         return order
 
+    async def started_until(self, event: str, faults: str, policy: Policy | None = None) -> Order:
+        """An approved order under these faults, once its log holds such an event."""
+        await self.faults(faults)
+        order = await self.start(policy, approve=True)
+        await self.until(order, event)
+        return order
+
     def unattended(self) -> Desk:
         """The same door, to a queue that no worker serves."""
         settings = self.desk.settings.model_copy(update={"orders_queue": "nobody-works-here"})
@@ -132,7 +139,7 @@ class House:
 
     async def one(self, sql: str, *args: object) -> Any:
         async with self.pool.connection() as connection:
-            row = await (await connection.execute(sql, args)).fetchone()  # type: ignore[arg-type]
+            row = await (await connection.execute(sql, args)).fetchone()
         return row[0] if row else None
 
     async def ends(self, order: Order, state: State, timeout: float = 60) -> OrderStatus:

@@ -12,7 +12,7 @@ async def planted(house: House, *statements: str, **values: object) -> None:
     async with house.pool.connection() as connection, connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
         for statement in statements:
-            await connection.execute(statement, values)  # type: ignore[arg-type]
+            await connection.execute(statement, values)
 
 
 def about(order: Order) -> str:
@@ -21,7 +21,7 @@ def about(order: Order) -> str:
     return " OR ".join(ids)
 
 
-async def looked(house: House, order: Order, *, histories: bool = False, grace: float = GRACE) -> set[int]:
+async def violated(house: House, order: Order, *, histories: bool = False, grace: float = GRACE) -> set[int]:
     """The invariants that an order breaks; each violation comes with evidence."""
     report = await audit(house.desk.client, house.pool, histories=histories, query=about(order), grace=grace)
     assert not report.void
@@ -37,9 +37,7 @@ async def completed(house: House) -> Order:
 
 
 async def cancelled(house: House) -> Order:
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     await house.desk.cancel(order.order_id)
     await house.ends(order, State.CANCELLED)
     await house.faults("calm")

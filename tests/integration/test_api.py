@@ -144,7 +144,8 @@ async def test_pages_hold_every_order_once(house: House, api: Api) -> None:
     seen: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
-        page = (await api.http.get("/orders", params={"limit": 2, "state": "AWAITING_APPROVAL"} | after)).json()
+        params = {"limit": "2", "state": "AWAITING_APPROVAL"} | after
+        page = (await api.http.get("/orders", params=params)).json()
         seen += page["orders"]
         if page["next"] is None:
             break
@@ -197,9 +198,7 @@ async def test_what_a_closed_workflow_cannot_do_is_not_offered(house: House, api
 
 async def test_a_refusal_gives_its_reason_alone(house: House, api: Api) -> None:
     """What the workflow's validator says is the sentence, without Temporal's name for the kind of failure."""
-    await house.faults("prepare: hang*; refund: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*; refund: hang*")
     assert (await api.post(f"/orders/{order.order_id}/signals/cancel")).status_code == 202
     answer = await api.post(f"/orders/{order.order_id}/signals/approve")
     assert_problem(answer, 409)

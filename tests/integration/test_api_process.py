@@ -155,15 +155,11 @@ async def test_a_token_that_is_set_is_demanded(running: stack.Stack, settings: S
     """401 without it or with another; health and the documents stay open, for watchers and browsers."""
     async with serving(settings, "--host", "0.0.0.0", "--port", "0", TRELLIS_API_TOKEN="s3cret") as api:
         base = f"http://127.0.0.1:{api.address.rsplit(':', 1)[1]}"
-        for headers in (
-            {},
-            {"authorization": "Bearer wrong"},
-            {"authorization": "s3cret"},
-            {"authorization": "Basic s3cret"},
-            {"authorization": "Bearer é"},
-        ):
-            encoded = {name: value.encode() for name, value in headers.items()}
-            assert_problem(await api.http.get(f"{base}/orders", headers=encoded), 401)
+        assert_problem(await api.http.get(f"{base}/orders"), 401)
+        for wrong in ("Bearer wrong", "s3cret", "Basic s3cret", "Bearer é"):
+            # As bytes: httpx itself would refuse what is not ASCII.
+            headers = {b"authorization": wrong.encode()}
+            assert_problem(await api.http.get(f"{base}/orders", headers=headers), 401)
         for scheme in ("Bearer", "bearer", "BEARER"):
             # Whoever knows the token may come by any name: a page of another site does not.
             right = {"authorization": f"{scheme} s3cret", "host": "trellis.example"}

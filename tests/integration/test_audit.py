@@ -13,7 +13,7 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from tests.conftest import House
-from tests.integration.auditing import cancelled, completed, looked, planted, withdrawn
+from tests.integration.auditing import cancelled, completed, planted, violated, withdrawn
 from trellis import stack
 from trellis.audit import audit
 from trellis.db.audit import AuditBooks
@@ -127,9 +127,9 @@ async def test_a_wrong_in_the_books_is_found(house: House, plant: str) -> None:
     """Each planted wrong is reported for its order, under its numbers and no other, with evidence."""
     invariants, made, statement = PLANTS[plant]
     order = await made(house)
-    assert await looked(house, order) == set()
+    assert await violated(house, order) == set()
     await planted(house, statement, order=order.order_id)
-    assert await looked(house, order) == invariants
+    assert await violated(house, order) == invariants
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_what_our_books_do_not_know_is_found(house: House, table: str, inv
     stranger = house.order()
     await completed(house)
     await planted(house, f"INSERT INTO provider.{table} VALUES {values}", order=stranger.order_id)
-    assert await looked(house, stranger) == {invariant}
+    assert await violated(house, stranger) == {invariant}
     await planted(house, f"DELETE FROM provider.{table} WHERE order_id = %(order)s", order=stranger.order_id)
 
 
@@ -193,7 +193,7 @@ async def test_an_audit_that_saw_nothing_says_so(running: stack.Stack, house: Ho
     """Without an order an audit is void, and void is not clean."""
     name = f"empty_{uuid.uuid4().hex[:8]}"
     async with house.pool.connection() as connection:
-        await connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        await connection.execute(f"CREATE DATABASE {name}")
     from trellis.db.migrate import migrate
 
     url = running.database_url.replace("/trellis?", f"/{name}?", 1)
@@ -207,4 +207,4 @@ async def test_an_audit_that_saw_nothing_says_so(running: stack.Stack, house: Ho
     finally:
         await pool.close()
         async with house.pool.connection() as connection:
-            await connection.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+            await connection.execute(f"DROP DATABASE {name}")

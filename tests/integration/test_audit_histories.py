@@ -12,19 +12,25 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from tests.conftest import House
-from tests.integration.auditing import about, completed, looked, planted, withdrawn
+from tests.integration.auditing import about, completed, planted, violated, withdrawn
 from trellis.audit import audit
 from trellis.errors import RequestRefused
 from trellis.messages import ORDER_WORKFLOW, OrderInput
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
+PAYMENT_AND_EVENTS_OF_A_FAILURE = (
+    "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
+    "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
+    "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+)
+
 
 async def test_an_ending_that_temporal_does_not_share_is_found(house: House) -> None:
     """A ledger that says FAILED of a workflow that completed breaks invariant 6."""
     order = await completed(house)
     await planted(house, "UPDATE orders SET state = 'FAILED' WHERE id = %(order)s", order=order.order_id)
-    assert await looked(house, order, histories=True) == {3, 5, 6}
+    assert await violated(house, order, histories=True) == {3, 5, 6}
 
 
 async def test_a_terminated_workflow_is_found(house: House) -> None:
@@ -32,16 +38,14 @@ async def test_a_terminated_workflow_is_found(house: House) -> None:
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
-    assert await looked(house, order, histories=True) == {6}
+    assert await violated(house, order, histories=True) == {6}
     await planted(
         house,
         "UPDATE orders SET state = 'FAILED', reconciled = true WHERE id = %(order)s",
-        "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
-        "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
-        "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+        *PAYMENT_AND_EVENTS_OF_A_FAILURE,
         order=order.order_id,
     )
-    assert await looked(house, order, histories=True) == set()
+    assert await violated(house, order, histories=True) == set()
 
 
 @pytest.mark.parametrize(("made", "invariants"), [(completed, {5}), (withdrawn, set())])
@@ -55,7 +59,7 @@ async def test_an_order_validated_after_its_end_needs_no_event(
         "DELETE FROM events WHERE order_id = %(order)s AND type IN ('ORDER_VALIDATED', 'AWAITING_APPROVAL')",
         order=order.order_id,
     )
-    assert await looked(house, order, histories=True) == invariants
+    assert await violated(house, order, histories=True) == invariants
 
 
 async def test_an_order_that_died_before_it_was_received_is_found(house: House) -> None:
@@ -63,9 +67,9 @@ async def test_an_order_that_died_before_it_was_received_is_found(house: House) 
     desk, order = house.unattended(), house.order()
     await desk.start(order)
     assert (await desk.cancel(order.order_id)).verdict == "pending"
-    assert await looked(house, order, histories=True) == set()
+    assert await violated(house, order, histories=True) == set()
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
-    assert await looked(house, order, histories=True) == {6, 9}
+    assert await violated(house, order, histories=True) == {6, 9}
 
 
 async def test_an_order_that_was_never_received_and_runs_on_is_found(house: House) -> None:
@@ -80,9 +84,9 @@ async def test_an_order_that_was_never_received_and_runs_on_is_found(house: Hous
         run_timeout=timedelta(seconds=60),
     )
     try:
-        assert await looked(house, order, histories=True) == set()
+        assert await violated(house, order, histories=True) == set()
         await asyncio.sleep(1)
-        assert await looked(house, order, histories=True, grace=0.1) == {8}
+        assert await violated(house, order, histories=True, grace=0.1) == {8}
     finally:
         await handle.terminate("planted")
 
@@ -92,20 +96,18 @@ async def test_an_order_that_ended_while_its_workflow_runs_is_found(house: House
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await planted(house, "UPDATE orders SET reconciled = true WHERE id = %(order)s", order=order.order_id)
-    assert await looked(house, order, histories=True) == {6}
+    assert await violated(house, order, histories=True) == {6}
     await planted(
         house,
         "UPDATE orders SET reconciled = false, state = 'FAILED' WHERE id = %(order)s",
-        "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
-        "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
-        "unnest(ARRAY['PAYMENT_FAILED', 'ORDER_FAILED'])",
+        *PAYMENT_AND_EVENTS_OF_A_FAILURE,
         order=order.order_id,
     )
-    assert await looked(house, order, histories=True) == set()
+    assert await violated(house, order, histories=True) == set()
     await planted(
         house, "UPDATE orders SET updated_at = now() - interval '1 minute' WHERE id = %(order)s", order=order.order_id
     )
-    assert await looked(house, order, histories=True) == {8}
+    assert await violated(house, order, histories=True) == {8}
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
 
 
@@ -120,7 +122,7 @@ async def test_a_second_workflow_for_an_order_is_found(house: House) -> None:
         run_timeout=timedelta(seconds=60),
     )
     try:
-        assert await looked(house, order, histories=True) == {7}
+        assert await violated(house, order, histories=True) == {7}
     finally:
         await handle.terminate("planted")
 
@@ -129,11 +131,11 @@ async def test_an_order_open_past_its_budget_is_found(house: House) -> None:
     """An order that should long have ended, and that nobody is undoing, breaks invariant 8."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
-    assert await looked(house, order) == set()
+    assert await violated(house, order) == set()
     await planted(
         house, "UPDATE orders SET created_at = now() - interval '70 seconds' WHERE id = %(order)s", order=order.order_id
     )
-    assert await looked(house, order) == {8}
+    assert await violated(house, order) == {8}
     await house.desk.cancel(order.order_id)
 
 
@@ -152,11 +154,11 @@ async def test_a_request_that_left_no_trace_is_found(house: House, request_: str
         with pytest.raises(RequestRefused):
             await house.desk.cancel(order.order_id)
     await house.ends(order, State.COMPLETED)
-    assert await looked(house, order, histories=True) == set()
+    assert await violated(house, order, histories=True) == set()
     await planted(
         house, "DELETE FROM events WHERE order_id = %(order)s AND type = %(type)s", order=order.order_id, type=event
     )
-    assert await looked(house, order, histories=True) == {9}
+    assert await violated(house, order, histories=True) == {9}
 
 
 async def test_a_history_that_does_not_replay_is_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ async def test_a_history_that_does_not_replay_is_found(house: House, monkeypatch
         return whole(self, swapped())
 
     monkeypatch.setattr(Replayer, "workflow_replay_iterator", with_forgery)
-    assert await looked(house, order, histories=True) == {10}
+    assert await violated(house, order, histories=True) == {10}
 
 
 async def test_an_audit_without_the_histories_it_asked_for_is_void(house: House) -> None:

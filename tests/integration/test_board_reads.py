@@ -15,8 +15,8 @@ from trellis.db.roles import as_owner
 
 
 async def test_nobody_watching_means_no_notifications(house: Any) -> None:
-    """NOTIFY makes commits take turns; without a board a lone writer sends none, with one each change is told."""
-    told = []
+    """NOTIFY makes commits take turns; without a board a lone writer sends none, with one each change is announced."""
+    payloads = []
     assert house.desk.stack is not None
     async with house.pool.connection() as spy:
         await spy.execute(f"LISTEN {CHANNEL}")
@@ -25,8 +25,8 @@ async def test_nobody_watching_means_no_notifications(house: Any) -> None:
             await house.until(order, "AWAITING_APPROVAL")
             await house.desk.cancel(order.order_id)
             async for note in spy.notifies(timeout=0.5):
-                told.append(note.payload)
-            before = told.count(order.order_id)
+                payloads.append(note.payload)
+            before = payloads.count(order.order_id)
             async with listening(house.desk.stack.database_url) as ids:
                 other = await house.start()
                 async with asyncio.timeout(20):

@@ -27,7 +27,7 @@ BYTES = RawValue(Payload(metadata={"encoding": b"binary/plain"}, data=b"\x00\x01
 BROKEN = RawValue(Payload(metadata={"encoding": b"json/plain"}, data=b'{"reason": '))
 FOREIGN = RawValue(Payload(metadata={"encoding": b"json/encrypted"}, data=b"{}"))
 NOWHERE = RawValue(Payload(data=b"{}"))
-ODD = [BYTES, BROKEN, FOREIGN, NOWHERE]
+ODD: list[object] = [BYTES, BROKEN, FOREIGN, NOWHERE]
 ODD_NAMES = ["binary", "broken-json", "unknown-encoding", "no-encoding"]
 
 
@@ -172,7 +172,7 @@ async def test_a_signal_that_cannot_be_understood_is_refused_in_the_ledger(house
 async def test_an_update_that_cannot_be_understood_is_rejected(
     house: House, name: str, arguments: list[object]
 ) -> None:
-    """The sender is told why, and nothing of it stands in the history."""
+    """The sender is told why, and the history holds nothing of it."""
     order, handle = await in_review(house)
     with pytest.raises(WorkflowUpdateFailedError) as rejected:
         await handle.execute_update(name, args=arguments)
@@ -215,7 +215,7 @@ async def test_an_order_started_by_hand_runs_like_any_other(house: House, more: 
     await house.until(order, "AWAITING_APPROVAL")
     assert (await house.desk.approve(order.order_id)).verdict == "accepted"
     await house.ends(order, State.COMPLETED)
-    assert not (await house.desk.start(parse_order(**{"address": None} | payload(order)))).created  # type: ignore[arg-type]
+    assert not (await house.desk.start(parse_order(**{"address": None} | payload(order)))).created
     await no_task_failed(house, handle.id)
 
 

@@ -124,10 +124,10 @@ async def test_a_mistake_is_one_sentence(
 
 
 async def test_a_policy_is_recommended(house: House, settings: Settings) -> None:
-    """From the canonical faults, or from what this ledger's orders went through; a wish too far is told the best."""
-    told = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
+    """From the canonical faults or this ledger's orders; where the goal is out of reach, it names the best."""
+    done = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert {"policy", "p_miss", "p50", "p99", "calls_per_step"} <= set(found)
     assert 0 < found["p_miss"] <= 1e-5
     assert found["p50"] < found["p99"] < 15
@@ -153,13 +153,13 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
 async def test_a_wish_that_cannot_be_had_is_one_sentence(
     house: House, settings: Settings, words: list[str], code: int, sentence: str
 ) -> None:
-    """Out of reach, of two minds, from the wrong book, or no number: said, with the right exit code."""
+    """A goal out of reach, contradicting options, a wrong ledger, no number: a sentence and the right exit code."""
     order = await house.start(approve=True)
     await house.desk.wait(order.order_id)
-    told = await trellis(settings, "recommend", *words)
-    assert told.returncode == code, told.stderr
-    assert sentence in " ".join(told.stderr.split())
-    assert "Traceback" not in told.stderr
+    done = await trellis(settings, "recommend", *words)
+    assert done.returncode == code, done.stderr
+    assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: 
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
     done = await trellis(settings, "bench", "deadline", "--orders", "6", "--budget", "120", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["policy"], told["orders"], told["states"]) == ("swift", 6, {"COMPLETED": 6})
-    assert 0 < told["p50"] <= told["max"]
-    assert told["interval"][0] <= told["missed"] / 6 <= told["interval"][1]
-    assert 1.4 < told["predicted"]["p50"] < told["predicted"]["p99"]
+    result = json.loads(done.stdout)
+    assert (result["policy"], result["orders"], result["states"]) == ("swift", 6, {"COMPLETED": 6})
+    assert 0 < result["p50"] <= result["max"]
+    assert result["interval"][0] <= result["missed"] / 6 <= result["interval"][1]
+    assert 1.4 < result["predicted"]["p50"] < result["predicted"]["p99"]
     refused = await trellis(settings, "bench", "deadline", "--budget", "0.1")
     assert refused.returncode == 1
     assert "whole budget" in refused.stderr
@@ -227,15 +227,15 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
             while not running():
                 await asyncio.sleep(0.05)
         process.send_signal(how)
-        _, said = await asyncio.wait_for(process.communicate(), 60)
+        _, printed = await asyncio.wait_for(process.communicate(), 60)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         left = running()
         for each in left:
             stack.down(each)
-    assert process.returncode == 130, said
-    assert b"Traceback" not in said
+    assert process.returncode == 130, printed
+    assert b"Traceback" not in printed
     assert not left
     assert not list(tmp_path.glob("trellis-*"))
 
@@ -259,12 +259,12 @@ async def test_the_lab_ends_with_its_servers_and_its_kernels(tmp_path: Path, how
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        said = ""
+        printed = ""
         async with asyncio.timeout(60):
-            while not (link := re.search(r"(http://127\.0\.0\.1:\d+)/lab\S*token=(\w+)", said)):
+            while not (link := re.search(r"(http://127\.0\.0\.1:\d+)/lab\S*token=(\w+)", printed)):
                 line = await process.stderr.readline()
-                assert line, said
-                said += line.decode()
+                assert line, printed
+                printed += line.decode()
         kernels = f"{link[1]}/api/kernels?token={link[2]}"
         async with httpx.AsyncClient() as http:
             assert (await http.post(kernels, json={})).status_code == 201
@@ -297,7 +297,7 @@ async def test_without_a_stack_the_sentence_says_what_to_do(settings: Settings, 
 def test_every_command_is_in_the_readme() -> None:
     """What can be typed is documented, and what is documented can be typed."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    names = {command.callback.__name__ for command in app.registered_commands if command.callback}  # type: ignore[attr-defined]
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
     names |= {str(group.name) for group in app.registered_groups}
     documented = set(re.findall(r"^\| `trellis ([a-z]+)", readme, flags=re.M))
     assert documented == names

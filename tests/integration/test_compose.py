@@ -221,8 +221,8 @@ class Ground:
         process = await asyncio.create_subprocess_exec(
             *words, env=self.environment(name), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
         )
-        _, said = await process.communicate()
-        return await process.wait(), said.decode()
+        _, printed = await process.communicate()
+        return await process.wait(), printed.decode()
 
 
 def _free() -> int:
@@ -279,8 +279,8 @@ async def test_the_services_run_an_order_over_http(empty_database: str, tmp_path
         await ground.healthy("temporal")
         assert await ground.run("migrate", ground.command("migrate")) == 0
         for name, queue in (("order-worker", "orders-tq"), ("shipping-worker", "shipping-tq")):
-            code, said = await ground.check(name)
-            assert (code, f"No worker on this machine has polled {queue}" in said) == (1, True), said
+            code, printed = await ground.check(name)
+            assert (code, f"No worker on this machine has polled {queue}" in printed) == (1, True), printed
             await up.enter_async_context(ground.service(name))
             await ground.healthy(name)
         for name in ("api", "lab"):

@@ -52,7 +52,7 @@ def feed_of(reader: Any, desk: Any = None) -> tuple[Feed, dict[str, Any]]:
 
 
 async def test_a_page_read_never_overwrites_a_newer_line() -> None:
-    """A commit that is told while the page is being read is on the page in the end."""
+    """A commit that is announced while the page is being read is on the page in the end."""
     reader = Slow()
     feed, shown = feed_of(reader)
     drawing = asyncio.create_task(feed._keep_lines())
@@ -111,8 +111,8 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
     room = ControlRoom(session)
     try:
         assert await asyncio.to_thread(eventually, lambda: room.link["live"])
-        told: list[bool] = []
-        room.observe(lambda change: told.append(change.new["live"]), "link")
+        live_values: list[bool] = []
+        room.observe(lambda change: live_values.append(change.new["live"]), "link")
 
         async def wrong() -> dict[str, int]:
             raise KeyError("a mistake of ours")
@@ -126,7 +126,7 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         order = session.start_order(policy="patient")
         seen = Seen(room)
         assert await asyncio.to_thread(eventually, lambda: seen.state(order) == "AWAITING_APPROVAL")
-        assert False not in told
+        assert False not in live_values
     finally:
         room.close()
 

@@ -23,6 +23,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from tests.frames import drawn
 from trellis import insight
 from trellis.desk import Desk
 from trellis.errors import BadInput, TrellisError
@@ -112,7 +113,7 @@ async def test_repeated_activities_are_no_attempts_of_one(client: Client) -> Non
     assert list(third["round"]) == [0, 0, 0]
     assert list(third["execution"]) == [1, 2, 3]
     assert list(third["outcome"]) == ["unknown", "failed", "succeeded"]
-    bars = insight.attempts_per_step(tries).data.set_index("attempts")["measured"]
+    bars = drawn(insight.attempts_per_step(tries)).set_index("attempts")["measured"]
     assert bars.to_dict() == pytest.approx({"1": 6 / 7, "2": 0.0, "3": 1 / 7}), (
         "six activities took one, one took three"
     )
@@ -189,7 +190,7 @@ async def test_a_strangers_orders_draw_too(client: Client) -> None:
         insight.latency(steps), insight.gantt(tries), insight.attempts_per_step(tries),
     ):  # fmt: skip
         assert chart.to_dict()
-    marks = insight.timelines(orders, tries).layer[-1].data
+    marks = drawn(insight.timelines(orders, tries).layer[-1])
     assert list(marks["outcome"]) == ["unknown", "failed"]
     assert set(marks["times"]) == {"not known"}
     assert marks["at"].between(0, orders["seconds"].iloc[0]).all()

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from tests.conftest import House
+from tests.frames import drawn
 from trellis import insight
+from trellis.db import reading
 from trellis.errors import BadInput, DatabaseUnavailable
-from trellis.insight import frames
 from trellis.model import Order, State
 from trellis.policies import preset, tuned
 from trellis.stack import Stack
@@ -41,7 +42,7 @@ async def test_attempts_tell_what_the_script_did(retried: Order, running: Stack)
 
 async def test_both_drivers_give_the_same_frame(retried: Order, running: Stack) -> None:
     """ADBC and psycopg agree on every value and every dtype, also of an empty frame."""
-    assert frames.reading.drivers()[0] == "adbc"
+    assert reading.drivers()[0] == "adbc"
     for order in (retried.order_id, "nobody"):
         fast, plain = (insight.events(running.database_url, order, driver=d) for d in ("adbc", "psycopg"))
         pd.testing.assert_frame_equal(fast, plain)
@@ -249,7 +250,7 @@ async def test_servers_retries_leave_a_marked_gap(house: House) -> None:
     tries = tries[tries["step"] == "charge"]
     assert list(tries["outcome"]) == ["unknown", "failed", "succeeded"]
     chart = insight.gantt(tries)
-    first, second, last = chart.data.sort_values("from").to_dict("records")
+    first, second, last = drawn(chart).sort_values("from").to_dict("records")
     assert (first["outcome"], second["outcome"], last["outcome"]) == ("unknown", "failed", "succeeded")
     assert (first["times"], second["times"], last["times"]) == ("not known", "not known", "known")
     assert second["from"] - first["from"] == pytest.approx(last["from"] - second["from"], abs=1e-5), "evenly spread"

@@ -15,9 +15,10 @@ import pytest
 from trellis import insight
 from trellis.bench.events import analysis
 from trellis.bench.filling import fill
+from trellis.db import reading
 from trellis.db.migrate import migrate
 from trellis.errors import BadInput
-from trellis.insight import exporting, frames
+from trellis.insight import exporting
 from trellis.stack import Stack
 
 
@@ -27,12 +28,12 @@ async def filled(running: Stack) -> AsyncIterator[str]:
     name = f"filled_{uuid.uuid4().hex[:8]}"
     url = running.database_url.replace("/trellis?", f"/{name}?")
     assert url != running.database_url
-    with frames.reading.connection(running.database_url) as connection:
+    with reading.connection(running.database_url) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     await migrate(url)
     fill(url, 60_000)
     yield url
-    with frames.reading.connection(running.database_url) as connection:
+    with reading.connection(running.database_url) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
@@ -55,7 +56,7 @@ def test_a_filter_loses_nothing(filled: str) -> None:
     key = ["order_id", "step", "execution"]
     whole = insight.attempts(filled)
     lost = whole.loc[whole["outcome"] == "lost", key]
-    middle = whole["started_at"].dropna().median().to_pydatetime()
+    middle = pd.to_datetime(whole["started_at"].dropna().median()).to_pydatetime()
     log = insight.events(filled)
     seen = [
         insight.attempts(filled, since=middle),
@@ -125,8 +126,7 @@ def test_each_frame_survives_its_file(filled: str, tmp_path: Path, monkeypatch: 
     """Written in several parts and read back, each table has the same values and dtypes; as .csv the same columns."""
     monkeypatch.setattr(exporting, "_EXPORTED", 700)
     some = [f"order-{n}" for n in range(90)]
-    whole = {"events": insight.events, "orders": insight.orders, "attempts": insight.attempts, "steps": insight.steps}
-    frame = whole[table](filled, some)
+    frame = getattr(insight, table)(filled, some)
     assert insight.export(tmp_path / "some.parquet", filled, table=table, order=some) == len(frame)
     back = pd.read_parquet(tmp_path / "some.parquet")
     assert back.dtypes.to_dict() == frame.dtypes.to_dict()
@@ -147,9 +147,10 @@ def test_who_has_chosen_a_renderer_keeps_it(filled: str) -> None:
         insight.state_map(log)
         assert alt.renderers.active == "png"
         alt.renderers.enable("default")
-        shown = insight.state_map(log)._repr_mimebundle_()
+        shown: Any = insight.state_map(log)._repr_mimebundle_()
         assert set(shown) == {"application/vnd.vegalite.v5+json", "image/svg+xml", "image/png"}
         insight.static()
-        assert set(insight.state_map(log)._repr_mimebundle_()) == {"image/svg+xml"}
+        pictures: Any = insight.state_map(log)._repr_mimebundle_()
+        assert set(pictures) == {"image/svg+xml"}
     finally:
         alt.renderers.enable("default")

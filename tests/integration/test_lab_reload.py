@@ -122,10 +122,10 @@ def test_an_order_whose_history_does_not_fit_is_named_and_goes_on_after_the_edit
     assert eventually(lambda: session.status(order)["state"] == "AWAITING_APPROVAL")
     first = "        await self._outside(Step.RECEIVE, self._given)\n"
     editable("workflows/order.py", first, "        await workflow.sleep(0.01)\n" + first)
-    said = session.reload()
-    assert order in said
-    assert "do not fit the new code" in said
-    assert "Nondeterminism" in said
+    answer = session.reload()
+    assert order in answer
+    assert "do not fit the new code" in answer
+    assert "Nondeterminism" in answer
     assert eventually(lambda: any("do not fit" in line["text"] for line in room.troubles))
     editable("workflows/order.py", "        await workflow.sleep(0.01)\n" + first, first)
     assert session.reload().startswith("Reloaded")

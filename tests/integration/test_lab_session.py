@@ -28,6 +28,7 @@ def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
 
 async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
     """Each run of the trips has a query of its own, which finds all of its trips and no others."""
+    assert session.desk.stack is not None
     queries = set()
     for number in (2, 3):
         namespace, query = await trips.run_trips(session, number)
@@ -61,12 +62,16 @@ def test_frames_have_their_documented_types(session: Session) -> None:
     session.faults("calm")
 
 
-def test_starting_the_lab_twice_gives_the_same_session(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
+@pytest.fixture
+def at_home(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`lab.start()` finds the servers of this module's session."""
     monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_starting_the_lab_twice_gives_the_same_session(session: Session) -> None:
+    """Running the first cell again starts no second engine; after a stop it starts a new one on the same servers."""
     first = lab.start()
     engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
     assert lab.start() is first
@@ -78,12 +83,9 @@ def test_starting_the_lab_twice_gives_the_same_session(
     again.stop()
 
 
-def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(session: Session) -> None:
     """After a stop every call is refused with a sentence, a wait under way ends, and an open panel goes quiet."""
-    monkeypatch.setenv("TRELLIS_HOME", str(session.settings.home))
-    monkeypatch.chdir(tmp_path)
     mine = lab.start()
     order = mine.start_order()
     panel = lab.panel(mine, order)
@@ -114,6 +116,6 @@ def test_a_lab_that_cannot_start_says_why_in_one_sentence(monkeypatch: pytest.Mo
     engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
     with pytest.raises(TrellisError, match="TRELLIS_POLICEY") as failed:
         lab.start()
-    shown = failed.value._render_traceback_()  # type: ignore[attr-defined]
+    shown = failed.value._render_traceback_()
     assert shown == [f"{type(failed.value).__name__}: {failed.value}"]
     assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines

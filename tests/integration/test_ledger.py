@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
@@ -78,7 +79,7 @@ async def test_a_claim_and_a_closing_exclude_one_another(house: House) -> None:
         await ledger.record_charge(order, tried(order, "charge"))
         both = [ledger.claim_dispatch(order.order_id), ledger.close(order.order_id, State.CANCELLED, "")]
         random.shuffle(both)
-        answers = await asyncio.gather(*both)
+        answers: list[Any] = await asyncio.gather(*both)
         claimed = next(a[0] for a in answers if isinstance(a, tuple))
         closed = next(a.closed for a in answers if not isinstance(a, tuple))
         assert claimed != closed

@@ -56,8 +56,8 @@ async def logged(house: House, stream: Path, order: Order) -> None:
     mine = [line for line in lines_of(stream) if line.get("order_id") == order.order_id and "outcome" in line]
     assert all(line.keys() >= KEYS for line in mine)
     assert all(line["worker"].startswith("worker-") for line in mine)
-    told = [(line["event"], line["attempt"]) for line in mine]
-    assert sorted(told, key=str) == sorted(((e.type, e.attempt) for e in events), key=str)
+    logged = [(line["event"], line["attempt"]) for line in mine]
+    assert sorted(logged, key=str) == sorted(((e.type, e.attempt) for e in events), key=str)
     numbered = {(e.step, e.attempt): e for e in events if e.attempt is not None}
     for line in mine:
         if line["attempt"] is not None:

@@ -133,9 +133,7 @@ async def test_a_child_that_times_out_counts_as_a_round(house: House) -> None:
 
 async def test_a_terminated_child_counts_as_a_round(house: House) -> None:
     """A child that cannot even signal is counted when it closes."""
-    await house.faults("prepare: hang* | ok")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang* | ok")
     await house.desk.client.get_workflow_handle(f"shipping-{order.order_id}-1").terminate("by an operator")
     await house.ends(order, State.COMPLETED)
 
@@ -160,7 +158,7 @@ async def test_a_budget_of_fifteen_seconds_leaves_room_for_a_refund_that_hangs(h
     order = house.order()
     await desk.start(order)
     await house.ends(order, State.FAILED, timeout=90)
-    assert "budget of 15 s" in (await desk.status(order.order_id)).last_error
+    assert "budget of 15 s" in ((await desk.status(order.order_id)).last_error or "")
     assert (await house.events(order)).count("PAYMENT_REFUNDED") == 1
 
 
@@ -189,9 +187,7 @@ async def test_a_lost_reply_never_doubles(house: House, seam: str) -> None:
 
 async def test_a_lost_refund_reply_refunds_once(house: House) -> None:
     """A refund whose reply is lost is asked for again, and happens once."""
-    await house.faults("prepare: hang*; refund: reply-lost, error, ok")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*; refund: reply-lost, error, ok")
     await house.desk.cancel(order.order_id)
     await house.ends(order, State.CANCELLED)
 
@@ -255,9 +251,7 @@ async def test_a_payment_id_belongs_to_one_order(house: House) -> None:
 
 async def test_a_change_of_faults_reaches_a_running_order(house: House) -> None:
     """An order stuck in hanging calls moves on once the plan is calm, without a restart."""
-    await house.faults("charge: hang*")
-    order = await house.start(tuned(preset("swift"), budget=30), approve=True)
-    await house.until(order, "charge:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("charge:ATTEMPT_TIMED_OUT", "charge: hang*", tuned(preset("swift"), budget=30))
     version = (await house.desk.set_faults(FaultPlan.calm())).version
     await house.ends(order, State.COMPLETED)
     charged = next(e for e in await house.desk.events(order.order_id) if e["type"] == "PAYMENT_CHARGED")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -24,7 +24,7 @@ from trellis.policies import preset, tuned
 async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: stack.Stack) -> None:
     """Eighty orders under canonical faults: the shares come out near thirds, and the recommendation can be run."""
     await house.faults(FaultPlan.canonical())
-    began = time.time()
+    began = datetime.now(UTC)
 
     async def one(number: int) -> None:
         id_ = f"fit-{number}"
@@ -33,7 +33,7 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
         await house.desk.wait(id_)
 
     await asyncio.gather(*(one(number) for number in range(80)))
-    attempts = await asyncio.to_thread(insight.attempts, running.database_url, since=began_at(began))
+    attempts = await asyncio.to_thread(lambda: insight.attempts(running.database_url, since=began))
     learned = learn(attempts[attempts["order_id"].str.startswith("fit-")])
     assert list(learned.steps) == [str(step) for step in FORWARD_OUTSIDE_STEPS]
     for found in learned.steps.values():
@@ -76,8 +76,3 @@ async def test_orders_that_used_up_their_rounds_are_counted_apart(house: House) 
     assert [one.state for one in ended] == [State.FAILED, State.FAILED]
     assert await rounds_used_up(house.desk, ended, rounds) == 1
     assert await rounds_used_up(house.desk, ended[1:], slow) == 0
-
-
-def began_at(seconds: float) -> str:
-    """As the filters take it: ISO 8601, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -87,17 +87,15 @@ def test_the_http_block_works_as_written(environ: dict[str, str]) -> None:
     subprocess.run([BIN / "trellis", "up"], **run)  # type: ignore[call-overload]
     subprocess.run([BIN / "trellis", "migrate"], **run)  # type: ignore[call-overload]
     [command] = recipe("api")
-    beside = [
-        subprocess.Popen([BIN / "trellis", "worker"], env=environ, cwd=ROOT, stderr=subprocess.DEVNULL),
-        subprocess.Popen(
-            [*shlex.split(command), "--port", "0"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
-        ),
-    ]
+    api = subprocess.Popen(
+        [*shlex.split(command), "--port", "0"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    worker = subprocess.Popen([BIN / "trellis", "worker"], env=environ, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
     try:
-        assert beside[1].stdout is not None
+        assert api.stdout is not None
         address = ""
         while not address:
-            line = beside[1].stdout.readline()
+            line = api.stdout.readline()
             assert line, "the API ended before it said where it listens"
             address = next(iter(re.findall(r"http://[\d.]+:\d+", line)), "")
         answers = []
@@ -111,7 +109,7 @@ def test_the_http_block_works_as_written(environ: dict[str, str]) -> None:
         assert [answer.status_code for answer in answers] == [201, 202, 200]
         assert answers[-1].json()["order_id"] == "order-2"
     finally:
-        for process in beside:
+        for process in (worker, api):
             process.terminate()
             process.communicate(timeout=30)
 

@@ -39,9 +39,7 @@ async def test_a_dry_run_changes_nothing(house: House) -> None:
 
 async def test_a_charge_that_hangs_meets_a_tombstone(house: House) -> None:
     """Terminated while a charge is on its way: it ends FAILED, and the late charge is refused."""
-    await house.faults("charge: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "charge:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("charge:ATTEMPT_TIMED_OUT", "charge: hang*")
     await terminate(house, order)
     await repairs(house, order)
     with pytest.raises(ProviderRefused):
@@ -51,9 +49,11 @@ async def test_a_charge_that_hangs_meets_a_tombstone(house: House) -> None:
 
 async def test_a_charged_order_is_refunded_and_its_orphaned_child_is_harmless(house: House) -> None:
     """Terminated while the package is prepared: refunded; the abandoned child cannot ship any more."""
-    await house.faults("prepare: hang, hang, hang, hang, ok")
-    order = await house.start(tuned(preset("swift"), parent_close="abandon"), approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until(
+        "prepare:ATTEMPT_TIMED_OUT",
+        "prepare: hang, hang, hang, hang, ok",
+        tuned(preset("swift"), parent_close="abandon"),
+    )
     await terminate(house, order)
     [repair] = await repairs(house, order)
     assert repair.action == "refunded"
@@ -63,9 +63,7 @@ async def test_a_charged_order_is_refunded_and_its_orphaned_child_is_harmless(ho
 
 async def test_a_parcel_that_exists_goes_forward(house: House) -> None:
     """Terminated after the carrier took the parcel, whose reply was lost: the order is completed."""
-    await house.faults("dispatch: reply-lost, hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang*")
     await terminate(house, order)
     [repair] = await repairs(house, order)
     assert "TRK-" in repair.action
@@ -74,9 +72,7 @@ async def test_a_parcel_that_exists_goes_forward(house: House) -> None:
 
 async def test_a_claim_without_a_parcel_is_given_back(house: House) -> None:
     """Claimed, but the carrier has nothing: the parcel is voided for ever, the charge refunded."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     await house.desk.ledger.claim_dispatch(order.order_id)
     await terminate(house, order)
     await repairs(house, order)
@@ -192,10 +188,10 @@ async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, set
     outcomes = {repair["order_id"]: repair["outcome"] for repair in json.loads(done.stdout)}
     assert (outcomes[broken.order_id], outcomes[sound.order_id]) == ("failed", "ended")
     await ended(house, sound, State.FAILED, charges=0, refunds=0, parcels=0)
-    told = await trellis(settings, "reconcile", "--apply")
-    assert told.returncode == 1
-    assert f"{broken.order_id}  AWAITING_APPROVAL: its workflow was terminated; could not be ended" in told.stdout
-    assert "nonsense" in told.stdout
+    shown = await trellis(settings, "reconcile", "--apply")
+    assert shown.returncode == 1
+    assert f"{broken.order_id}  AWAITING_APPROVAL: its workflow was terminated; could not be ended" in shown.stdout
+    assert "nonsense" in shown.stdout
     await changed(house, "UPDATE orders SET items_json = '[]' WHERE id = %s", broken)
     await changed(house, "UPDATE orders SET total = 0 WHERE id = %s", broken)
     await changed(house, "UPDATE payments SET amount = 0 WHERE order_id = %s", broken)
@@ -205,9 +201,7 @@ async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, set
 
 async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> None:
     """What the fence had decided holds: terminated during the refund of a cancel, the order ends CANCELLED."""
-    await house.faults("prepare: hang*; refund: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*; refund: hang*")
     await house.desk.cancel(order.order_id, "changed my mind")
     await house.until(order, "refund:ATTEMPT_TIMED_OUT")
     await terminate(house, order)
@@ -217,9 +211,7 @@ async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> No
 
 async def test_two_at_once_repair_once(house: House) -> None:
     """Two reconciles that stand at the fence of the same order together leave one refund and one end, each time."""
-    await house.faults("dispatch: reply-lost, hang*")
-    parcel = await house.start(approve=True)
-    await house.until(parcel, "dispatch:ATTEMPT_FAILED")
+    parcel = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang*")
     await terminate(house, parcel)
     await house.faults("prepare: hang*")
     orders = [parcel, *[await house.start(approve=True) for _ in range(4)]]

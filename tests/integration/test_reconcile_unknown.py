@@ -24,9 +24,7 @@ from trellis.reconcile import Outcome, Repair, reconcile
 
 async def test_an_order_whose_history_is_gone_is_ended(house: House) -> None:
     """Temporal has forgotten the workflow altogether: the ledger and the provider are enough to end it."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     await house.desk.client.workflow_service.delete_workflow_execution(
         DeleteWorkflowExecutionRequest(
             namespace=house.desk.client.namespace,
@@ -47,9 +45,7 @@ async def test_an_order_whose_history_is_gone_is_ended(house: House) -> None:
 
 async def test_a_living_order_survives_the_wrong_temporal(house: House, running: stack.Stack) -> None:
     """Asked in a namespace that does not know the order, reconcile leaves it alone and says until when."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     before = await house.desk.ledger.order(order.order_id)
     client = await Client.connect(running.temporal.address, namespace="elsewhere", lazy=True)
     wrong = Desk(client, house.desk.ledger, house.desk.settings, search_attributes=False)

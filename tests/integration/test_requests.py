@@ -25,9 +25,7 @@ async def test_cancel_before_the_charge_takes_no_money(house: House) -> None:
 
 async def test_cancel_after_the_charge_refunds_first(house: House) -> None:
     """A cancel while the package is prepared refunds the charge and then ends the order."""
-    await house.faults("prepare: hang*")
-    order = await house.start(approve=True)
-    await house.until(order, "prepare:ATTEMPT_TIMED_OUT")
+    order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*")
     await house.desk.cancel(order.order_id)
     await house.ends(order, State.CANCELLED)
     events = await house.events(order)
@@ -36,9 +34,7 @@ async def test_cancel_after_the_charge_refunds_first(house: House) -> None:
 
 async def test_cancel_after_the_claim_is_refused_and_the_order_completes(house: House) -> None:
     """Once a dispatch has claimed the order, a cancel is refused, written down, and changes nothing."""
-    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
-    order = await house.start(approve=True)
-    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang, hang, hang, ok")
     with pytest.raises(RequestRefused, match="carrier"):
         await house.desk.cancel(order.order_id)
     await house.ends(order, State.COMPLETED)
@@ -57,9 +53,7 @@ async def test_a_cancel_from_temporal_acts_as_a_cancel(house: House) -> None:
 
 async def test_a_cancel_from_temporal_after_the_claim_is_outlived(house: House) -> None:
     """Whoever presses the button: after the claim the order goes forward."""
-    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
-    order = await house.start(approve=True)
-    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang, hang, hang, ok")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).cancel()
     await house.ends(order, State.COMPLETED)
 
@@ -110,9 +104,7 @@ async def test_fifty_cancels_amid_all_the_rest_end_as_they_were_answered(house: 
 @pytest.mark.parametrize("hung", ["validate", "prepare"])
 async def test_the_address_can_change_until_the_label_is_printed(house: House, hung: str) -> None:
     """Before the review and during the preparation a new address is taken, and the parcel goes there."""
-    await house.faults(f"{hung}: hang, hang, hang, ok")
-    order = await house.start(approve=True)
-    await house.until(order, f"{hung}:ATTEMPT_TIMED_OUT")
+    order = await house.started_until(f"{hung}:ATTEMPT_TIMED_OUT", f"{hung}: hang, hang, hang, ok")
     assert (await house.desk.update_address(order.order_id, {"street": "2 New Road"})).verdict == "accepted"
     await house.ends(order, State.COMPLETED)
     there = await house.one("SELECT address_json ->> 'line1' FROM provider.parcels WHERE order_id = %s", order.order_id)
@@ -123,9 +115,7 @@ async def test_the_address_can_change_until_the_label_is_printed(house: House, h
 
 async def test_a_late_address_is_refused(house: House) -> None:
     """After the claim the parcel's address stands."""
-    await house.faults("dispatch: reply-lost, hang, hang, hang, ok")
-    order = await house.start(approve=True)
-    await house.until(order, "dispatch:ATTEMPT_FAILED")
+    order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang, hang, hang, ok")
     with pytest.raises(RequestRefused, match="label"):
         await house.desk.update_address(order.order_id, {"line1": "too late"})
     await house.ends(order, State.COMPLETED)

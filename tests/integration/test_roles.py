@@ -118,8 +118,8 @@ async def test_a_database_that_allows_no_role_is_used_as_it_is(
         assert await migrations.migrate(url)
         await migrations.check_schema(url)
         assert await application_url(url, login=False) == url
-        said = [record.getMessage() for record in caplog.records if record.name == "trellis.database"]
-        assert any("works with all the rights" in line and user in line for line in said)
+        warnings = [record.getMessage() for record in caplog.records if record.name == "trellis.database"]
+        assert any("works with all the rights" in line and user in line for line in warnings)
 
 
 async def test_an_owner_that_may_become_the_role_works_as_it(running: stack.Stack) -> None:

@@ -146,7 +146,7 @@ async def test_when_one_server_fails_the_other_is_not_left_behind(mine: Settings
 
 
 async def test_a_disk_without_room_is_refused_first(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is said before anything starts."""
+    """A full disk is reported before anything starts."""
     monkeypatch.setattr(stack, "LEAST_ROOM", 10**18)
     with pytest.raises(StackError, match="200 MB"):
         await stack.up(mine)
@@ -263,7 +263,7 @@ async def test_a_program_that_is_none_is_a_sentence(mine: Settings) -> None:
     "address", ["not an address", "postgresql://user:secret@127.0.0.1:abc/x", "user secret@nonsense"]
 )
 async def test_a_malformed_database_address_is_a_sentence_without_its_password(mine: Settings, address: str) -> None:
-    """What is malformed is said; the password in it is not."""
+    """The message names what is malformed, and does not show the password."""
     with pytest.raises(DatabaseUnavailable, match="DATABASE_URL") as raised:
         await stack.up(mine.model_copy(update={"database_url": address}))
     assert "secret" not in str(raised.value)

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from tests.frames import drawn
 from trellis import insight
 from trellis.insight import colours
 from trellis.insight.charts import theme
@@ -62,8 +63,8 @@ def test_a_config_of_the_users_own_is_kept() -> None:
 
 def test_a_last_bin_that_holds_more_says_so() -> None:
     """Steps that took over fifteen attempts stand in the last bar, whose label is "15 and more"."""
-    assert list(insight.attempts_per_step(_taken(20)).data["attempts"])[-2:] == ["14", "15 and more"]
-    assert list(insight.attempts_per_step(_taken(15)).data["attempts"])[-1] == "15"
+    assert list(drawn(insight.attempts_per_step(_taken(20)))["attempts"])[-2:] == ["14", "15 and more"]
+    assert list(drawn(insight.attempts_per_step(_taken(15)))["attempts"])[-1] == "15"
     assert ">and more<" in theme._static(insight.attempts_per_step(_taken(20)).to_dict())["image/svg+xml"]
 
 

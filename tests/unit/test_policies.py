@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from temporalio.converter import DataConverter
@@ -69,7 +70,7 @@ def test_the_presets_are_the_table_of_the_contract() -> None:
         ("swift", {"placement": "moon"}),
     ],
 )
-def test_a_policy_that_contradicts_itself_is_refused(base: str, changes: dict[str, object]) -> None:
+def test_a_policy_that_contradicts_itself_is_refused(base: str, changes: dict[str, Any]) -> None:
     """A policy that cannot be meant gets a sentence, not a surprise."""
     with pytest.raises(ConfigError, match=r"\."):
         tuned(preset(base), **changes)
@@ -149,10 +150,10 @@ def test_a_bad_rule_for_a_step_is_refused(steps: object, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"budget": "5"}, {"name": 5}, {"hedge": 1.5}, {"budget_counts_review": 1}])
-def test_a_value_of_another_type_is_refused(changes: dict[str, object]) -> None:
+def test_a_value_of_another_type_is_refused(changes: dict[str, Any]) -> None:
     """A number written as text, or a half lane, is refused in words."""
     with pytest.raises(ConfigError, match="must be"):
-        tuned(preset("swift"), **changes)  # type: ignore[arg-type]
+        tuned(preset("swift"), **changes)
 
 
 async def test_an_input_of_yesterday_is_still_read() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frames import value
 from trellis.errors import BadInput, ConfigError
 from trellis.faults import FaultPlan, Mix
 from trellis.insight import step_time
@@ -31,13 +33,13 @@ ALIKE = replace(preset("swift"), steps={})
 THIRDS = Mix(1 / 3, 1 / 3)
 
 
-def loop(timeout: float, first: float = 0.005, most: float = 0.2, **other: object) -> Policy:
+def loop(timeout: float, first: float = 0.005, most: float = 0.2, **other: Any) -> Policy:
     """Swift with another retry rule, the same for every step."""
     return tuned(ALIKE, try_timeout=timeout, first_backoff=first, max_backoff=most, **other)
 
 
-def of(policy: Policy, **other: object) -> Prediction:
-    return predict(policy, steps=SEVEN, overhead=NOTHING, **other)  # type: ignore[arg-type]
+def of(policy: Policy, **other: Any) -> Prediction:
+    return predict(policy, steps=SEVEN, overhead=NOTHING, **other)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_a_rule_for_one_step_changes_that_step_alone() -> None:
     more = [b > a for a, b in zip(base.tries, hedged.tries, strict=True)]
     assert [link.step for link, changed in zip(hedged.chain, more, strict=True) if changed] == ["charge"]
     assert hedged.p_miss(5) < base.p_miss(5)
-    assert marginal(tuned(ALIKE, steps={"charge": {"hedge": 2}})).loc["hedge", "p_miss_half"] != base.p_miss(15)
+    assert value(marginal(tuned(ALIKE, steps={"charge": {"hedge": 2}})), "hedge", "p_miss_half") != base.p_miss(15)
 
 
 @settings(max_examples=25, deadline=None)
@@ -222,9 +224,9 @@ def test_bounds_enclose_and_a_curve_only_rises(
 def test_each_knob_is_worth_what_common_sense_says() -> None:
     """A longer timeout misses more, a second lane misses less and costs more calls."""
     worth = marginal(preset("swift"), deadline=5)
-    assert worth.loc["try_timeout", "p_miss_double"] > worth.loc["try_timeout", "p_miss"]
-    assert worth.loc["hedge", "p_miss_double"] < worth.loc["hedge", "p_miss"]
-    assert worth.loc["hedge", "calls_double"] > worth.loc["hedge", "calls_per_step"]
+    assert value(worth, "try_timeout", "p_miss_double") > value(worth, "try_timeout", "p_miss")
+    assert value(worth, "hedge", "p_miss_double") < value(worth, "hedge", "p_miss")
+    assert value(worth, "hedge", "calls_double") > value(worth, "hedge", "calls_per_step")
 
 
 def test_a_sweep_has_a_row_for_each_policy() -> None:

@@ -70,8 +70,8 @@ async def test_tries_that_are_used_up_end_the_activity(hedge: int) -> None:
         raise ConnectionError("line busy")
 
     rule = Retry(0.2, 0.001, 0.002, max_tries=2, placement=Placement.ACTIVITY, hedge=hedge)
-    said, seen = await tried(rule, call)
-    assert said == "TriesUsedUp: greet failed 2 times, last: line busy"
+    outcome, seen = await tried(rule, call)
+    assert outcome == "TriesUsedUp: greet failed 2 times, last: line busy"
     assert sorted(seen) == [(number, lane, "FAILED") for number in (1, 2) for lane in range(hedge)]
 
 
@@ -84,8 +84,8 @@ async def test_stop_ends_all_lanes_at_once() -> None:
         await asyncio.sleep(60)
         return "never"
 
-    said, seen = await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call)
-    assert (said, seen) == ("Stopped: refused for good", [(1, 0, "ABANDONED")])
+    outcome, seen = await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call)
+    assert (outcome, seen) == ("Stopped: refused for good", [(1, 0, "ABANDONED")])
 
 
 async def test_with_placement_server_one_execution_makes_one_call() -> None:

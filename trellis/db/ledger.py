@@ -208,22 +208,19 @@ class Ledger:
         )  # fmt: skip
 
     async def finish(self, order_id: str, state: State, reason: str) -> None:
-        type_, step = ENDINGS[state]
-        await self._write(
-            "finish_order(%s, %s, %s, %s, %s, %s, %s)",
-            order_id, None,
-            event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason} if reason else {}), reason=reason,
-        )  # fmt: skip
+        await self._end("finish_order", order_id, state, reason)
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
         """`finish` for an order whose workflow no longer runs. The row and the event are marked as reconciled."""
+        await self._end("reconcile_order", order_id, state, reason)
+
+    async def _end(self, function: LiteralString, order_id: str, state: State, reason: str) -> None:
         type_, step = ENDINGS[state]
         await self._write(
-            "reconcile_order(%s, %s, %s, %s, %s, %s, %s)",
+            f"{function}(%s, %s, %s, %s, %s, %s, %s)",
             order_id, None,
             event_id(order_id, type_), event_id(order_id, EventType.PAYMENT_FAILED), order_id, state, type_, step,
-            Jsonb({"reason": reason}), reason=reason,
+            Jsonb({"reason": reason} if reason else {}), reason=reason,
         )  # fmt: skip
 
     # --- reading -------------------------------------------------------------------------------------------

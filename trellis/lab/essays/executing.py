@@ -30,7 +30,7 @@ def execute(path: Path, *, home: Path | None = None, timeout: float = 90) -> nbf
     Raises TrellisError with the cell's error.
     """
     given, home = home, home or Path(tempfile.mkdtemp(prefix="trellis-notebook-"))
-    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.setdefault("metadata", {}).pop("execution", None)
     # An empty setting counts as absent, and overrides the one in `.env`.
@@ -69,6 +69,6 @@ def execute_all(*, write: bool = False, home: Path | None = None) -> list[tuple[
         began = time.perf_counter()
         notebook = execute(path, home=home)
         if write:
-            nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+            nbformat.write(notebook, path)
         done.append((path.name, round(time.perf_counter() - began, 1)))
     return done

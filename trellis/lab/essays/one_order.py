@@ -70,4 +70,4 @@ def step_by_step(session: Session, order_id: str) -> HTML:
         summary = f"<summary>{html.escape(first_line.splitlines()[0])}</summary>"
         cells.append(f'<td style="{style}"><details>{summary}{code}</details></td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return HTML(f"<table>{''.join(lines)}</table>")  # type: ignore[no-untyped-call]
+    return HTML(f"<table>{''.join(lines)}</table>")

@@ -39,7 +39,7 @@ async def compare_policies(
     chosen = [preset(policy) if isinstance(policy, str) else policy for policy in policies]
     bar = widgets.IntProgress(max=orders * len(chosen), description="ended", layout={"width": "60%"})
     count = widgets.Label(f"0 of {bar.max}")
-    display(widgets.HBox([bar, count]))  # type: ignore[no-untyped-call]
+    display(widgets.HBox([bar, count]))
 
     def tick() -> None:
         bar.value += 1

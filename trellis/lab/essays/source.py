@@ -79,4 +79,4 @@ def _coloured(found: Any) -> Markdown:
 def _block(language: str, texts: list[str]) -> Markdown:
     """A block of code in Markdown. JupyterLab colours it in either theme, and GitHub does too."""
     text = "\n\n".join(one.strip("\n") for one in texts)
-    return Markdown(f"```{language}\n{text}\n```")  # type: ignore[no-untyped-call]
+    return Markdown(f"```{language}\n{text}\n```")
