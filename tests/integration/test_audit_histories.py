@@ -34,7 +34,7 @@ async def test_an_ending_that_temporal_does_not_share_is_found(house: House) -> 
 
 
 async def test_a_terminated_workflow_is_found(house: House) -> None:
-    """An order that Temporal closed behind our back is open in the ledger: invariant 6, and reconcile's to mend."""
+    """An order whose workflow Temporal closed is open in the ledger: invariant 6, and reconcile's to mend."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")

@@ -219,7 +219,7 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
     )  # fmt: skip
 
     def running() -> list[Settings]:
-        own = [settings.apart(place) for place in (home, *tmp_path.glob("trellis-*"))]
+        own = [settings.with_own_servers(place) for place in (home, *tmp_path.glob("trellis-*"))]
         return [each for each in own if stack.find(each) is not None]
 
     try:

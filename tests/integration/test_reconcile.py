@@ -1,4 +1,4 @@
-"""Orders that Temporal closed behind our back are ended by the same fence, once."""
+"""Orders whose workflow Temporal closed are ended by the same fence, once."""
 
 from __future__ import annotations
 
