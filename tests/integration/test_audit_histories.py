@@ -19,6 +19,8 @@ from trellis.messages import ORDER_WORKFLOW, OrderInput
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
+pytestmark = pytest.mark.slow
+
 PAYMENT_AND_EVENTS_OF_A_FAILURE = (
     "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
     "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "

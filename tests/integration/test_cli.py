@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,8 @@ from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
-from trellis.model import FORWARD_OUTSIDE_STEPS, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, Address, State, workflow_id
+from trellis.policies import preset, tuned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,22 @@ async def test_an_order_is_driven_from_the_command_line(house: House, settings: 
     assert "COMPLETED" in late.stderr
 
 
+async def test_what_people_sent_is_printed_as_it_is(house: House, settings: Settings) -> None:
+    """Brackets in an address or a reason are no markup, and the event of a refusal or of an ending tells its reason."""
+    order = replace(house.order(), address=Address("1 [/b] Street [red]"))
+    await house.desk.start(order, tuned(preset("swift"), review_window=60))
+    await house.until(order, "AWAITING_APPROVAL")
+    status = await trellis(settings, "order", "status", order.order_id)
+    assert (status.returncode, "1 [/b] Street [red]" in status.stdout) == (0, True)
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).signal("update_address", {"[/x]": 1})
+    await house.until(order, "REQUEST_REFUSED")
+    await house.desk.cancel(order.order_id, "too [/b] dear")
+    await house.ends(order, State.CANCELLED)
+    events = await trellis(settings, "order", "events", order.order_id)
+    assert "update_address: The address has an unknown field '[/x]'" in events.stdout
+    assert "too [/b] dear" in events.stdout
+
+
 async def test_status_counts_orders_and_workers(house: House, settings: Settings) -> None:
     """`status --json` has the four keys that scripts rely on."""
     result = json.loads((await trellis(settings, "status", "--json")).stdout)
@@ -75,6 +93,7 @@ async def test_status_counts_orders_and_workers(house: House, settings: Settings
     assert {worker["queue"] for worker in result["workers"]} == {settings.orders_queue, settings.shipping_queue}
 
 
+@pytest.mark.slow
 async def test_faults_are_shown_and_set(house: House, settings: Settings) -> None:
     """A plan set on the command line is the plan in force."""
     done = await trellis(settings, "faults", "set", "--error", "0.25", "--step", "charge", "--seed", "7", "--json")
@@ -111,6 +130,7 @@ async def test_faults_are_shown_and_set(house: House, settings: Settings) -> Non
         (["no-such-command"], {}, 2, "No such command"),
     ],
 )
+@pytest.mark.slow
 async def test_a_mistake_is_one_sentence(
     house: House, settings: Settings, words: list[str], environment: dict[str, str], code: int, sentence: str
 ) -> None:
@@ -123,6 +143,7 @@ async def test_a_mistake_is_one_sentence(
     assert await house.one("SELECT count(*) FROM orders") == before
 
 
+@pytest.mark.slow
 async def test_a_policy_is_recommended(house: House, settings: Settings) -> None:
     """From the canonical faults or this ledger's orders; where the goal is out of reach, it names the best."""
     done = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")
@@ -150,6 +171,7 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
         (["--epsilon", "nan"], 1, "epsilon is between 0 and 1"),
     ],
 )
+@pytest.mark.slow
 async def test_a_wish_that_cannot_be_had_is_one_sentence(
     house: House, settings: Settings, words: list[str], code: int, sentence: str
 ) -> None:
@@ -170,6 +192,7 @@ async def test_a_wish_that_cannot_be_had_is_one_sentence(
         "board --orders 2 --rounds 1 --per-round 4",
     ],
 )
+@pytest.mark.slow
 async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_path: Path, words: str) -> None:
     """Made-up orders go to a stack of its own, whichever servers the settings name."""
     named = {"DATABASE_URL": "postgresql://nowhere.invalid/x", "TEMPORAL_ADDRESS": "nowhere.invalid:1"}
@@ -179,6 +202,7 @@ async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_pat
     assert json.loads(done.stdout)
 
 
+@pytest.mark.slow
 async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: Path) -> None:
     """Six orders with a budget that ends none of them: all COMPLETED, beside what was predicted for this policy."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
@@ -194,6 +218,7 @@ async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: 
     assert "whole budget" in refused.stderr
 
 
+@pytest.mark.slow
 async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones(tmp_path: Path) -> None:
     """One round of one try: of twelve orders under canonical faults some fail in dispatch, and none of them is late."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
@@ -207,6 +232,7 @@ async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("words", ["bench deadline --orders 1000", "chaos"])
+@pytest.mark.slow
 async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, words: str, how: signal.Signals) -> None:
     """Ctrl-C, and kill where Ctrl-C is ignored, in the middle of its orders: no server of its own stays behind."""
     home = tmp_path / "home"
@@ -241,6 +267,7 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C twice", "kill"])
+@pytest.mark.slow
 async def test_the_lab_ends_with_its_servers_and_its_kernels(tmp_path: Path, how: str) -> None:
     """JupyterLab is asked to end, and ends its kernels, before the servers go."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path / "home"})

@@ -22,6 +22,8 @@ from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 
+pytestmark = pytest.mark.slow
+
 
 class Slow:
     """A reader whose page is a snapshot that takes its time to arrive."""

@@ -32,6 +32,8 @@ from trellis.insight.history import rows
 from trellis.insight.retries import predict
 from trellis.policies import preset
 
+pytestmark = pytest.mark.slow
+
 SOON = timedelta(seconds=30)
 QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
 

@@ -15,6 +15,8 @@ from trellis.errors import BadInput, TrellisError
 from trellis.lab.essays import trips
 from trellis.lab.session import Session
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
     """While this thread does nothing but sleep, as a busy cell would, an order completes."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from trellis.config import Settings
     from trellis.desk import Desk
 
-out = Console()
+# Without markup: what people sent may hold brackets, which rich would read as its own tags and fail over.
+out = Console(markup=False)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -14,6 +14,7 @@ from trellis.cli.common import Json, open_desk, out, progress, read_settings, sh
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
     began, since = time.perf_counter(), datetime.now(UTC)
     await desk.start(order, policy)
     if not quiet:
-        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}")
+        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}", markup=True)
     receipt = asyncio.create_task(desk.approve(order.order_id))
     shown = 0
     while True:
@@ -73,8 +74,10 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
     if not quiet:
         charges = await desk.ledger.charges(order.order_id)
         out.print(
-            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts "
+            f"at {len(FORWARD_OUTSIDE_STEPS)} steps; "
             f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
+            markup=True,
             soft_wrap=True,
         )
     return {"order_id": order.order_id, "state": status.state, "seconds": round(seconds, 3), "attempts": attempts}
