@@ -187,7 +187,7 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
         (["--deadline", "0.2", "--epsilon", "1e-9"], 1, "No policy reaches 1e-09 in 0.2 s; the best is"),
         (["--from-events", "--query", 'WorkflowType = "Trip"'], 2, "not both"),
         (["--query", 'WorkflowType = "OrderWorkflow"'], 1, "use --from-events"),
-        (["--epsilon", "nan"], 1, "epsilon is between 0 and 1"),
+        (["--epsilon", "nan"], 1, "epsilon between 0 and 1"),
     ],
 )
 @pytest.mark.slow
@@ -264,7 +264,7 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
     )  # fmt: skip
 
     def running() -> list[Settings]:
-        own = [settings.apart(place) for place in (home, *tmp_path.glob("trellis-*"))]
+        own = [settings.with_own_servers(place) for place in (home, *tmp_path.glob("trellis-*"))]
         return [each for each in own if stack.find(each) is not None]
 
     try:

@@ -71,12 +71,12 @@ def print_report(report: Report) -> None:
         f"{report.histories} histories"
     )
     if report.asked_for_histories and report.without_history:
-        seen += f"; no history of {report.without_history} orders was looked at"
+        seen += f"; {report.without_history} orders have no history that was checked"
     if report.void and not report.found:
         missing, what_to_do = ("order", "Run some with `trellis load`.")
         if report.orders:
-            missing, what_to_do = ("history", "Correct --query or the Temporal it asked, or give --no-histories.")
-        out.print(f"VOID: there was no {missing} to look at, so this says nothing. {what_to_do} ({seen})")
+            missing, what_to_do = ("history", "Correct --query, or the address of Temporal, or give --no-histories.")
+        out.print(f"VOID: there was no {missing} to check, so the audit proves nothing. {what_to_do} ({seen})")
         return
     if report.violations:
         table = Table("order", "invariant", "what is wrong", "evidence")

@@ -26,7 +26,7 @@ def demo(
     faults: Annotated[str, typer.Option(help="canonical, calm, a script, or JSON.")] = "canonical",
     as_json: Json = False,
 ) -> None:
-    """One order from start to end, live in the terminal, on servers that come up by themselves."""
+    """One order from start to end, live in the terminal. Starts the servers it needs."""
     from trellis.driving import sample_order
     from trellis.runtime import opened
 
@@ -87,7 +87,9 @@ def load(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
     at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
     policy: Preset = None,
-    faults: Annotated[str | None, typer.Option(help="canonical, calm or a script; else what is in force.")] = None,
+    faults: Annotated[
+        str | None, typer.Option(help="canonical, calm, a script or JSON; else the plan in force.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run many orders through the workers of this workspace, each approved at once."""
@@ -118,16 +120,16 @@ def chaos(
     as_json: Json = False,
 ) -> None:
     """Run orders under canonical faults, kill their worker again and again, then audit. Has a stack of its own."""
-    from trellis.chaos import chaos as unleash
+    from trellis.chaos import chaos as run_chaos
 
     settings = read_settings()
     chosen = preset(policy)
     with progress("orders", orders, as_json) as tick:
-        driven, kills, report = asyncio.run(unleash(settings, orders, at_once, chosen, kill_every, tick))
-    told = report_json(report)
+        driven, kills, report = asyncio.run(run_chaos(settings, orders, at_once, chosen, kill_every, tick))
+    audited = report_json(report)
     if not kills and report.clean:
-        told["verdict"] = "VOID"
-    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": told}
+        audited["verdict"] = "VOID"
+    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": audited}
 
     def human() -> None:
         show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
