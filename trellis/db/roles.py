@@ -18,7 +18,7 @@ async def application_url(url: str, *, login: bool) -> str:
     """The address by which desk and workers connect, given the owner's: as `trellis_app` where that can be.
 
     login: log in as it, which the embedded Postgres allows. Otherwise the owner's session takes the role on, which
-    an owner may that is a member of it. Where neither can be: the owner's address, and a warning.
+    an owner may that is a member of it. Where neither can be: the owner's address, and a line in the log.
     Raises DatabaseUnavailable.
     """
     who = await _user(url)
@@ -33,7 +33,8 @@ async def application_url(url: str, *, login: bool) -> str:
     found = psycopg.conninfo.make_conninfo(url, options=f"{options} -c role={ROLE}".strip())
     if await _is_application(found):
         return found
-    log.warning(
+    # `migrate` has warned. A warning at every command would be read by nobody.
+    log.info(
         "this database gives Trellis no role of its own (%s); it works with all the rights of the user %s", ROLE, who
     )
     return url
