@@ -1,4 +1,4 @@
-"""A JupyterLab of its own for a test, and pages on it."""
+"""Starts a separate JupyterLab for a test, and opens pages on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import nbformat
 import pytest
 from playwright.async_api import Page, expect
 
-expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+expect.set_options(timeout=30_000)  # generous, because a busy machine is slow without being wrong
 
 KERNELS = "@jupyterlab/apputils-extension/kernels-settings.jupyterlab-settings"
 THEMES = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"
@@ -34,7 +34,7 @@ FLAGS = [
 
 
 def chromium() -> str:
-    """CHROMIUM_PATH, or a Chromium on PATH. Where there is none the test is skipped, in CI it fails."""
+    """The path in CHROMIUM_PATH, or a Chromium on PATH. Without one the test is skipped; in CI it fails."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -47,14 +47,14 @@ def chromium() -> str:
 
 @dataclass(frozen=True)
 class Jupyter:
-    """A running server: where, its token, and the folder of its notebooks."""
+    """A running server: its address, its token, and the folder of its notebooks."""
 
     url: str
     token: str
     root: Path
 
     def write(self, name: str, *cells: str) -> None:
-        """A notebook of code cells. Without a kernel's name JupyterLab would ask for one, and the test hang."""
+        """Write a notebook of code cells. It names its kernel: else JupyterLab asks for one, and the test hangs."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.root / name)
@@ -71,13 +71,13 @@ class Jupyter:
             }""",
             timeout=60_000,
         )
-        # Not awaited: the command ends with the last cell, and a review window would pass meanwhile.
+        # Not awaited: the command ends with the last cell, and an order's review window would end before that.
         await page.evaluate("(() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); })()")
 
     async def reload(self, page: Page) -> None:
-        """As F5 does it, with the notebook saved: its kernel goes on."""
+        """Reload the page as F5 does, after saving the notebook. Its kernel goes on."""
         await self.save(page)
-        # The address asks for a workspace without the notebook's tab; reset again, it would be opened twice.
+        # The address resets the workspace, so the notebook's tab is missing. A second reset would open it twice.
         await page.evaluate("() => { window.onbeforeunload = null; }")
         await page.reload(wait_until="domcontentloaded")
         await self._idle(page)
@@ -86,7 +86,7 @@ class Jupyter:
         await page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
 
     async def open(self, page: Page, name: str) -> None:
-        """The notebook as it was saved, with the kernel that it has."""
+        """Open the saved notebook, with the kernel that it already has."""
         await page.goto(f"{self.url}/lab/tree/{name}?token={self.token}", wait_until="domcontentloaded")
         await self._idle(page)
 
@@ -102,7 +102,7 @@ class Jupyter:
 
 @asynccontextmanager
 async def serving(folder: Path, home: Path, settings: dict[str, dict[str, object]]) -> AsyncIterator[Jupyter]:
-    """JupyterLab with settings of its own, kernels on the workspace `home`; ended with all its kernels."""
+    """JupyterLab with its own settings and with kernels on the workspace `home`. All its kernels end with it."""
     own = {
         name: folder / name for name in ("config", "data", "runtime", "settings", "workspaces", "notebooks", "ipython")
     }
@@ -126,7 +126,7 @@ async def serving(folder: Path, home: Path, settings: dict[str, dict[str, object
     for outside in ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_TARGET", "TEMPORAL_PROFILE"):
         environment.pop(outside, None)
     with (folder / "jupyter.log").open("wb") as log:
-        # Started without waiting, and its end is waited for in a thread.
+        # The start does not wait. The end is awaited in a thread.
         process = subprocess.Popen(  # noqa: ASYNC220
             [
                 sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",

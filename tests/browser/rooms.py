@@ -1,4 +1,4 @@
-"""A JupyterLab with a control room in it, and a browser that looks at it."""
+"""A JupyterLab that shows a control room, and a browser on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTEBOOK = (
 
 @dataclass
 class Lab:
-    """A JupyterLab, a browser, and the stack that both look at."""
+    """A JupyterLab, a browser, and the stack behind both."""
 
     jupyter: Jupyter
     browser: Browser
@@ -73,7 +73,7 @@ class Lab:
                 await asyncio.sleep(0.05)
 
     async def start(self, room: Locator, number: int = 1, policy: str = "patient") -> list[str]:
-        """Fill the form in, press Start, and wait until the new orders stand on the board awaiting approval."""
+        """Fill in the form, press Start, and wait until the board shows the new orders awaiting approval."""
         before = set(await ids(room))
         policies = room.get_by_label("Policy")
         if not await policies.is_visible():
@@ -106,7 +106,7 @@ def line(room: Locator, order_id: str) -> Locator:
 async def opened(settings: dict[str, dict[str, object]]) -> AsyncIterator[Lab]:
     program = chromium()
     folder = Path(tempfile.mkdtemp(prefix="trellis-browser-"))
-    # The embedded Postgres runs as a user of its own where the tests run as root.
+    # Where the tests run as root, the embedded Postgres runs as another user.
     folder.chmod(0o755)
     mine = Settings.model_validate({"TRELLIS_HOME": folder / "home", "TRELLIS_FAULTS": "calm"})
     try:

@@ -109,7 +109,7 @@ async def test_charts_are_live_in_jupyterlab_and_stored_with_a_picture() -> None
                 await page.screenshot(path=ARTEFACTS / f"charts_{theme.lower()}.png")
             assert papers["Light"] != papers["Dark"]
             await page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-            # Drawn anew, by a page that is dark from the beginning.
+            # Drawn again, by a page that is dark from the beginning.
             await jupyter.open(page, "charts.ipynb")
             await expect(page.locator(".jp-OutputArea-output .vega-embed svg.marks")).to_have_count(len(DRAWN))
             assert await readable(page) == papers["Dark"]
@@ -128,7 +128,10 @@ async def test_charts_are_live_in_jupyterlab_and_stored_with_a_picture() -> None
 
 
 async def readable(page: Page) -> set[str]:
-    """Each chart stands on the page's own paper, in text and marks of enough contrast; the colours of its papers."""
+    """Check that each chart has the page's own background, and text and marks of enough contrast on it.
+
+    Returns the colours of the backgrounds.
+    """
     shown: list[dict[str, Any]] = []
     # The theme's style sheet arrives after the attribute that names it.
     async with asyncio.timeout(30):
@@ -146,7 +149,7 @@ async def readable(page: Page) -> set[str]:
 
 
 async def stored_pictures_are_readable(browser: Browser, stored: Any, scheme: Any) -> None:
-    """The SVGs of the file have paper of their own, light or dark as the reader's system is."""
+    """Check that the stored SVGs have their own background, light or dark as the reader's system is."""
     page = await browser.new_page(viewport={"width": 1100, "height": 7200}, color_scheme=scheme)
     pictures = [out.data["image/svg+xml"] for cell in stored.cells for out in cell.get("outputs", [])
                 if "image/svg+xml" in out.get("data", {})]  # fmt: skip

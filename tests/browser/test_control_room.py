@@ -1,4 +1,4 @@
-"""The control room as a person steers it: JupyterLab in a real browser, and the ledger asked whether it is true."""
+"""A person's use of the control room: JupyterLab in a real browser. The tests check the results in the ledger."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["lab"]  # the fixture of this module
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
-# Dragged away and back to its start, a slider tells of no change: only the pointer goes up.
+# A slider that is dragged away and back to its start sends no "change" event. Only the pointer goes up.
 DRAG_AND_BACK = """slider => { const before = slider.value;
     for (const value of [0.5, before]) { slider.value = value; slider.dispatchEvent(new Event('input')); }
     document.dispatchEvent(new PointerEvent('pointerup')); }"""
 
 
 async def steer(lab: Lab) -> None:
-    """Approve, Cancel, Change address and a fault slider, each seen on the page and in the ledger."""
+    """Use Approve, Cancel, Change address and a fault slider. Check each on the page and in the ledger."""
     async with lab.room() as (_, room):
         first, second = await lab.start(room, 2)
         address, verdicts = room.get_by_label("New address"), room.get_by_label("Verdicts")
@@ -45,7 +45,7 @@ async def steer(lab: Lab) -> None:
         await expect(line(room, second)).to_contain_text("cancelled")
         assert await lab.row("SELECT state FROM orders WHERE id = %s", second) == "CANCELLED"
 
-        # What is over can be asked for nothing more, unless something is selected with it that can.
+        # An order that has ended grants no request. The button works if another selected order still grants it.
         cancel = room.get_by_role("button", name="Cancel", exact=True)
         await expect(cancel).to_have_attribute("aria-disabled", "true")
         (third,) = await lab.start(room)
@@ -69,13 +69,13 @@ async def test_a_person_steers_orders_with_the_mouse(lab: Lab) -> None:
 
 
 async def test_a_person_steers_orders_without_subshells() -> None:
-    """The other way in which JupyterLab can carry a widget's messages to the kernel works as well."""
+    """JupyterLab has a second way to carry a widget's messages to the kernel. The room works with it, too."""
     async with opened({KERNELS: {"commsOverSubshells": "disabled"}}) as lab:
         await steer(lab)
 
 
 async def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
-    """Tab reaches every part, arrows walk the board, Enter chooses, and no key is taken for the notebook's own."""
+    """Tab reaches every part, arrows move on the board, Enter chooses, and no key reaches the notebook."""
     async with lab.room() as (page, room):
         orders = await lab.start(room, 2)
         cells = await page.locator(".jp-CodeCell").count()
@@ -94,7 +94,7 @@ async def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
         await page.keyboard.press("ArrowDown")
         assert await page.evaluate("document.activeElement.dataset.id") == order[order.index(here) + 1]
         await page.keyboard.press("ArrowUp")
-        # In a notebook's command mode these would add a cell and cut one.
+        # In a notebook's command mode these keys would add a cell and cut one.
         for key in ("a", "b", "x"):
             await page.keyboard.press(key)
         assert await page.locator(".jp-CodeCell").count() == cells
@@ -109,7 +109,7 @@ async def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
         assert await lab.row("SELECT state FROM orders WHERE id = %s", here) == "COMPLETED"
         assert await page.evaluate("document.activeElement.textContent") == "Approve", "the focus stays on the button"
 
-        # A slider by its keys, and back: it follows the plan again.
+        # The keys move a slider and move it back. Then it follows the plan again.
         hang = room.get_by_label("Hang")
         await hang.focus()
         for _ in range(3):
@@ -132,8 +132,8 @@ async def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
         await expect(room.get_by_text("Select an order to steer it")).to_be_visible()
 
 
-async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
-    """The sentence is tied to the field for those who hear the page; nothing was started."""
+async def test_nonsense_in_the_form_is_explained_beside_its_field(lab: Lab) -> None:
+    """A screen reader reads the sentence with its field. Nothing is started."""
     async with lab.room() as (_, room):
         before = await lab.row("SELECT count(*) FROM orders")
         count = room.get_by_label("How many")
@@ -162,7 +162,8 @@ async def test_nonsense_in_the_form_is_told_beside_its_field(lab: Lab) -> None:
 
 
 async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_are_kept_apart(lab: Lab) -> None:
-    """F5 keeps filter, search and the order in focus; a selection on another page is shown, and can be cleared."""
+    """F5 keeps filter, search and the order in focus. The page counts selected orders that it does not show, and can
+    clear them."""
     async with lab.room() as (page, room):
         (order,) = await lab.start(room)
         search = room.get_by_label("Order id begins with")
@@ -179,7 +180,7 @@ async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_ar
         await expect(room.get_by_label("Verdicts")).to_contain_text(f"accepted ({order})")
         await context.close()
 
-        # A chip pressed while a search is still being typed takes what was typed with it, and is not undone by it.
+        # A chip that is pressed while a search is typed applies the typed text, too. The text does not undo the chip.
         await search.fill(order[:9])
         await room.get_by_role("button", name="Open").click()
         async with asyncio.timeout(30):
@@ -218,7 +219,7 @@ async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_ar
 
 
 async def test_what_is_drawn_is_changed_in_place(lab: Lab) -> None:
-    """Bars and verdicts are kept, so that a tooltip can open and nothing is read out twice; a refusal shifts no bar."""
+    """Bars and verdicts keep their nodes: a tooltip can open, and nothing is read out twice. A refusal moves no bar."""
     async with lab.room() as (_, room):
         await room.get_by_label("Which step's calls fail").select_option("charge")
         await room.get_by_label("Hang").fill("1")

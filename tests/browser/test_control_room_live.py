@@ -34,7 +34,7 @@ ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, sid
 
 
 async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_room(lab: Lab) -> None:
-    """All cells are run at once; the order is approved by the button, long before the notebook would do it."""
+    """All cells are run at once. A person presses the button, long before the notebook would do it."""
     page = await lab.browser.new_page(viewport={"width": 1500, "height": 1100})
     try:
         shutil.copy(FOLDER / "00_start_here.ipynb", lab.jupyter.root)
@@ -59,7 +59,7 @@ async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_r
 
 
 async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
-    """The board does not pretend to be live, and pressing its buttons is no error."""
+    """The board says that it is not live, and pressing its buttons raises no error."""
     async with lab.room() as (page, room):
         await lab.start(room)
         restart = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
@@ -71,7 +71,7 @@ async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
 
 
 async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
-    """At 1000 px nothing runs out of the page sideways; in the dark theme the paper is dark and the ink light."""
+    """At 1000 px nothing is wider than the page. In the dark theme the background is dark and the text light."""
     async with lab.room(width=1000) as (page, room):
         (order,) = await lab.start(room)
         await line(room, order).click()
@@ -85,7 +85,7 @@ async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
         assert spills == []
         ARTEFACTS.mkdir(exist_ok=True)
         await page.screenshot(path=ARTEFACTS / "control_room_1000.png")
-        # The board comes first: the forms above it are folded once there are orders.
+        # The board is near the top: the forms above it are folded once there are orders.
         await room.get_by_text("New order", exact=True).click()
         top = "room => room.querySelector('.tr-grid').getBoundingClientRect().top - room.getBoundingClientRect().top"
         assert await room.evaluate(top) < 250
@@ -105,7 +105,7 @@ async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
 
 
 async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
-    """Disconnected in words, then live again by itself; the order goes on, and no cell shows a traceback."""
+    """The page says that it is disconnected, and is live again by itself. The order goes on, without a traceback."""
     async with lab.room() as (page, room):
         (order,) = await lab.start(room)
         await line(room, order).click()
@@ -119,7 +119,7 @@ async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
         await expect(line(room, order)).to_contain_text("completed", timeout=60_000)
         assert await lab.row("SELECT state FROM orders WHERE id = %s", order) == "COMPLETED"
         assert await page.get_by_text("Traceback").count() == 0
-        # One output is the room, one the sentence that all cells have run: nothing was printed meanwhile.
+        # One output is the room, one is the sentence that all cells have run. So nothing else was printed.
         assert await page.locator(".jp-OutputArea-output").count() == 2
 
 
@@ -137,7 +137,7 @@ async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:
         await expect(newest).to_contain_text("completed", timeout=10_000)
         status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
         assert await page.evaluate(status) == "busy", "the cell was still asleep"
-        # A kernel that is at work is not a kernel that is gone.
+        # A busy kernel must not be reported as gone.
         await asyncio.sleep(7)
         await expect(room).to_have_attribute("data-live", "true")
 
@@ -145,7 +145,7 @@ async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:
 async def test_a_click_has_its_verdict_soon_and_a_commit_is_on_the_page_soon(
     lab: Lab, record_property: Callable[[str, object], None]
 ) -> None:
-    """Measured in the page; the bounds are loose, for machines that do other things too."""
+    """The page measures both. The bounds are loose, because the machine may be busy with other work."""
     async with lab.room() as (_, room):
         orders = await lab.start(room, 20)
         for n, order in enumerate(orders):
@@ -162,7 +162,7 @@ async def test_a_click_has_its_verdict_soon_and_a_commit_is_on_the_page_soon(
 
 
 async def test_jupyterlab_does_not_ask_about_its_news(lab: Lab) -> None:
-    """The first thing a person sees is the notebook, and not a question about a feed on the open internet."""
+    """A person first sees the notebook, not a question about a news feed on the internet."""
     async with lab.room() as (page, _):
         setting = """async () => (await window.jupyterapp.serviceManager.settings.fetch(
             '@jupyterlab/apputils-extension:notification')).schema.properties.fetchNews.default"""

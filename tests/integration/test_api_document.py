@@ -70,6 +70,7 @@ def test_the_document_and_the_model_know_the_same_text() -> None:
 
 # Schemathesis itself draws from `random` when it makes bad data; its cases need not be repeatable here.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@pytest.mark.slow
 async def test_the_document_is_kept(house: House, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Schemathesis, over the OpenAPI document: no 500, and only the answers and shapes that the document names."""
     # Hypothesis names a strategy after the source of its lambdas, which it parses. Python 3.11 counts the depth of

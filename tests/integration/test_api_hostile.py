@@ -206,6 +206,7 @@ async def test_a_large_body_is_413(house: House, api: Api) -> None:
     assert_problem(await api.http.post("/orders/hostile/start", content=fits), 422)
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come_is_not_waited_for(api: Api) -> None:
     """A client that announces a body and sends none gets 408, and its place is free again."""
     host, port = api.address.removeprefix("http://").split(":")

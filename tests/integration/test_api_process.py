@@ -26,6 +26,8 @@ from trellis.errors import BadInput, DatabaseUnavailable
 from trellis.model import workflow_id
 from trellis.temporal_calls import describe
 
+pytestmark = pytest.mark.slow
+
 
 async def test_after_a_restart_of_the_database_no_request_fails(running: stack.Stack, settings: Settings) -> None:
     """All of the API's connections are cut, as a restart does it; the requests that come next do not notice."""

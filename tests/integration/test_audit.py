@@ -149,6 +149,7 @@ async def test_what_our_books_do_not_know_is_found(house: House, table: str, inv
     await planted(house, f"DELETE FROM provider.{table} WHERE order_id = %(order)s", order=stranger.order_id)
 
 
+@pytest.mark.slow
 async def test_running_orders_raise_no_false_alarm(house: House) -> None:
     """An audit beside fifty orders under the canonical faults reports none of them, early or late."""
     await house.faults("canonical")

@@ -6,12 +6,16 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
+import pytest
+
 from trellis.bench.bench_stack import bench_stack
 from trellis.bench.board import fill_old_orders
 from trellis.config import Settings
 from trellis.db.board import _NAMES, CHANNEL, BoardReader, View, listening
 from trellis.db.pool import Pool
 from trellis.db.roles import as_owner
+
+pytestmark = pytest.mark.slow
 
 
 async def test_nobody_watching_means_no_notifications(house: Any) -> None:

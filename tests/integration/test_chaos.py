@@ -14,6 +14,8 @@ from trellis.config import Settings, load
 from trellis.errors import StackError
 from trellis.policies import preset
 
+pytestmark = pytest.mark.slow
+
 ELSEWHERE = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
 
 

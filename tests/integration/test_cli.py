@@ -125,6 +125,7 @@ async def test_a_mistake_is_one_sentence(
     assert await house.one("SELECT count(*) FROM orders") == before
 
 
+@pytest.mark.slow
 async def test_a_policy_is_recommended(house: House, settings: Settings) -> None:
     """From the canonical faults or this ledger's orders; where the goal is out of reach, it names the best."""
     done = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")
@@ -152,6 +153,7 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
         (["--epsilon", "nan"], 1, "epsilon is between 0 and 1"),
     ],
 )
+@pytest.mark.slow
 async def test_a_wish_that_cannot_be_had_is_one_sentence(
     house: House, settings: Settings, words: list[str], code: int, sentence: str
 ) -> None:
@@ -172,6 +174,7 @@ async def test_a_wish_that_cannot_be_had_is_one_sentence(
         "board --orders 2 --rounds 1 --per-round 4",
     ],
 )
+@pytest.mark.slow
 async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_path: Path, words: str) -> None:
     """Made-up orders go to a stack of its own, whichever servers the settings name."""
     named = {"DATABASE_URL": "postgresql://nowhere.invalid/x", "TEMPORAL_ADDRESS": "nowhere.invalid:1"}
@@ -181,6 +184,7 @@ async def test_a_benchmark_that_fills_a_ledger_never_fills_the_one_named(tmp_pat
     assert json.loads(done.stdout)
 
 
+@pytest.mark.slow
 async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: Path) -> None:
     """Six orders with a budget that ends none of them: all COMPLETED, beside what was predicted for this policy."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
@@ -196,6 +200,7 @@ async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: 
     assert "whole budget" in refused.stderr
 
 
+@pytest.mark.slow
 async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones(tmp_path: Path) -> None:
     """One round of one try: of twelve orders under canonical faults some fail in dispatch, and none of them is late."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
@@ -209,6 +214,7 @@ async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("words", ["bench deadline --orders 1000", "chaos"])
+@pytest.mark.slow
 async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, words: str, how: signal.Signals) -> None:
     """Ctrl-C, and kill where Ctrl-C is ignored, in the middle of its orders: no server of its own stays behind."""
     home = tmp_path / "home"
@@ -243,6 +249,7 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C twice", "kill"])
+@pytest.mark.slow
 async def test_the_lab_ends_with_its_servers_and_its_kernels(tmp_path: Path, how: str) -> None:
     """JupyterLab is asked to end, and ends its kernels, before the servers go."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path / "home"})

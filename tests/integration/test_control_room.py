@@ -162,6 +162,7 @@ def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session,
     assert room.verdicts[0]["ok"]
 
 
+@pytest.mark.slow
 def test_the_room_gives_signs_of_life_while_the_kernel_is_busy(room: ControlRoom) -> None:
     """Without them a page could not tell a kernel that is gone from one at work."""
     before = room.beat

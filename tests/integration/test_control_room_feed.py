@@ -131,6 +131,7 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         room.close()
 
 
+@pytest.mark.slow
 def test_a_board_whose_servers_die_says_so_and_comes_back_by_itself(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -31,6 +31,8 @@ from trellis.model import Order, State, shipping_workflow_id, workflow_id
 from trellis.policies import preset, tuned
 from trellis.runtime import open_desk
 
+pytestmark = pytest.mark.slow
+
 FAULTS = ["calm", "canonical", "charge: reply-lost, hang, ok; dispatch: error | ok", "prepare: hang*"]
 
 

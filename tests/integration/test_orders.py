@@ -150,6 +150,7 @@ async def test_an_exhausted_budget_refunds_and_its_tombstone_holds(house: House)
     assert await house.one("SELECT count(*) FROM provider.charges WHERE order_id = %s", order.order_id) == 0
 
 
+@pytest.mark.slow
 async def test_a_budget_of_fifteen_seconds_leaves_room_for_a_refund_that_hangs(house: House) -> None:
     """WORKFLOW_RUN_TIMEOUT_SECONDS=15: the refund hangs twice, and the money comes back without an operator."""
     settings = house.desk.settings.model_copy(update={"run_timeout": 15.0, "policy": "compact"})
@@ -169,6 +170,7 @@ async def test_an_order_that_was_never_received_still_ends_in_the_books(house: H
     await house.ends(order, State.FAILED)
 
 
+@pytest.mark.slow
 async def test_the_budget_does_not_stop_a_claimed_order(house: House) -> None:
     """What a dispatch has claimed is finished, however long it takes."""
     script = "dispatch: reply-lost, " + "hang, " * 12 + "ok"
@@ -193,8 +195,11 @@ async def test_a_lost_refund_reply_refunds_once(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [tuned(preset("swift"), hedge=2), tuned(preset("swift"), hedge=3), preset("reviewed")], ids=str
+    "policy",
+    [tuned(preset("swift"), hedge=2), tuned(preset("swift"), hedge=3), preset("reviewed")],
+    ids=["hedge 2", "hedge 3", "reviewed"],
 )
+@pytest.mark.slow
 async def test_every_placement_survives_faults(house: House, policy: Policy) -> None:
     """Hedged lanes and Temporal's own retries bring an order through errors and hangs alike."""
     await house.faults("receive: error, ok; charge: hang, ok; dispatch: reply-lost, ok")

@@ -20,6 +20,8 @@ from trellis.model import FORWARD_OUTSIDE_STEPS, State
 from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: stack.Stack) -> None:
     """Eighty orders under canonical faults: the shares come out near thirds, and the recommendation can be run."""

@@ -121,6 +121,7 @@ async def test_an_order_that_died_before_it_was_received_is_ended(house: House, 
 
 
 @pytest.mark.parametrize("how", ["desk", "by hand", "temporal", "not at all"])
+@pytest.mark.slow
 async def test_requests_that_nobody_judged_are_answered(
     house: House, settings: Settings, running: stack.Stack, how: str
 ) -> None:

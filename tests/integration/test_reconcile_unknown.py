@@ -66,6 +66,7 @@ async def test_a_living_order_survives_the_wrong_temporal(house: House, running:
     await house.ends(order, State.COMPLETED)
 
 
+@pytest.mark.slow
 async def test_a_temporal_that_is_away_stops_it(house: House, running: stack.Stack) -> None:
     """A server that went away is one sentence for all orders, not a failure of each; nothing is changed."""
     order = await house.start()

@@ -83,6 +83,7 @@ async def test_a_caller_that_gives_up_is_let_go(house: House) -> None:
     await house.desk.cancel(order.order_id)
 
 
+@pytest.mark.slow
 async def test_fifty_cancels_amid_all_the_rest_end_as_they_were_answered(house: House) -> None:
     """Cancels that meet activities' results in the same task are neither lost nor answered falsely."""
     await house.faults(FaultPlan.canonical(3))

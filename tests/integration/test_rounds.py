@@ -23,6 +23,7 @@ async def signals(house: House, order_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "tries"), [("swift", 9), ("reviewed", 4)])
+@pytest.mark.slow
 async def test_a_preset_with_further_rounds_shows_them(house: House, name: str, tries: int) -> None:
     """The first round ends after its tries, the child signals dispatch_failed, and a second round ships the order."""
     await house.faults("dispatch: error* | ok")
@@ -61,6 +62,7 @@ async def test_a_refund_outlives_the_limit_of_tries(house: House) -> None:
 
 
 @pytest.mark.parametrize("placement", ["activity", "server"])
+@pytest.mark.slow
 async def test_the_luck_of_an_order_does_not_depend_on_its_placement(house: House, placement: str) -> None:
     """Each step's calls go as the plan says for its first, second, third call, whoever made the call again."""
     plan = FaultPlan(Mix(error=0.3, hang=0.2), seed=5)

@@ -13,6 +13,8 @@ import pytest
 
 from trellis import stack
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cr3t-w0rd"
 ENCODED = quote("s3cr3t@w0rd", safe="")
 

@@ -21,6 +21,8 @@ from trellis import stack
 from trellis.config import Settings
 from trellis.errors import DatabaseUnavailable, StackError, TemporalUnavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def mine() -> AsyncIterator[Settings]:

@@ -16,10 +16,11 @@ from trellis import workers
 from trellis.config import Settings
 from trellis.desk import Desk
 from trellis.errors import ConfigError
-from trellis.messages import ORDER_WORKFLOW
 from trellis.model import State
 from trellis.policies import preset, tuned
 from trellis.runtime import open_desk
+
+pytestmark = pytest.mark.slow
 
 
 def queues_of_its_own(settings: Settings) -> dict[str, str]:
@@ -72,7 +73,7 @@ async def test_what_temporals_core_says_is_logged_and_never_printed(house: House
     warnings: list[dict[str, str]] = []
     try:
         handle = await house.desk.client.start_workflow(
-            ORDER_WORKFLOW, "no order", id=f"t-{uuid.uuid4().hex}", task_queue=queues["ORDERS_TASK_QUEUE"]
+            "NotRegisteredHere", id=f"t-{uuid.uuid4().hex}", task_queue=queues["ORDERS_TASK_QUEUE"]
         )
         assert worker.stderr is not None
         async with asyncio.timeout(30):

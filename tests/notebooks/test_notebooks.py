@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, in a real kernel, on a stack of their own."""
+"""The notebooks run from top to bottom, in a real kernel, on their own servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def printed_by(notebook: nbformat.NotebookNode) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    """An empty folder would prove nothing."""
+    """Without notebooks the tests below would pass without testing anything."""
     assert NOTEBOOKS
 
 
@@ -40,12 +40,12 @@ def start_here(attempts: float, steps: float, failed: float, wasted: float, char
 def end_to_end(
     events: float, entries: float, more: float, same: float, charges: float, taken: float, back: float
 ) -> bool:
-    """Failed attempts are in the ledger, and the history does not grow. What is undone is charged and refunded once."""
+    """The ledger holds the failed attempts; the history does not grow. What is undone is charged and refunded once."""
     return events >= 9 and entries >= 9 and more == 2 and same == 0 and charges == taken == back == 1
 
 
 def talking(*found: float) -> bool:
-    """Each verdict came true, wherever the races went; a timer of the server's is late by its second at most."""
+    """Each verdict came true, whichever request was first. The server's timer is late by a second at most."""
     cancels, won, lost, open_, cancelled, of_won, completed, of_lost, kept, moved, there, untrue, late, window = found
     true = cancelled == won == of_won and completed == lost == of_lost and moved == there
     return cancels == won + lost + open_ and won >= 1 and true and kept == untrue == 0 and window - 0.5 < late < 4
@@ -79,7 +79,7 @@ CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
         failing,
     ),
 }
-"""What an essay prints at its end, and what its numbers must be for its claim to be true."""
+"""For each essay: a pattern of what it prints at its end, and whether the numbers make its claim true."""
 
 FINDINGS = {
     "05_what_the_events_say": ["Timeout 0.25 s", "Timeout 0.75 s"],
@@ -89,7 +89,7 @@ FINDINGS = {
 
 
 def test_every_notebook_has_a_finding_to_look_for() -> None:
-    """A notebook without an entry above would be run and not be looked at."""
+    """Nothing would check the output of a notebook without an entry above."""
     assert [path.stem for path in NOTEBOOKS] == sorted([*CLAIMS, *FINDINGS])
 
 
@@ -102,13 +102,13 @@ def holds(notebook: str, printed: str) -> bool:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_claims_of_an_essay_hold_in_what_is_stored(name: str) -> None:
-    """What GitHub shows is true as well."""
+    """The stored outputs, which GitHub shows, are true as well."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     assert holds(name, printed_by(notebook))
 
 
 def test_a_claim_that_does_not_hold_is_noticed() -> None:
-    """Had the server no floor, or were an answer untrue, the numbers would say so."""
+    """If the server's timers had no floor, or an answer were untrue, the checks above would fail."""
     assert failing(0.011, 0.992, 0.26, 1.98, 0.25, 0.2, 18)
     assert not failing(0.011, 0.012, 0.26, 0.27, 0.25, 0.2, 0.2)
     assert talking(10, 7, 2, 1, 7, 7, 2, 2, 0, 9, 9, 0, 1.2, 1.0)
@@ -125,7 +125,7 @@ def test_links_between_notebooks_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
-    """Executed afresh from top to bottom, each essay prints its finding; a chart shows without a browser."""
+    """Executed again from top to bottom, each essay prints its finding. Its charts can be seen without JupyterLab."""
     notebook = await asyncio.to_thread(execute, path)
     printed = printed_by(notebook)
     if path.stem in CLAIMS:
@@ -138,7 +138,7 @@ async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
     if path.stem == "06_choose_a_retry_policy":
         table = re.findall(r"\\n(\w+) +(\d+)% +(\d+)% to (\d+)% +([\d.]+)% +(?:True|False)", stored)
         assert {name for name, *_ in table} == set(PRESETS), "a prediction for each policy stands against measurement"
-        # However busy the machine: no policy brings more orders home in time than its faults allow.
+        # This holds on a busy machine too: no policy completes more orders in time than its faults allow.
         assert sum(float(predicted) <= float(high) + 1 for _, _, _, high, predicted in table) >= 5
     if path.stem == "00_start_here":
         assert "ORDER_APPROVED" in stored, "the button's approval is in the ledger"
@@ -146,7 +146,7 @@ async def test_a_notebook_runs_and_finds_what_it_claims(path: Path) -> None:
 
 
 def test_an_essay_can_be_run_again_in_the_same_workspace() -> None:
-    """The second run meets the orders of the first, and needs ids of its own."""
+    """The second run finds the orders of the first in the ledger, so it needs fresh ids."""
     home = Path(tempfile.mkdtemp(prefix="trellis-again-"))
     home.chmod(0o755)
     try:
@@ -159,7 +159,7 @@ def test_an_essay_can_be_run_again_in_the_same_workspace() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_essay_gives_an_order_a_fixed_id(path: Path) -> None:
-    """It would be refused, or silently found again, when the notebook is run a second time."""
+    """In a second run a fixed id would be refused, or the old order would be found again without a word."""
     notebook = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert not re.findall(r"""order_id=["']""", code)
@@ -168,7 +168,7 @@ def test_no_essay_gives_an_order_a_fixed_id(path: Path) -> None:
 def test_notebooks_never_run_on_servers_from_outside(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever the environment says of other servers, a run of the notebooks uses a stack of its own."""
+    """A run of the notebooks uses its own servers, even if the environment names others."""
     for name in ("DATABASE_URL", "TEMPORAL_ADDRESS", "TEMPORAL_PROFILE"):
         monkeypatch.setenv(name, "nowhere.invalid:1")
     cell = (
@@ -216,10 +216,10 @@ async def run(manager: AsyncKernelManager, code: str, interrupt_after: float | N
 async def test_a_restarted_kernel_finds_its_orders_and_an_interrupted_start_can_be_repeated(
     kernel: AsyncKernelManager,
 ) -> None:
-    """Whenever the first cell is interrupted it can be run again; a restart keeps servers and orders."""
+    """The first cell can be interrupted at any time and run again. A restart keeps servers and orders."""
     start = "from trellis import lab\nsession = lab.start()"
     assert (await run(kernel, "from trellis import lab"))[1] == ""
-    # Somewhere within the start of the servers, and within that of the workers.
+    # The first moment is within the start of the servers, the second within the start of the workers.
     for moment in (0.2, 0.6):
         await run(kernel, "session = lab.start()", interrupt_after=moment)
     assert await run(kernel, start) == ("", "")
@@ -227,7 +227,7 @@ async def test_a_restarted_kernel_finds_its_orders_and_an_interrupted_start_can_
     assert await run(kernel, engines) == ("1\n", "")
     begin = "order = session.start_order(policy='patient')\nprint(order)"
     order = (await run(kernel, begin))[0].strip()
-    # A wait that is interrupted leaves the session as it was.
+    # An interrupted wait leaves the session as it was.
     assert (await run(kernel, "await session.wait(order)", interrupt_after=1))[1] in (
         "CancelledError",
         "KeyboardInterrupt",
@@ -240,7 +240,7 @@ async def test_a_restarted_kernel_finds_its_orders_and_an_interrupted_start_can_
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_stored_notebook_shows_its_outputs(path: Path) -> None:
-    """What GitHub shows: outputs in place, no error, no widget state, small, and a kernel named."""
+    """A stored notebook has outputs, no error, no widget state, a kernel's name, and a small file."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
