@@ -36,7 +36,7 @@ async def test_each_outage_of_the_database_is_logged_once(
 
     monkeypatch.setattr(workers, "log", Log())
     ledger = ComesAndGoes()
-    async with workers.FaultWatch(ledger, Settings()):  # type: ignore[arg-type]
+    async with workers.FaultWatch(ledger, Settings.model_validate({})):  # type: ignore[arg-type]
         while ledger.asked < 7:
             await asyncio.sleep(0.05)
     assert logged == ["the fault plan cannot be looked up"] * 2
