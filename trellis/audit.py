@@ -1,14 +1,14 @@
-"""Are the books right? Ten invariants, from the ledger, the provider's own book and Temporal's histories.
+"""The audit: ten invariants over the two books (the ledger and the provider's records) and Temporal's histories.
 
  1 at most one charge per order at the provider
- 2 what the provider kept is the total of what shipped, and nothing for what did not
- 3 nothing ships unpaid, twice, or elsewhere than to the order's address
+ 2 the provider kept the order's total if it shipped, and nothing if it did not
+ 3 nothing ships unpaid, twice, or to another address than the order's
  4 the provider's charges and our payments agree, both ways
  5 events follow legal edges, are unique, and none is missing for a completed activity
  6 the ledger's terminal state is the workflow's close status
  7 one workflow per order
  8 nothing is open past its budget
- 9 every request that was acknowledged can be seen
+ 9 every acknowledged request left a trace in the ledger
 10 every history can be read, and replays
 
 It streams: a batch of orders, then one history at a time, so memory does not grow with their number.
@@ -40,7 +40,7 @@ from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
 
 GRACE = 15.0
-"""Seconds past its budget that an order may still need to begin its compensation on a busy machine."""
+"""How long past its budget an order may need to begin its compensation on a busy machine [s]."""
 
 _FETCHES = 8
 _KEPT = 1000
@@ -54,7 +54,8 @@ _KILLED = {
 }
 
 _DAMAGED = {RPCStatusCode.DATA_LOSS, RPCStatusCode.INTERNAL, RPCStatusCode.UNKNOWN}
-"""Temporal answers so when it cannot read a history itself. It is then one order's trouble, not the whole audit's."""
+"""Temporal answers with one of these if it cannot read a history. This is a finding of one order and must not stop the
+audit."""
 
 _CLOSES = {
     State.COMPLETED: WorkflowExecutionStatus.COMPLETED,
@@ -76,9 +77,9 @@ class Violation:
 
 @dataclass
 class Report:
-    """What an audit saw. `void`: it saw no order, or no history where it was to look at some, and so says nothing.
+    """What an audit found. `void`: it found no order, or no history although it looked for some, so it proves nothing.
 
-    `looked_at` counts the orders among the histories. At most 1,000 violations are kept; `found` counts them all.
+    `looked_at` counts the orders of the histories. At most 1,000 violations are kept; `found` counts them all.
     """
 
     asked_for_histories: bool = True
@@ -96,7 +97,7 @@ class Report:
 
     @property
     def without_history(self) -> int:
-        """How many orders had no history looked at: Temporal has forgotten them, or the query left them out."""
+        """How many orders had no history to check: Temporal has deleted it, or the query left it out."""
         return max(0, self.orders - self.looked_at) if self.asked_for_histories else self.orders
 
     @property
@@ -119,12 +120,12 @@ async def audit(
     grace: float = GRACE,
     tick: Callable[[int], None] = lambda orders: None,
 ) -> Report:
-    """Check all ten invariants, or without `histories` those of the two books (1 to 5, 8).
+    """Check all ten invariants. Without `histories`, check only those of the two books (1 to 5, 8).
 
     `query` narrows the histories by a visibility query, such as `StartTime > "2026-01-01T00:00:00Z"`.
 
-    `tick` is told how many orders or histories were just looked at. Orders may run meanwhile: what looks wrong is
-    looked at again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
+    `tick` gets the number of orders or histories just checked. Orders may run meanwhile: what looks wrong is checked
+    again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
     """
     books = AuditBooks(pool, grace=grace)
     report = Report(asked_for_histories=histories)
@@ -143,7 +144,7 @@ def _violations(findings: list[FindingRow]) -> list[Violation]:
 
 
 class _Histories:
-    """Invariants 5 to 10: each execution of ours that Temporal knows, against its order's row."""
+    """Invariants 5 to 10: each workflow execution that Temporal has, compared with its order's row."""
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class _Histories:
             self._report.add([Violation(_order_of(id_), 10, sentence, evidence)])
 
     async def _examined(self) -> AsyncIterator[WorkflowHistory]:
-        """Each history, after what it says was held against the ledger; a few are fetched at a time."""
+        """Each history, after it was compared with the ledger. A few are fetched at a time."""
         waiting: list[asyncio.Task[WorkflowHistory | None]] = []
         query = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
         if self._query:
@@ -228,12 +229,12 @@ class _Histories:
         try:
             history, found = await self._look(execution)
             if found:
-                # A running order is a step ahead in one book now and then; a second later it no longer is.
+                # One book of a running order may be a step ahead. A second later it no longer is.
                 await asyncio.sleep(1)
                 history, found = await self._look(execution)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                # Deleted between the list and the look.
+                # It was deleted after it was listed.
                 return None
             raise
         self._report.add(found)
@@ -251,7 +252,7 @@ class _Histories:
             history = await OrderHistory.read(raw, self._converter)
         except UnreadableHistory as why:
             if isinstance(why, NoOrder) and status is WorkflowExecutionStatus.FAILED:
-                # Whoever started it was told why; no order came of it.
+                # Its sender got the reason, and no order was made.
                 return raw, []
             return None, await self._unreadable(execution, status, why)
         row = await self._books.order(history.order_id)
@@ -275,7 +276,7 @@ class _Histories:
     async def _unreadable(
         self, execution: WorkflowExecution, status: WorkflowExecutionStatus, why: UnreadableHistory
     ) -> list[Violation]:
-        """The history is a finding of its own; what needs no history is checked all the same."""
+        """Report the history as a finding, and check what needs no history."""
         order_id = _order_of(execution.id)
         findings = _Findings(order_id, execution.id)
         findings.add(10, f"its history cannot be read: {why}", run=execution.run_id)
@@ -286,18 +287,20 @@ class _Histories:
         return findings.all
 
     def _work(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None) -> None:
-        """Invariant 5: the log tells of every completed activity."""
+        """Invariant 5: every completed activity has its event."""
         if row is None:
             if history.completed:
                 activities = [name for name, _ in history.completed]
-                findings.add(5, "its workflow did work that our books do not know", activities=activities)
+                findings.add(
+                    5, "its workflow did work for an order that the ledger does not have", activities=activities
+                )
             return
         events = {(event["type"], event["round"]) for event in row.events}
         for name, round_ in history.completed:
-            # A task that was lost had ended the order already: validated after that, it stays as it is.
+            # A workflow task that was lost had ended the order already. Validating it after that changes nothing.
             late = name == Step.VALIDATE and row.ending is not None
             if not late and not _left_its_event(name, round_, events):
-                findings.add(5, f"{name} completed, and no event tells of it", activity=name, round=round_)
+                findings.add(5, f"{name} completed, and it has no event", activity=name, round=round_)
 
     async def _life(
         self,
@@ -320,24 +323,24 @@ class _Histories:
             findings.add(invariant, sentence, state=row.state if row else None, status=status.name)
 
     def _requests(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None, *, running: bool) -> None:
-        """Invariant 9: what became of each acknowledged request can be seen."""
+        """Invariant 9: the ledger shows the outcome of each acknowledged request."""
         for request in history.requests:
-            if request.acknowledged and not (running if row is None else _seen_to(request, row)):
+            if request.acknowledged and not (running if row is None else _has_outcome(request, row)):
                 answer = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
-                findings.add(9, f"{request.kind} was {answer}, and nothing shows it", request=request.id)
+                findings.add(9, f"{request.kind} was {answer}, and the ledger does not show it", request=request.id)
 
     def _close(self, row: AuditedRow | None, status: WorkflowExecutionStatus, overdue: bool) -> tuple[int, str] | None:
         """What is wrong between the order's row and its workflow's status: (invariant, sentence)."""
         if status is WorkflowExecutionStatus.RUNNING:
             if row is None:
-                return (8, "runs after its run timeout, and our books do not know it") if overdue else None
+                return (8, "runs after its run timeout, and the ledger does not have the order") if overdue else None
             if row.reconciled:
                 return 6, "reconcile ended it, and its workflow still runs"
             if State(row.state).terminal and row.unchanged > self._grace:
                 return 8, f"the order is {row['state']}, and its workflow still runs"
             return None
         if row is None:
-            what, mendable = "and our books do not know the order", status in _KILLED
+            what, mendable = "and the ledger does not have the order", status in _KILLED
         else:
             state = State(row.state)
             if row.reconciled or (state.terminal and _CLOSES[state] is status):
@@ -348,7 +351,7 @@ class _Histories:
 
 
 class _Findings:
-    """What one execution shows to be wrong with its order."""
+    """What is wrong with the order of one execution."""
 
     def __init__(self, order_id: str, workflow: str) -> None:
         self.order_id = order_id
@@ -364,7 +367,7 @@ def _age(execution: WorkflowExecution) -> float:
 
 
 def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, int | None]]) -> bool:
-    """Does the log tell of a completed activity? Those that call out leave exactly one of their events."""
+    """Whether a completed activity has its event. Activities that call out leave exactly one of their events."""
     if activity not in OUTSIDE_STEPS:
         return True
     info = STEPS[Step(activity)]
@@ -373,8 +376,8 @@ def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, in
     return bool({type_ for type_, _ in events} & info.leaves.keys())
 
 
-def _seen_to(request: Request, row: AuditedRow) -> bool:
-    """Does the log, or the row, show what became of a request?"""
+def _has_outcome(request: Request, row: AuditedRow) -> bool:
+    """Whether the events or the row show the outcome of a request."""
     seen = {event["type"] for event in row.events if event["request_id"] == request.id}
     granted = any(event["type"] in STEPS[Step(request.kind)].leaves for event in row.events)
     state = State(row.state)
@@ -383,11 +386,11 @@ def _seen_to(request: Request, row: AuditedRow) -> bool:
     if request.accepted is None and not state.terminal:
         return True
     if request.kind == "approve":
-        # An early one is written when its turn comes; a second one finds the first one's event; one that an
-        # ending overtook changes nothing any more.
+        # An early approval is written when the review begins. A second one finds the event of the first. One that came
+        # after the order's ending changes nothing.
         return bool(seen) or granted or row.ending is not None or state in _IN_REVIEW
     if request.kind == "cancel":
-        # Written when everything is undone.
+        # Its event is written when everything is undone.
         return bool(seen) or granted or (row.ending is not None and not state.terminal)
     return bool(seen)
 

@@ -67,7 +67,7 @@ class Settings(BaseModel):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    def apart(self, home: Path) -> Settings:
+    def with_own_servers(self, home: Path) -> Settings:
         """The same settings for another folder and for servers of its own, whichever were named."""
         servers = ("temporal_address", "temporal_namespace", "temporal_profile", "database_url")
         return self.model_copy(update={"home": home} | dict.fromkeys(servers))

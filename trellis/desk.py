@@ -1,4 +1,4 @@
-"""The one door: start, approve, cancel, update_address, status, events, orders. Notebooks, CLI and API use it."""
+"""The desk: start, approve, cancel, update_address, status, events, orders. Notebooks, CLI and API all use it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ log = structlog.get_logger("trellis.desk")
 T = TypeVar("T")
 
 REQUEST_WAIT = 1.0
-"""Seconds that a request waits for its verdict, and a status for the workflow's own answer."""
+"""How long a request waits for its verdict, and a status for the workflow's own answer [s]."""
 
 FOLLOWED = 1.0
 """Seconds after which every worker has seen a new fault plan: each asks for it twice a second."""
@@ -79,7 +79,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a request: `accepted`, or `pending` when no worker has judged it yet."""
+    """The outcome of a request: `accepted`, or `pending` if no worker has judged it yet."""
 
     verdict: str
     reason: str = ""
@@ -97,7 +97,7 @@ def default_policy(settings: Settings) -> Policy:
 
 
 def check_default_policy(settings: Settings) -> None:
-    """For servers: raise ConfigError now rather than at the first order, and log what a budget of one's own means."""
+    """For servers: raise ConfigError now and not at the first order. Log what WORKFLOW_RUN_TIMEOUT_SECONDS means."""
     policy = default_policy(settings)
     if settings.run_timeout is not None:
         review = "the review included" if policy.budget_counts_review else "the review not counted"
@@ -109,7 +109,7 @@ def check_default_policy(settings: Settings) -> None:
 
 
 class Desk:
-    """Orders, for everybody who is not a workflow. Raises TrellisError's children, each with one sentence."""
+    """Orders, for everybody who is not a workflow. Raises subclasses of TrellisError, each with one sentence."""
 
     def __init__(
         self, client: Client, ledger: Ledger, settings: Settings, *, search_attributes: bool, stack: Stack | None = None
@@ -128,7 +128,7 @@ class Desk:
     async def start(self, order: Order, policy: Policy | None = None) -> Started:
         """Start an order; the same order again returns the same run.
 
-        Raises OrderConflict for another order under a known id, or a payment id that is another order's.
+        Raises OrderConflict if the id is known with another body, or if the payment id belongs to another order.
         """
         policy = (policy or self.default_policy()).check()
         owner, known = await self.ledger.known(order.order_id, order.payment_id)
@@ -139,9 +139,9 @@ class Desk:
             raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.")
         id_ = workflow_id(order.order_id)
         if known is not None:
-            theirs = await describe(self.client, id_)
-            # Temporal may have forgotten a run that the ledger still knows; an order never runs twice.
-            return Started(id_, theirs.run_id if theirs else "", created=False)
+            described = await describe(self.client, id_)
+            # Temporal may have deleted a run that the ledger still has. An order never runs twice.
+            return Started(id_, described.run_id if described else "", created=False)
         try:
             handle: WorkflowHandle[Any, Any] = await self.client.start_workflow(
                 ORDER_WORKFLOW,
@@ -158,11 +158,11 @@ class Desk:
                 rpc_timeout=CALL_TIMEOUT,
             )
         except WorkflowAlreadyStartedError as already:
-            theirs = await describe(self.client, id_)
-            # Temporal may forget a closed run in just this instant; then the ledger has the last word next time.
-            if theirs is not None and (await theirs.memo()).get("fingerprint") != fingerprint:
+            described = await describe(self.client, id_)
+            # Temporal may delete a closed run at this moment. The next start then decides by the ledger.
+            if described is not None and (await described.memo()).get("fingerprint") != fingerprint:
                 raise OrderConflict(f"Order {order.order_id} exists with another body. Choose a new id.") from None
-            return Started(id_, already.run_id or (theirs.run_id if theirs else ""), created=False)
+            return Started(id_, already.run_id or (described.run_id if described else ""), created=False)
         except RPCError as error:
             raise unavailable(error) from None
         return Started(id_, handle.first_execution_run_id or handle.result_run_id or "", created=True)
@@ -196,7 +196,8 @@ class Desk:
         return await self._request(order_id, "update_address", UpdateAddress(id_, parse_address(address)), id_)
 
     async def _request(self, order_id: str, name: str, message: object, request_id: str) -> Receipt:
-        """The update for a second, then the signal under the same request id: handled once whichever arrives."""
+        """Send an update. Without an answer within a second, send a signal with the same request id. Only one of them
+        counts."""
         parse_id(order_id)
         handle = self.client.get_workflow_handle(workflow_id(order_id))
         try:
@@ -207,18 +208,18 @@ class Desk:
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as late:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # The SDK gives a cancellation of its caller the same name; swallowed here, the caller would live on.
+                # The SDK raises the same error when its caller is cancelled. The caller must then end.
                 raise asyncio.CancelledError from late
             return await self._signal(handle, order_id, name, message, request_id)
         except WorkflowUpdateFailedError as refused:
             cause = refused.cause
-            # Written out, a failure begins with its type, which is Temporal's word and not the reason.
+            # The text of a failure begins with its type. The message alone is the reason.
             reason = cause.message if isinstance(cause, FailureError) else str(cause)
             return await self._refuse(order_id, name, request_id, reason)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._closed(order_id, name, request_id)
-            # An update that was not yet in the history dies with its workflow task; a signal is durable at once.
+            # An update that is not yet in the history is lost with its workflow task. A signal is durable at once.
             return await self._signal(handle, order_id, name, message, request_id)
         if verdict.accepted:
             return Receipt("accepted", verdict.reason)
@@ -244,7 +245,7 @@ class Desk:
             return await self._refuse(order_id, name, request_id, never_received(close))
         outcome = await self.ledger.outcome_of(order_id, request_id)
         if outcome is not None and outcome != EventType.REQUEST_REFUSED:
-            # It was granted, and the answer was lost on its way here.
+            # It was accepted, and the answer was lost on its way.
             return Receipt("accepted")
         return await self._refuse(order_id, name, request_id, f"the order is {row.state}")
 
@@ -271,7 +272,7 @@ class Desk:
     async def orders(
         self, *, state: str | None = None, limit: int = 50, after: tuple[datetime, str] | None = None
     ) -> list[OrderLine]:
-        """Orders, newest first. Raises BadInput for a state nobody knows or a limit outside 1 to 1,000."""
+        """Orders, newest first. Raises BadInput for an unknown state or a limit outside 1 to 1,000."""
         if state is not None and state not in State.__members__:
             raise BadInput(f"There is no state {state[:40]!r}. Known are {', '.join(State)}.")
         if not 1 <= limit <= 1000:
@@ -279,7 +280,7 @@ class Desk:
         return await self.ledger.orders(state, limit, after)
 
     async def faults(self) -> PlanInForce:
-        """The plan of faults in force. Its version is 0 unless somebody has set one."""
+        """The fault plan in force. Its version is 0 unless somebody has set one."""
         return plan_in_force(await self.ledger.fault_plan(), self.settings.faults)
 
     async def set_faults(self, plan: FaultPlan, *, followed: bool = False) -> PlanInForce:
@@ -343,7 +344,7 @@ class Desk:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise unavailable(error) from None
             except Exception as failed:
-                # How it ended stands in the status; a failed order is a result here, not an error.
+                # The status says how it ended. A failed order is a result here, not an error.
                 log.debug("the order did not complete", order_id=order_id, error=str(failed))
         return await self.status(order_id)
 

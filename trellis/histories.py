@@ -17,7 +17,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
 
 from trellis.errors import BadInput
-from trellis.incoming import KINDS, is_our_own, read_request, read_start
+from trellis.incoming import KINDS, is_our_own, read_request, read_start, read_start_as_before
 from trellis.messages import SHIPPING_WORKFLOW, Cancel, OrderInput, ShippingInput, Verdict
 from trellis.model import workflow_id
 from trellis.parsing import ID_PATTERN
@@ -96,7 +96,11 @@ class _Reader:
             try:
                 input_ = read_start(given, self._history.workflow_id)
             except BadInput as error:
-                raise NoOrder(str(error)) from error
+                before = read_start_as_before(given)
+                if before is None or not self._called_out():
+                    raise NoOrder(str(error)) from error
+                # Taken by an earlier version, which checked nothing.
+                input_ = before
         self._found = OrderHistory(input_)
         if not self._child and not is_our_own(given):
             self._found.passes_on = self._history.workflow_id != workflow_id(self._found.order_id)
@@ -107,6 +111,10 @@ class _Reader:
             await self._note(event)
         self._found.requests += self._open_updates.values()
         return self._found
+
+    def _called_out(self) -> bool:
+        scheduled = HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+        return any(event.event_type == scheduled for event in self._history.events)
 
     async def _note(self, event: HistoryEvent) -> None:
         kind = event.event_type

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from typing import Any, Protocol, TypeAlias
 
 from temporalio.converter import value_to_type
 
 from trellis.errors import BadInput, TrellisError
 from trellis.messages import Approve, Cancel, OrderInput, UpdateAddress
-from trellis.parsing import parse_address, parse_reason, parse_start, parse_text, read_json
+from trellis.parsing import parse_address, parse_order, parse_reason, parse_start, parse_text, read_json
 from trellis.policies import Policy, preset, tuned
 
 APPROVE, CANCEL, UPDATE_ADDRESS = "approve", "cancel", "update_address"
@@ -108,17 +109,7 @@ def read_start(given: Given, workflow_id: str) -> OrderInput:
     own OrderInput, as the desk sends it.
     """
     if is_our_own(given):
-        raw: Any = _plain(_only(given))
-        try:
-            policy = raw.get("policy")
-            if not isinstance(policy, dict) or "retry" not in policy:
-                raw["policy"] = asdict(_policy(policy))
-            read: OrderInput = value_to_type(OrderInput, raw)
-        except BadInput:
-            raise
-        except Exception as error:
-            raise BadInput(f"The order's input cannot be read: {error}.") from None
-        return read
+        return _read_our_own(_plain(_only(given)))
     value = _value(given)
     if not isinstance(value, dict):
         raise BadInput("The input must be an object with at least a payment_id.")
@@ -127,6 +118,47 @@ def read_start(given: Given, workflow_id: str) -> OrderInput:
     policy = _policy(body.pop("policy", None))
     queue = parse_text(body.pop("shipping_queue", None) or SHIPPING_QUEUE, "shipping_queue")
     return OrderInput(parse_start(order_id, body), policy, queue)
+
+
+def read_start_as_before(given: Given) -> OrderInput | None:
+    """What the first versions of Trellis made of a start: our own form, unchecked. None for every other one."""
+    try:
+        read: OrderInput = value_to_type(OrderInput, _plain(_only(given)))
+    except Exception:
+        return None
+    return read
+
+
+def _read_our_own(ours: Any) -> OrderInput:
+    """OrderInput, checked like any other start: people write this form by hand, too. Raises BadInput."""
+    raw = ours["order"]
+    if not isinstance(raw, dict):
+        raise BadInput("The order must be an object with at least an order_id and a payment_id.")
+    policy = ours.get("policy")
+    if not isinstance(policy, dict) or "retry" not in policy:
+        policy = asdict(_policy(policy))
+    items = raw.get("items")
+    if isinstance(items, list):
+        items = [_our_item(item) for item in items]
+    order = parse_order(raw.get("order_id"), raw.get("payment_id"), items, raw.get("address"))
+    try:
+        read: OrderInput = value_to_type(
+            OrderInput, {**ours, "order": {"order_id": "", "payment_id": ""}, "policy": policy}
+        )
+        read.policy.check()
+    except Exception as error:
+        raise BadInput(f"The order's input cannot be read: {error}") from None
+    return replace(read, order=order)
+
+
+def _our_item(raw: object) -> object:
+    if not isinstance(raw, dict) or "price_cents" not in raw:
+        return raw
+    rest = {name: value for name, value in raw.items() if name != "price_cents"}
+    cents = raw["price_cents"]
+    if not isinstance(cents, int):
+        raise BadInput("The price_cents must be a whole number.")
+    return {**rest, "price": Decimal(cents) / 100}
 
 
 def is_our_own(given: Given) -> bool:

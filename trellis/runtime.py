@@ -95,13 +95,13 @@ async def open_desk(on: stack.Stack, settings: Settings, pool: Pool) -> Desk:
 
 
 @contextmanager
-def workspace(settings: Settings, *, apart: bool = True) -> Iterator[Settings]:
+def workspace(settings: Settings, *, own_servers: bool = True) -> Iterator[Settings]:
     """Settings for a new workspace that is ended and deleted after the block.
 
-    `apart`: with servers of its own, even if the settings name servers. Made-up orders and killed workers need that.
+    `own_servers`: servers of its own, even if the settings name others. Made-up orders and killed workers need them.
     """
     home = Path(tempfile.mkdtemp(prefix="trellis-"))
-    own = settings.apart(home) if apart else settings.model_copy(update={"home": home})
+    own = settings.with_own_servers(home) if own_servers else settings.model_copy(update={"home": home})
     try:
         yield own
     finally:

@@ -1,4 +1,4 @@
-"""Where an order stands: the ledger's row, the workflow's answer to its query, and Temporal's description, joined."""
+"""The status of an order: the ledger's row, the workflow's answer to its query, and Temporal's description, joined."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class WorkflowStatus(Record):
     """What Temporal says of the order's workflow.
 
     `close_status` is Temporal's word (COMPLETED, FAILED, TERMINATED, ...), RUNNING while the workflow is open, and
-    None where Temporal did not say. `late` is true where Temporal or the workflow did not answer in time, so that the
-    ledger alone had to tell.
+    None if Temporal did not say. `late` is true if Temporal or the workflow did not answer in time, so that the status
+    comes from the ledger alone.
     """
 
     id: str
@@ -104,14 +104,14 @@ class StatusReader:
         self._ledger = ledger
 
     async def read(self, order_id: str, patience: float) -> OrderStatus:
-        """The status; what does not come within `patience` seconds is told by the ledger. Raises OrderNotFound."""
+        """The status. What does not come within `patience` seconds is read from the ledger. Raises OrderNotFound."""
         parse_id(order_id)
         row, events = await asyncio.gather(
             self._ledger.order(order_id), self._ledger.events(order_id, last=LAST_EVENTS)
         )
         ended = row is not None and row.state.terminal
-        # The row comes first: asking a closed workflow would have a worker replay its whole history. Without a row
-        # only Temporal knows whether there is such an order, and its answer is worth any wait.
+        # Read the row first: a query to a closed workflow makes a worker replay its whole history. Without a row, only
+        # Temporal knows whether the order exists, so its answer is waited for.
         described, live = await asyncio.gather(
             _within(patience if row else None, self.describe(order_id)),
             _within(patience, self._query(order_id)) if not ended else _within(None, _not_asked()),
@@ -120,7 +120,7 @@ class StatusReader:
             if described is None or described.close_status is None:
                 raise OrderNotFound(f"There is no order {order_id}. `trellis order list` shows the known ones.")
             if described.close_status != WorkflowExecutionStatus.RUNNING.name and await self._ledger.order(order_id):
-                # It was received and it ended between the two questions.
+                # It was received and ended between the two reads.
                 return await self.read(order_id, patience)
         return join(order_id, row, events, described, live, datetime.now(UTC))
 
@@ -145,7 +145,7 @@ class StatusReader:
         )
 
     async def _query(self, order_id: str) -> Status | None:
-        """The workflow's own answer; None where no worker gives it within a second, or the workflow is closed."""
+        """The workflow's own answer; None if no worker gives it within a second, or if the workflow has closed."""
         try:
             status: Status = await self._client.get_workflow_handle(workflow_id(order_id)).query(
                 "status",
@@ -166,7 +166,8 @@ def join(
     live: Status | None,
     now: datetime,
 ) -> OrderStatus:
-    """One status from what the ledger (row, last events), Temporal and the workflow say; None where one was silent."""
+    """One status from the ledger (row, last events), Temporal and the workflow. None stands for one that did not
+    answer."""
     state = row.state if row else State.ORDER_RECEIVED
     temporal = described or WorkflowStatus(workflow_id(order_id), None)
     closed = temporal.close_status if temporal.close_status != WorkflowExecutionStatus.RUNNING.name else None
@@ -176,7 +177,7 @@ def join(
     tries = [event for event in events if event.attempt is not None and event.step == step]
     failures = [event for event in tries if event.type in ATTEMPTS]
     claimed, closing = bool(row and row.claimed_at), bool(row and row.closing_at)
-    # A closed workflow takes no requests any more, whatever the row says.
+    # A closed workflow takes no requests, whatever the row says.
     may = permissions(state, claimed=claimed, closing=closing, step=step, closed=closed is not None)
     deadline = None
     if step == REVIEW:
@@ -218,7 +219,7 @@ def never_received(close_status: str) -> str:
 
 
 def _item(item: dict[str, Any]) -> dict[str, Any]:
-    """A line item as a start's body spells it."""
+    """An item in the form of a start's body."""
     return {"sku": item["sku"], "quantity": item["quantity"], "price": f"{item['price_cents'] / 100:.2f}"}
 
 
@@ -234,13 +235,13 @@ def _step(
 
 
 def _review_deadline(row: OrderRow | None, events: Sequence[EventRow]) -> str | None:
-    """When the review ends, by the ledger alone: the workflow's own timer began some milliseconds later."""
+    """When the review ends, from the ledger alone. The workflow's own timer began some milliseconds later."""
     began = [event.ts for event in events if event.type == EventType.AWAITING_APPROVAL]
     return (began[0] + timedelta(seconds=row.policy_json["review_window"])).isoformat() if row and began else None
 
 
 async def _not_asked() -> None:
-    """The answer of a workflow that need not be asked."""
+    """Stands in for the answer of a workflow that is not asked."""
 
 
 async def _within(seconds: float | None, call: Awaitable[T]) -> T | None:

@@ -221,6 +221,7 @@ async def test_fifty_starts_of_one_id_are_one_run(house: House, api: Api) -> Non
     )
 
 
+@pytest.mark.slow
 async def test_fifty_cancels_cancel_once(house: House, api: Api) -> None:
     """Each has an answer, at least one is taken, and the log holds one cancellation."""
     order = await house.start()
@@ -234,6 +235,7 @@ async def test_fifty_cancels_cancel_once(house: House, api: Api) -> None:
     assert (await house.events(order)).count("ORDER_CANCELLED") == 1
 
 
+@pytest.mark.slow
 async def test_without_workers_requests_are_pending_and_status_answers(
     idle_desk: Desk, pool: Pool, settings: Settings
 ) -> None:

@@ -19,6 +19,8 @@ from trellis.messages import ORDER_WORKFLOW, OrderInput
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
+pytestmark = pytest.mark.slow
+
 PAYMENT_AND_EVENTS_OF_A_FAILURE = (
     "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
     "INSERT INTO events (event_id, order_id, type) SELECT gen_random_uuid(), %(order)s, "
@@ -34,7 +36,7 @@ async def test_an_ending_that_temporal_does_not_share_is_found(house: House) -> 
 
 
 async def test_a_terminated_workflow_is_found(house: House) -> None:
-    """An order that Temporal closed behind our back is open in the ledger: invariant 6, and reconcile's to mend."""
+    """An order whose workflow Temporal closed is open in the ledger: invariant 6, and reconcile's to mend."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
@@ -73,7 +75,7 @@ async def test_an_order_that_died_before_it_was_received_is_found(house: House) 
 
 
 async def test_an_order_that_was_never_received_and_runs_on_is_found(house: House) -> None:
-    """Temporal runs it past the run timeout of its policy, and our books have not heard of it: invariant 8."""
+    """Temporal runs it past the run timeout of its policy, and the ledger have not heard of it: invariant 8."""
     order = house.order()
     policy = tuned(preset("swift"), review_window=0.1, budget=0.5, run_timeout=0.7)
     handle = await house.desk.client.start_workflow(

@@ -219,6 +219,16 @@ async def test_an_order_started_by_hand_runs_like_any_other(house: House, more: 
     await no_task_failed(house, handle.id)
 
 
+async def test_the_form_that_the_desk_sends_is_read_like_any_other(house: House) -> None:
+    """Written by hand it may price its items as the HTTP API does, and the price counts."""
+    order = house.order()
+    await start(house, [{"order": payload(order), "policy": "reviewed"}], workflow_id(order.order_id))
+    await house.until(order, "AWAITING_APPROVAL")
+    assert str((await house.desk.status(order.order_id)).total) == "25.00"
+    await house.desk.cancel(order.order_id)
+    await house.ends(order, State.CANCELLED)
+
+
 async def test_the_workflows_id_may_give_the_orders_id(house: House) -> None:
     """The body of the HTTP API has no order id; then it is the one in the workflow's id."""
     order = house.order()
@@ -243,6 +253,17 @@ async def test_a_start_under_another_id_runs_the_order_where_everybody_looks_for
     with pytest.raises(WorkflowFailureError) as failed:
         await again.result()
     assert "was started before" in str(failed.value.cause)
+
+
+@pytest.mark.parametrize(("signal", "state"), [("approve", State.COMPLETED), ("cancel_order", State.CANCELLED)])
+async def test_a_signal_that_comes_with_a_start_under_another_id_reaches_the_order(
+    house: House, signal: str, state: State
+) -> None:
+    """The order's own workflow does not exist yet when the signal is read: it waits for it."""
+    order = house.order()
+    handle = await start(house, [payload(order)], str(uuid.uuid4()), start_signal=signal)
+    assert (await handle.result())["state"] == state
+    await no_task_failed(house, handle.id)
 
 
 async def test_an_order_started_by_hand_under_another_id_heeds_a_cancel_from_temporal(house: House) -> None:
@@ -273,6 +294,11 @@ async def test_an_order_started_by_hand_under_another_id_heeds_a_cancel_from_tem
         [{"payment_id": "p", "policy": 3}],
         [{"order": {"nothing": 1}, "policy": {}}],
         [{"order": 3}],
+        [{"order": {"order_id": "no good id!", "payment_id": "p"}}],
+        [{"order": {"order_id": "o-1", "payment_id": "p", "items": [{"sku": "x", "quantity": -1, "price_cents": 5}]}}],
+        [{"order": {"order_id": "o-1", "payment_id": "p", "items": [{"sku": "x", "price_cents": 0.5}]}}],
+        [{"order": {"order_id": "o-1", "payment_id": "p", "address": {"line1": "a\0b"}}}],
+        [{"order": {"order_id": "o-1", "payment_id": "p"}, "policy": {"retry": {"try_timeout": -1}}}],
         [{"payment_id": "p"}, {"payment_id": "p"}],
         *([odd] for odd in ODD),
     ],

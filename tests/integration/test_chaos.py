@@ -56,6 +56,6 @@ def test_a_child_process_is_given_these_very_settings(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("SHIPPING_TQ=theirs\nTEMPORAL_NAMESPACE=theirs\n", "utf-8")
     assert load(given.environment(), env_file) == given
-    own = given.apart(tmp_path / "own")
+    own = given.with_own_servers(tmp_path / "own")
     assert load({**os.environ, **ELSEWHERE, **own.environment()}, env_file) == own
     assert (own.database_url, own.temporal_address, own.orders_queue) == (None, None, "mine")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,8 @@ from trellis import stack
 from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
-from trellis.model import FORWARD_OUTSIDE_STEPS, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, Address, State, workflow_id
+from trellis.policies import preset, tuned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +71,22 @@ async def test_an_order_is_driven_from_the_command_line(house: House, settings: 
     assert "COMPLETED" in late.stderr
 
 
+async def test_what_people_sent_is_printed_as_it_is(house: House, settings: Settings) -> None:
+    """Brackets in an address or a reason are no markup, and the event of a refusal or of an ending tells its reason."""
+    order = replace(house.order(), address=Address("1 [/b] Street [red]"))
+    await house.desk.start(order, tuned(preset("swift"), review_window=60))
+    await house.until(order, "AWAITING_APPROVAL")
+    status = await trellis(settings, "order", "status", order.order_id)
+    assert (status.returncode, "1 [/b] Street [red]" in status.stdout) == (0, True)
+    await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).signal("update_address", {"[/x]": 1})
+    await house.until(order, "REQUEST_REFUSED")
+    await house.desk.cancel(order.order_id, "too [/b] dear")
+    await house.ends(order, State.CANCELLED)
+    events = await trellis(settings, "order", "events", order.order_id)
+    assert "update_address: The address has an unknown field '[/x]'" in events.stdout
+    assert "too [/b] dear" in events.stdout
+
+
 async def test_status_counts_orders_and_workers(house: House, settings: Settings) -> None:
     """`status --json` has the four keys that scripts rely on."""
     result = json.loads((await trellis(settings, "status", "--json")).stdout)
@@ -77,6 +95,7 @@ async def test_status_counts_orders_and_workers(house: House, settings: Settings
     assert {worker["queue"] for worker in result["workers"]} == {settings.orders_queue, settings.shipping_queue}
 
 
+@pytest.mark.slow
 async def test_faults_are_shown_and_set(house: House, settings: Settings) -> None:
     """A plan set on the command line is the plan in force."""
     done = await trellis(settings, "faults", "set", "--error", "0.25", "--step", "charge", "--seed", "7", "--json")
@@ -113,6 +132,7 @@ async def test_faults_are_shown_and_set(house: House, settings: Settings) -> Non
         (["no-such-command"], {}, 2, "No such command"),
     ],
 )
+@pytest.mark.slow
 async def test_a_mistake_is_one_sentence(
     house: House, settings: Settings, words: list[str], environment: dict[str, str], code: int, sentence: str
 ) -> None:
@@ -227,7 +247,7 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
     )  # fmt: skip
 
     def running() -> list[Settings]:
-        own = [settings.apart(place) for place in (home, *tmp_path.glob("trellis-*"))]
+        own = [settings.with_own_servers(place) for place in (home, *tmp_path.glob("trellis-*"))]
         return [each for each in own if stack.find(each) is not None]
 
     try:

@@ -22,6 +22,8 @@ from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 
+pytestmark = pytest.mark.slow
+
 
 class Slow:
     """A reader whose page is a snapshot that takes its time to arrive."""
@@ -131,7 +133,6 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         room.close()
 
 
-@pytest.mark.slow
 def test_a_board_whose_servers_die_says_so_and_comes_back_by_itself(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -32,6 +32,8 @@ from trellis.insight.history import rows
 from trellis.insight.retries import predict
 from trellis.policies import preset
 
+pytestmark = pytest.mark.slow
+
 SOON = timedelta(seconds=30)
 QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
 
@@ -119,7 +121,6 @@ async def test_repeated_activities_are_no_attempts_of_one(client: Client) -> Non
     )
 
 
-@pytest.mark.slow
 async def test_runs_of_one_id_stand_apart(client: Client) -> None:
     """Three runs of one id, each continuing the last, are three runs with attempts of their own."""
     id_ = await run(client, more=2)
@@ -132,7 +133,6 @@ async def test_runs_of_one_id_stand_apart(client: Client) -> None:
     assert all(one.startswith(f"{id_} ") for one in runs["order_id"])
 
 
-@pytest.mark.slow
 async def test_a_reset_run_has_its_own_id(client: Client) -> None:
     """After a reset the run that is asked for is the one that is shown, not the one that it was copied from."""
     id_ = await run(client)
@@ -198,7 +198,6 @@ async def test_a_strangers_orders_draw_too(client: Client) -> None:
     assert marks["at"].between(0, orders["seconds"].iloc[0]).all()
 
 
-@pytest.mark.slow
 async def test_faults_are_learned_from_a_strangers_histories(client: Client) -> None:
     """An activity that works at its third attempt fails two of three calls, though its history keeps one failure."""
     frames = [insight.history_attempts(await insight.download(client, await run(client))) for _ in range(6)]
@@ -212,7 +211,6 @@ async def test_faults_are_learned_from_a_strangers_histories(client: Client) -> 
     assert predict(preset("swift"), learned.calls).calls_per_step == pytest.approx((1 + 3) / 2)
 
 
-@pytest.mark.slow
 async def test_a_history_that_vanished_is_a_gap(client: Client) -> None:
     """A workflow that is gone between the list and its turn is a marked row; the others are all there."""
     kept, gone = [await run(client) for _ in range(2)]

@@ -88,7 +88,7 @@ async def test_an_export_holds_every_row(retried: Order, running: Stack, tmp_pat
         assert back.dtypes.to_dict() == whole.dtypes.to_dict()
         pd.testing.assert_frame_equal(insight.attempts(back), insight.attempts(whole), check_categorical=False)
     else:
-        with pytest.raises(BadInput, match="parquet, which keeps dtypes"):
+        with pytest.raises(BadInput, match="parquet, which keeps them"):
             insight.attempts(back)
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(BadInput, match="export writes"):

@@ -21,6 +21,8 @@ from trellis.errors import BadInput
 from trellis.insight import exporting
 from trellis.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 async def filled(running: Stack) -> AsyncIterator[str]:

@@ -17,8 +17,9 @@ from trellis.errors import BadInput, DatabaseUnavailable, OrderNotFound, Trellis
 from trellis.lab.keeper import KEPT, LogKeeper
 from trellis.lab.session import Session
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_sleeping_cell_and_a_heavy_groupby_hold_no_order_up(session: Session) -> None:
     """Orders complete while this thread, as a busy cell would, sleeps for six seconds or groups rows without pause."""
     numbers = pd.DataFrame({"key": range(400_000)})

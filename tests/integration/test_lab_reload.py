@@ -19,6 +19,8 @@ from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 from trellis.policies import preset, tuned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.3])
 def test_a_reload_that_is_interrupted_still_comes_to_its_end(session: Session, moment: float) -> None:

@@ -16,8 +16,9 @@ from trellis.errors import BadInput, TrellisError
 from trellis.lab.essays import trips
 from trellis.lab.session import Session
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
     """While this thread does nothing but sleep, as a busy cell would, an order completes."""
     order = session.start_order()
@@ -28,7 +29,6 @@ def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
     assert (done - received).total_seconds() < 4
 
 
-@pytest.mark.slow
 async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
     """Each run of the trips has a query of its own, which finds all of its trips and no others."""
     assert session.desk.stack is not None

@@ -76,6 +76,7 @@ async def logged(house: House, stream: Path, order: Order) -> None:
 
 
 @pytest.mark.parametrize("placement", ["activity", "server"])
+@pytest.mark.slow
 async def test_a_worker_logs_every_attempt_with_the_ledgers_number(
     house: House, tmp_path: Path, placement: str
 ) -> None:

@@ -29,6 +29,7 @@ def test_the_panel_approves_and_shows_the_end(session: Session) -> None:
     assert "completed" in panel.path.value
 
 
+@pytest.mark.slow
 def test_a_run_of_all_cells_leaves_the_person_time_to_press(session: Session) -> None:
     """Nobody presses: Approve is pressed when the time is over, and not before. Somebody does: no more waiting."""
     order = session.start_order()

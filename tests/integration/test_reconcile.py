@@ -1,4 +1,4 @@
-"""Orders that Temporal closed behind our back are ended by the same fence, once."""
+"""Orders whose workflow Temporal closed are ended by the same fence, once."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ async def test_a_run_that_timed_out_is_ended(house: House) -> None:
 
 
 @pytest.mark.parametrize("cancels", [True, False])
+@pytest.mark.slow
 async def test_an_order_that_died_before_it_was_received_is_ended(house: House, *, cancels: bool) -> None:
     """Acknowledged with no worker there, then terminated: it gets its row, and its requests their answers."""
     desk, order = house.unattended(), house.order()
@@ -176,6 +177,7 @@ async def test_an_ending_that_temporal_never_heard_of_is_marked(house: House) ->
     assert await repairs(house, order) == []
 
 
+@pytest.mark.slow
 async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, settings: Settings) -> None:
     """It is reported with a sentence and exit code 1; those after it are ended all the same, and shown as they are."""
     orders = sorted([await house.start() for _ in range(2)], key=lambda order: order.order_id)
@@ -210,6 +212,7 @@ async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> No
     await ended(house, order, State.CANCELLED, charges=1, refunds=1, parcels=0)
 
 
+@pytest.mark.slow
 async def test_two_at_once_repair_once(house: House) -> None:
     """Two reconciles that stand at the fence of the same order together leave one refund and one end, each time."""
     parcel = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang*")

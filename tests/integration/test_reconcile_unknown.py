@@ -108,7 +108,7 @@ async def wire(address: str) -> AsyncIterator[str]:
 
 
 async def test_another_order_under_the_same_id_proves_nothing(house: House) -> None:
-    """A Temporal that closed another order under this id says nothing of the one in our books."""
+    """A Temporal that closed another order under this id says nothing of the one in the ledger."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await terminate(house, order)

@@ -16,6 +16,8 @@ from trellis.config import Settings
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset, tuned
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "samples"
 STARTS = ("start.json", "start-minimal.json", "start-other-names.json")
 CANCELS = ("cancel.json", "cancel-without-reason.json")

@@ -22,6 +22,8 @@ from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 from trellis.model import Order, State, workflow_id
 from trellis.reconcile import Outcome, Repair, reconcile
 
+pytestmark = pytest.mark.slow
+
 ENCRYPTED = RawValue(Payload(metadata={"encoding": b"binary/encrypted"}, data=b"\x00\xff"))
 
 
@@ -76,7 +78,7 @@ async def found_repairs(house: House, order_id: str, *, apply: bool) -> list[Rep
 async def test_an_input_that_nobody_can_read_is_one_finding(
     house: House, type_: str, input_: tuple[object, ...]
 ) -> None:
-    """The audit says of which workflow and why, and goes on: a completed order beside it is violated at."""
+    """The audit says of which workflow and why, and goes on: a completed order beside it is looked at."""
     order = await house.start(approve=True)
     await house.ends(order, State.COMPLETED)
     handle = await started_by_hand(house, *input_, type_=type_)
@@ -200,7 +202,7 @@ async def test_what_goes_wrong_before_an_order_is_looked_at_has_a_whole_sentence
 
     monkeypatch.setattr("trellis.reconcile.describe", broken)
     [repair] = await found_repairs(house, order.order_id, apply=True)
-    assert (repair.state, repair.workflow) == ("not known", "was not violated at")
+    assert (repair.state, repair.workflow) == ("not known", "was not looked at")
     assert repair.action == "could not be ended: planted twice"
     await house.desk.cancel(order.order_id)
 

@@ -84,7 +84,7 @@ CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
 FINDINGS = {
     "05_what_the_events_say": ["Timeout 0.25 s", "Timeout 0.75 s"],
     "06_choose_a_retry_policy": ["misses 15 s (at worst 1 in", "misses 1.5 s (at worst 1 in", "COMPLETED"],
-    "09_your_own_workflows": ["20 trips, 60 bookings", "the histories do not tell"],
+    "09_your_own_workflows": ["20 trips, 60 bookings", "The histories do not say how"],
 }
 
 

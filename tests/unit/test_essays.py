@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from trellis import lab
@@ -118,3 +119,24 @@ def test_the_sliders_move_the_rules_of_single_steps_too() -> None:
     timeout.value = 1.0
     expected = predict(tuned(preset("swift"), try_timeout=1.0), FaultPlan.canonical(), dt=0.005)
     assert f"within <b>{expected.percentile(0.5):.2f} s</b>" in prediction.value
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_a_cell_of_an_essay_has_at_most_five_lines(path: Path) -> None:
+    """Longer code belongs in the package. Blank lines do not count."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [source for source in sources if sum(bool(line.strip()) for line in source.splitlines()) > 5] == []
+
+
+def test_an_order_that_did_not_complete_has_missed_its_deadline() -> None:
+    """Of four orders one is too late and one failed early. The prediction for `swift` is far below these two."""
+    outcomes = ["completed", "completed", "completed", "failed"]
+    runs = pd.DataFrame({"policy": "swift", "seconds": [1.0, 2.0, 16.0, 3.0], "outcome": outcomes})
+    (row,) = lab.missed_deadlines(runs, {"swift": predict(preset("swift"))}, deadline=15).to_dict("records")
+    assert row == {
+        "missed, measured": "50%",
+        "95 % interval": "7% to 93%",
+        "missed, predicted": "0.0%",
+        "inside": False,
+    }

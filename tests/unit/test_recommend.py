@@ -46,6 +46,7 @@ def made(seed: int, orders: int = 500, mix: Mix = THIRDS, hedge: int = 1) -> pd.
 
 
 @pytest.mark.parametrize("hedge", [1, 2, 4])
+@pytest.mark.slow
 def test_the_thirds_are_recovered_from_500_orders(hedge: int) -> None:
     """In at least 19 of 20 runs all three shares lie within their intervals, abandoned tries or not."""
     right = 0
@@ -142,6 +143,7 @@ def test_few_tries_recommend_with_their_doubt() -> None:
 @pytest.mark.parametrize(
     ("deadline", "mix"), [(60.0, Mix(0.1, 0.1, latency=2)), (3600.0, Mix(1 / 3, 1 / 3)), (1.0, Mix(latency=0.1))]
 )
+@pytest.mark.slow
 def test_slow_calls_and_long_deadlines_get_an_answer(deadline: float, mix: Mix) -> None:
     """Calls of two seconds, a deadline of an hour: a policy whose promise holds."""
     found = recommend(deadline, 1e-3, FaultPlan(mix))
@@ -185,12 +187,14 @@ def test_a_recommended_policy_keeps_its_promise() -> None:
     assert (gentler["p_miss"] > 1e-5).all()
 
 
+@pytest.mark.slow
 def test_a_tighter_deadline_costs_more_calls() -> None:
     """When time is short only hedging helps, and the recommendation pays for it."""
     assert recommend(1.0, 0.01).calls_per_step > recommend(15, 0.01).calls_per_step
     assert recommend(1.0, 0.01).policy.retry.hedge > 1
 
 
+@pytest.mark.slow
 def test_a_slow_step_gets_a_rule_of_its_own() -> None:
     """The dispatch takes 0.8 s and fails often, the other steps are quick: only its rule has a long timeout."""
     chain = {str(step): Calls(0.05, 0.05, latency=(0.02,)) for step in FORWARD_OUTSIDE_STEPS}
@@ -199,13 +203,14 @@ def test_a_slow_step_gets_a_rule_of_its_own() -> None:
     policy = found.policy.check()
     assert list(policy.steps) == ["dispatch"]
     assert policy.retry_of("dispatch").try_timeout > 0.8 > policy.retry_of("charge").try_timeout
-    assert f"; dispatch: timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
+    assert f"; for dispatch timeout {policy.steps['dispatch'].try_timeout:g} s" in found.words()
     assert predict(policy, chain).p_miss(6) <= 1.1e-3
     one_rule = found.frontier[(found.frontier["p_miss"] <= 1e-3) & (found.frontier["name"] != policy.name)]
     assert found.calls_per_step <= 0.95 * one_rule["calls_per_step"].min()
     assert found.frontier.set_index("name").loc[policy.name, "pareto"]
 
 
+@pytest.mark.slow
 def test_one_rule_is_kept_where_others_save_little() -> None:
     """Under the canonical thirds and 15 s every step needs three calls, whatever its rule: there is one for all."""
     assert recommend(15, 1e-5).policy.steps == {}
@@ -223,6 +228,7 @@ def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
     ("deadline", "epsilon", "max_calls", "words"),
     [(0.2, 1e-9, None, "No policy reaches 1e-09 in 0.2 s; the best is"), (15, 1e-5, 2.0, "manages with 2 calls")],
 )
+@pytest.mark.slow
 def test_what_cannot_be_had_is_said(deadline: float, epsilon: float, max_calls: float | None, words: str) -> None:
     """An impossible wish gets a sentence that names the best there is."""
     with pytest.raises(BadInput, match=words):

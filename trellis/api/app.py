@@ -1,4 +1,4 @@
-"""The routes. Each hands what was sent to the model, asks the desk, and says what came of it."""
+"""The routes. Each parses what was sent, calls the desk, and returns the outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_st
 log = structlog.get_logger("trellis.api")
 
 STATUS_SECONDS = 0.025
-"""How long a status waits for Temporal: a busy server takes its time, and the ledger knows nearly as much."""
+"""How long a status waits for Temporal [s]. A busy Temporal is slow, and the ledger knows nearly as much."""
 
 ADDRESS_SUMMARY = "Send the parcel elsewhere: the new address replaces the whole old one"
 
@@ -47,7 +47,8 @@ def _answers(*codes: int, **models: Any) -> dict[int | str, dict[str, Any]]:
 
 
 def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> FastAPI:
-    """The application on a desk. A `token` is demanded of every request but /health and the documents."""
+    """The application on a desk. Every request but those for /health and the documents must carry the `token`, if
+    given."""
     app = FastAPI(
         title="Trellis",
         version="1",
@@ -141,7 +142,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
     ) -> JSONResponse:
         rows = await desk.orders(state=state, limit=limit, after=read_cursor(after) if after is not None else None)
-        # A full page may be the last one; then the next is empty, and says so.
+        # A full page may be the last one. Then the next page is empty and has no `next`.
         following = write_cursor(rows[-1].created_at, rows[-1].id) if len(rows) == limit else None
         return JSONResponse({"orders": [row.to_json() for row in rows], "next": following})
 
@@ -154,7 +155,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         response_model=schema.Health,
     )
     async def health() -> JSONResponse:
-        # Health passes the gate however many ask: they share one look.
+        # The gate lets every health request pass, so requests at the same time share one check.
         nonlocal looking
         if looking is None or looking.done():
             looking = asyncio.create_task(desk.health())
@@ -180,7 +181,7 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, problem: RequestValidationError) -> JSONResponse:
-        # Never the value that was sent: it may be NaN, which JSON cannot say.
+        # The answer never repeats the value that was sent: it may be NaN, which JSON does not have.
         first = problem.errors()[0]
         return error(422, "bad_input", f"{first['loc'][-1]}: {first['msg']}.")
 

@@ -13,12 +13,12 @@ from trellis.parsing import parse_id
 
 
 def error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """`{"error": kind, "message": sentence}`: the only shape in which this API says no."""
+    """`{"error": kind, "message": sentence}`: the shape of every error of this API."""
     return JSONResponse({"error": kind, "message": message}, status, headers)
 
 
 def busy(message: str) -> JSONResponse:
-    """503, and when to come back [s]."""
+    """503 with the seconds to wait before the next try."""
     return error(503, "unavailable", message, {"Retry-After": "1"})
 
 
@@ -33,7 +33,7 @@ def read_cursor(text: str) -> tuple[datetime, str]:
         plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
         created, _, id_ = plain.partition(" ")
         position = datetime.fromisoformat(created), parse_id(id_)
-        # Anything but our own writing is a mistake, however readable.
+        # Only the exact text that `write_cursor` makes is accepted.
         if position[0].tzinfo is None or write_cursor(*position) != text:
             raise ValueError
     except (ValueError, BadInput):

@@ -1,4 +1,5 @@
-"""What stands before every request: the token, whose page sent it, how large and slow it may be, how many at once."""
+"""The checks before every request: its token, the origin of the page that sent it, size and time of its body, how many
+at once."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ LARGEST_BODY = 64 * 1024
 BODY_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 INSIDE = 100
-"""Requests that are worked on at once. More get a 503 and may come back: a queue would make all of them wait."""
+"""How many requests are served at once. Others get a 503 and may try again: a queue would make all of them wait."""
 OPEN = frozenset({"/docs", "/openapi.json"})
-"""Needs no token: the schema is no secret, and no browser could send one for a page that it opens."""
+"""These need no token. The schema is no secret, and a browser cannot send a token for a page that it opens."""
 
 
 class Gate:
-    """Plain ASGI. `/health` passes always: an overloaded server is not a dead one."""
+    """Plain ASGI. `/health` always passes: an overloaded server is still alive."""
 
     def __init__(self, app: ASGIApp, *, token: str | None = None, inside: int = INSIDE) -> None:
         self._app = app
@@ -52,7 +53,7 @@ class Gate:
         if body is None:
             await _too_large()(scope, receive, send)
             return
-        # Counted only now: clients that announce a body and send none would hold every place.
+        # Count only after the body has come, or clients that announce a body and send none would take every place.
         if self._places <= 0:
             await busy("Too many requests at once. Try again in a second.")(scope, receive, send)
             return
@@ -64,7 +65,8 @@ class Gate:
 
     def _refuse(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
         if self._token is None:
-            # A page of any site can have its reader's browser send simple requests to loopback; a token it has not.
+            # A page of any site can make its reader's browser send simple requests to loopback. It does not have a
+            # token.
             if not _by_a_safe_name(headers):
                 return error(
                     403,
@@ -112,7 +114,7 @@ class Gate:
         except TimeoutError:
             if begun:
                 raise
-            late = f"No answer was to be had within {ANSWER_SECONDS:.0f} seconds; the request may yet be carried out."
+            late = f"There was no answer within {ANSWER_SECONDS:.0f} seconds; the request may still be carried out."
             await busy(late)(scope, receive, send)
 
 
@@ -131,7 +133,7 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 def _by_a_safe_name(headers: dict[bytes, bytes]) -> bool:
-    """Is the API called by a name that no stranger can have resolve to this machine?"""
+    """Whether the Host header holds a name that an attacker's DNS cannot point to this machine."""
     try:
         name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
         if "." in name or ":" in name:
@@ -142,7 +144,7 @@ def _by_a_safe_name(headers: dict[bytes, bytes]) -> bool:
 
 
 def _of_this_origin(headers: dict[bytes, bytes]) -> bool:
-    """Was it sent by a page of our own, or by no page at all?"""
+    """Whether the request comes from a page of our own, or from no page."""
     origin = headers.get(b"origin")
     return origin is None or origin.lower().partition(b"://")[2] == headers.get(b"host", b"").lower()
 

@@ -1,4 +1,4 @@
-"""One log line for each HTTP request: what was asked, how it was answered, and how long that took."""
+"""One log line for each HTTP request: the request, its status and its duration."""
 
 from __future__ import annotations
 

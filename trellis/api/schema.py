@@ -1,4 +1,4 @@
-"""The API's shapes, for its OpenAPI document. Nothing is parsed by them: the model reads what people send."""
+"""The API's shapes, for its OpenAPI document. They parse nothing: `trellis/parsing.py` reads what people send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "e
 
 
 def _text(limit: int, *, least: int = 0) -> Json:
-    """Text without control characters, and not of blanks alone where something is needed."""
+    """Text without control characters. If it is needed, it must not be blank."""
     if least:
         return {
             "type": "string",
@@ -108,8 +108,8 @@ def body(schema: Json, examples: Json, *, required: bool) -> Json:
 class Problem(BaseModel):
     """What went wrong, in one sentence.
 
-    After a 4xx the order is as it was. After a 503 or 500 the request may have been carried out all the same, or may
-    yet be: look at the order's status, or send the request again, which does no harm.
+    After a 4xx the order is unchanged. After a 503 or 500 the request may have been carried out, or may still be. Look
+    at the order's status, or send the request again, which does no harm.
     """
 
     model_config = ConfigDict(
@@ -121,7 +121,7 @@ class Problem(BaseModel):
 
 
 class Started(BaseModel):
-    """The order's workflow. `run_id` is empty when Temporal has forgotten a run that the ledger still knows."""
+    """The order's workflow. `run_id` is empty if Temporal has deleted a run that the ledger still has."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"workflow_id": "order-order-1", "run_id": "019aa6b2-7c1f-7d6c-8a5e"}]}
@@ -131,7 +131,7 @@ class Started(BaseModel):
 
 
 class Receipt(BaseModel):
-    """`accepted`, or `pending` when no worker has judged it within a second; it is judged when one comes."""
+    """`accepted`, or `pending` if no worker has judged it within a second. A worker judges it later."""
 
     verdict: Literal["accepted", "pending"]
     reason: str = ""

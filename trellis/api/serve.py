@@ -1,4 +1,4 @@
-"""The API as a process: it binds, it checks what it stands on, it serves, and it ends in order."""
+"""The API as a process: it binds its port, checks its servers and settings, serves, and shuts down."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from trellis.faults import plan_in_force
 from trellis.runtime import opened
 
 GRACE_SECONDS = 5
-"""How long requests under way may take once the API was told to end."""
+"""How long requests under way may take after the API was asked to end [s]."""
 
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Uvicorn would send itself the signal again after an orderly end, and so never exit with 0.
+        # After its shutdown Uvicorn would send itself the signal again, and so never exit with 0.
         yield
 
 
 async def serve(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `announce` is given the address once the API answers. Port 0 takes a free one.
 
-    Raises ConfigError for an open address without a token and for a policy or fault plan that cannot be meant,
+    Raises ConfigError for an open address without a token and for a policy or fault plan that cannot be used,
     StackError for a port in use, and what `opened` raises.
     """
     check_default_policy(settings)
@@ -79,7 +79,7 @@ def _bind(host: str, port: int, settings: Settings) -> socket.socket:
         )
     listener = socket.socket(family, kind, protocol)
     try:
-        # Connections of an earlier run that linger must not keep a restart from its port.
+        # Old connections of an earlier run must not block the port at a restart.
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

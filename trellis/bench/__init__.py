@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print figures. Each brings a stack of its own up, and ends it."""
+"""Benchmarks: commands that print measurements. Each starts a stack of its own, and ends it."""

@@ -1,7 +1,7 @@
-"""How long `status` takes over HTTP while orders run, and what happens beyond what the API can take.
+"""How long `status` takes over HTTP while orders run, and how the API answers more requests than it can serve.
 
-API and workers are processes of their own. The load is open: a request is due at its time whether or not the one
-before it was answered, and its clock starts when it is due, so that waiting counts.
+API and workers run as separate processes. Requests are due at fixed times, whether or not earlier ones were answered.
+The clock of a request starts when it is due, so its time includes waiting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trellis.runtime import opened, workspace
 THREADS = 200
 AT_ONCE = 10
 START_EVERY = 25
-"""One request in this many is a start, the others ask for a status."""
+"""One request of so many is a start. The others ask for a status."""
 
 
 async def run(
@@ -42,7 +42,7 @@ async def run(
     Statuses and starts at `rate` a second for `seconds`, beside ten orders at a time under the canonical faults;
     then statuses at `flood` a second for a fifth of the time.
     """
-    with workspace(settings, apart=False) as own:
+    with workspace(settings, own_servers=False) as own:
         async with opened(own, start=True) as runtime:
             await runtime.desk.set_faults(FaultPlan.canonical())
             with _process(own, "worker"), _process(own, "api", "--port", "0") as api:
@@ -72,7 +72,7 @@ def _process(settings: Settings, *words: str) -> Iterator[subprocess.Popen[bytes
 
 
 class _Traffic:
-    """Orders that run meanwhile; `recent` are the ids worth asking for."""
+    """Orders that run meanwhile; `recent` are the ids to ask for."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -97,7 +97,7 @@ class _Traffic:
 @asynccontextmanager
 async def _traffic(desk: Desk) -> AsyncIterator[_Traffic]:
     traffic = _Traffic(desk)
-    # A group: a lane that breaks ends the benchmark, instead of leaving the machine quieter than it claims.
+    # A lane that fails must end the benchmark. Without it, the load would be less than the benchmark says.
     async with asyncio.TaskGroup() as group:
         lanes = [group.create_task(traffic.lane()) for _ in range(AT_ONCE)]
         yield traffic
@@ -150,7 +150,7 @@ class _Load:
         return self._ask("POST", f"/orders/{order.order_id}/start", json.dumps({"payment_id": order.payment_id}))
 
     def _ask(self, method: str, path: str, body: str | None = None) -> int:
-        """The answer's code; 0 for none within 30 s."""
+        """The answer's status code; 0 without an answer within 30 s."""
         try:
             if not hasattr(self._mine, "connection"):
                 self._mine.connection = http.client.HTTPConnection(self._netloc, timeout=30)

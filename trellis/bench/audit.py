@@ -1,4 +1,4 @@
-"""The audit of the books over many orders: its rate, and how much memory it takes."""
+"""The audit over many orders, without histories: its rate, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trellis.config import Settings
 async def run(settings: Settings, orders: int, tick: Callable[[int], None]) -> dict[str, Any]:
     """{orders, violations, seconds, orders_per_s, peak_mb_small, peak_mb}: the peaks are growth of this process's
     resident memory [MB], for a tenth of the orders and for all of them."""
-    # Made-up orders must never land in a ledger that somebody uses.
-    async with bench_stack(settings, apart=True) as bench:
+    # Made-up orders must never get into a ledger that somebody uses.
+    async with bench_stack(settings, own_servers=True) as bench:
         peaks = []
         filled = 0
         for number in (orders // 10, orders):

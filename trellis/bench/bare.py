@@ -1,4 +1,4 @@
-"""A bare workflow to measure against: seven activities that do nothing and one child; no updates, no upserts."""
+"""A bare workflow to compare with: seven activities that do nothing and one child; no updates, no upserts."""
 
 from __future__ import annotations
 

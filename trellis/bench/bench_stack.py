@@ -25,10 +25,10 @@ class BenchStack:
     watch: workers.FaultWatch
     settings: Settings
     database_url: str
-    """The owner's; the pool has the rights of desk and workers only."""
+    """The owner's address. The pool has only the rights of desk and workers."""
 
     async def set_faults(self, plan: FaultPlan) -> None:
-        """Put a plan in force, for the workers of this process at once."""
+        """Put a plan in force. The workers of this process use it at once."""
         await self.desk.set_faults(plan)
         await self.watch.refresh()
 
@@ -40,7 +40,7 @@ class BenchStack:
                 if str(self.settings.home) not in " ".join(process.cmdline()):
                     continue
                 for one in (process, *process.children(recursive=True)):
-                    # Postgres ends a backend with each connection; its time is then in its parent's `children`.
+                    # When a connection closes, its backend ends, and its CPU time moves to the parent's `children`.
                     times = one.cpu_times()
                     servers += times.user + times.system + times.children_user + times.children_system
             except psutil.Error:
@@ -49,12 +49,12 @@ class BenchStack:
 
 
 @asynccontextmanager
-async def bench_stack(settings: Settings, *, apart: bool = False) -> AsyncIterator[BenchStack]:
-    """A fresh stack with workers in this process. Servers that the settings name are used, unless it is `apart`.
+async def bench_stack(settings: Settings, *, own_servers: bool = False) -> AsyncIterator[BenchStack]:
+    """A fresh stack with workers in this process. It uses servers that the settings name, unless `own_servers`.
 
     The workers log as those of `trellis worker` do, into a file: their lines are part of what an order costs.
     """
-    with runtime.workspace(settings, apart=apart) as own, logs.into_file(own, own.home / "worker.log"):
+    with runtime.workspace(settings, own_servers=own_servers) as own, logs.into_file(own, own.home / "worker.log"):
         async with (
             runtime.opened(own, start=True, pool_size=16, pool_wait=30) as opened,
             opened.workers() as watch,

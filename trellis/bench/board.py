@@ -1,7 +1,7 @@
-"""How far behind the ledger the board is, and what an open board costs the orders.
+"""How late the board shows a change in the ledger, and how much an open board slows orders down.
 
-Delay: from an event's `ts`, taken by the database just before the commit, to the moment the widget's trait has a line
-that knows of it. Every event of every order on the page counts, those that shared a frame with a later one too.
+Delay: from an event's `ts`, which the database takes just before the commit, until the widget's trait holds a row with
+this event or a later one. Every event of every order on the page counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trellis.runtime import workspace
 def run(
     settings: Settings, orders: int, rounds: int, per_round: int, filled: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """{orders, events, filled, p50_ms, p95_ms, throughput_ratio, open_per_s, closed_per_s}; a stack of its own."""
+    """{orders, events, filled, p50_ms, p95_ms, throughput_ratio, open_per_s, closed_per_s}, on a stack of its own."""
     with workspace(settings.model_copy(update={"faults": "calm"})) as own:
         session = Session(own)
         try:
@@ -54,14 +54,14 @@ def run(
 
 
 def fill_old_orders(url: str, events: int) -> None:
-    """What a long-used ledger holds: completed orders of the last day, one every two seconds."""
+    """Fill the ledger as after long use: completed orders of the last day, one every two seconds."""
     fill(url, events, prefix="old-", began=datetime.now(UTC) - timedelta(days=1), every=timedelta(seconds=2))
 
 
 def _delays(session: Session, orders: int) -> list[float]:
     """Milliseconds for each event, with `orders` in flight and all of them on the page."""
-    # A third of the calls raise and good ones take a moment: tries without success are events too, and the orders
-    # stay in flight together.
+    # A third of the calls raise, because tries without success are events too. Good calls take a moment, so that the
+    # orders stay in flight together.
     session.faults(FaultPlan(Mix(error=1 / 3, latency=0.3)))
     policy = tuned(preset("patient"), name="bench", placement="activity", review_window=3, at_window_end="approve")
     room = ControlRoom(session, size=min(2 * orders, 1000))
@@ -113,7 +113,7 @@ def _cost(session: Session, rounds: int, per_round: int, tick: Callable[[], None
     rates: dict[bool, list[float]] = {True: [], False: []}
     session.submit(many(per_round // 2, 20, one)).result()
     for number in range(rounds):
-        # Which comes first turns from round to round, so that a drift of the machine favours neither.
+        # The two take turns in coming first, so that a drift of the machine favours neither.
         for open_ in (number % 2 == 0, number % 2 == 1):
             room = session.control_room() if open_ else None
             while room is not None and not room.link["live"]:

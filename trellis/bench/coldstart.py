@@ -1,4 +1,4 @@
-"""How long a newcomer waits: from `lab.start()` in a fresh process to the first COMPLETED order."""
+"""How long a new user waits: from `lab.start()` in a fresh process to the first COMPLETED order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trellis.config import Settings
 from trellis.errors import TrellisError
 from trellis.runtime import workspace
 
-# The clock starts before the import: a person waits for that too.
+# The clock starts before the import, because a person waits for that too.
 _FIRST_CELLS = """
 import asyncio, time
 began = time.perf_counter()
@@ -34,7 +34,7 @@ def run(settings: Settings, rounds: int, tick: Callable[[], None]) -> dict[str, 
     """{never_used_s, used_s: median seconds, rounds}. Used: the workspace has data, and its servers are down."""
     seconds: dict[str, list[float]] = {"never_used_s": [], "used_s": []}
     for _ in range(rounds):
-        with workspace(settings, apart=False) as own:
+        with workspace(settings, own_servers=False) as own:
             for figures in seconds.values():
                 figures.append(_once(own.home))
                 stack.down(own)

@@ -46,7 +46,7 @@ async def run(
     cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
     exact = stats.binomtest(missed, orders).proportion_ci(0.95)
     alone = predict(policy)
-    # Other programs of this machine took their share of the cores.
+    # Other programs on this machine use a part of the cores.
     cores = min(psutil.cpu_count() or 1, max(0.5, (spent + unused) / driven.elapsed))
     overhead = queued(alone, at_once=min(concurrency, orders), cpu=cpu, cores=cores)
     found = predict(policy, overhead=overhead)
@@ -76,7 +76,7 @@ async def run(
 
 
 async def rounds_used_up(desk: Desk, ended: Iterable[Ended], policy: Policy) -> int:
-    """How many of these orders failed because each round of shipping that `policy` allows had failed."""
+    """How many of these orders failed because every round of shipping that `policy` allows failed."""
     count = 0
     for one in ended:
         if one.state is State.FAILED:

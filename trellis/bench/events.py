@@ -1,4 +1,4 @@
-"""The log as a DataFrame: how fast, against a bare Arrow fetch and `pandas.read_sql`, and how much memory it takes."""
+"""Reading the events into a DataFrame: its speed against a bare Arrow fetch and `pandas.read_sql`, and its memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trellis.db import reading
 from trellis.errors import TrellisError
 from trellis.runtime import opened, workspace
 
-# In a process of its own: memory that an earlier round freed would hide what this one needs.
+# It runs in a process of its own. Here, memory that an earlier round freed would hide what this round needs.
 _MEASURE_MEMORY = """
 import json, sys, threading, time
 import psutil
@@ -103,7 +103,7 @@ def _read_sql(url: str) -> int:
     import pandas as pd
 
     with reading.connection(url) as connection, warnings.catch_warnings():
-        # pandas prefers SQLAlchemy and says so; over a bare driver it is the faster of the two.
+        # pandas warns that it prefers SQLAlchemy. It is faster over a bare driver.
         warnings.simplefilter("ignore", UserWarning)
         return len(pd.read_sql(reading.query(reading.EVENTS), connection))
 
@@ -129,7 +129,7 @@ def run(
     of one pass in frames of that many rows.
     """
     if "adbc" not in reading.drivers():
-        raise TrellisError("The floor is ADBC's: install adbc-driver-postgresql first.")
+        raise TrellisError("This benchmark compares with ADBC: install adbc-driver-postgresql first.")
     with workspace(settings) as own:
         url = asyncio.run(_start(own))
         fill(url, rows, tick)
@@ -149,7 +149,7 @@ def run(
                 times["read_sql"].append(_seconds(_read_sql, url, rows))
             tick()
         median = {name: statistics.median(taken) for name, taken in times.items()}
-        ratio = statistics.median(ours / bare for ours, bare in zip(times["load"], times["floor"], strict=True))
+        ratio = statistics.median(load / bare for load, bare in zip(times["load"], times["floor"], strict=True))
         return {
             "load_s": round(median["load"], 3),
             "floor_s": round(median["floor"], 3),

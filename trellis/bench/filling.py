@@ -1,4 +1,4 @@
-"""Made-up completed orders, by SQL: for measurements in a ledger of their own. No workflow ran that they tell of."""
+"""Made-up completed orders, written by SQL, for measurements in a ledger of their own. They have no workflows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EVENTS_PER_ORDER = 20
 BATCH = 1_000_000
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
-# Orders of twenty events, ten of their sixteen tries without success. Every third order is server-placed, an execution
-# to a try, and of every thirtieth each step's second execution left no trace. The id of a try's event derives from its
-# identity; here any distinct uuid will do.
+# Orders of twenty events, ten of their sixteen tries without success. Every third order has placement server, with one
+# execution per try. In every thirtieth order, the second execution of each step left no event. A real try's event id
+# derives from its identity; here any distinct uuid is enough.
 _EVENTS: LiteralString = """
 INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, worker,
                     payload_json, ts)
@@ -84,20 +84,20 @@ def fill(
 ) -> None:
     """Add the events from number `first` to `events`, twenty to an order, with their orders; then VACUUM ANALYZE.
 
-    Orders begin at `began`, one `every` so often. books: with payments, shipments and what the provider wrote down.
-    `tick` is called after each million.
+    Orders begin at `began`, one in each interval `every`. books: also fill payments, shipments and the provider's
+    records. `tick` is called after each million.
     """
     given = {
         "prefix": prefix, "began": began, "every": every, "books": books, "policy": json.dumps(asdict(preset("swift"))),
     }  # fmt: skip
     with reading.connection(url) as connection:
-        # The triggers hold every order to its whole path.
+        # The triggers allow only legal steps of an order, one by one. As a replica, the session runs no triggers.
         connection.execute("SET session_replication_role = replica")
         connection.execute(_ORDERS, given | {"first": first, "last": events})
         for start in range(first, events, BATCH):
             connection.execute(_EVENTS, given | {"first": start, "last": min(events, start + BATCH)})
             tick()
         connection.execute("SET session_replication_role = origin")
-        # An old ledger was vacuumed and is on disk. Without this, both would happen during the measurement.
+        # A real ledger has been vacuumed and written to disk. Without this, both would happen during the measurement.
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")

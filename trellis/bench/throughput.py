@@ -1,6 +1,6 @@
-"""Calm orders per second against a twin that does nothing and against a bare workflow, in alternating rounds.
+"""Calm orders per second, compared with a twin that does nothing and with a bare workflow, in alternating rounds.
 
-And the twin under three ways to run workflow code: as Trellis does it, in the SDK's plain sandbox, in none.
+Also the twin under three ways to run workflow code: as Trellis does, in the SDK's plain sandbox, without a sandbox.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trellis.workers import SLOTS
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
 
-# The bare workflow is loaded as an order is, or the comparison would flatter the order.
+# The bare workflow is loaded in the same way as an order, or the comparison would favour the order.
 keep("trellis.bench", "trellis.bench.bare")
 
 
@@ -46,7 +46,7 @@ _BLANK: dict[str, object] = {"str": "TRK", "bool": False}
 
 
 def idle(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The twin of an activity: the same name, input and kind of answer, and nothing done."""
+    """The twin of an activity: it has the same name, input and type of answer, and does nothing."""
     hints = get_type_hints(method)
     kind = hints["return"]
     needed = fields(kind) if is_dataclass(kind) else ()
@@ -79,7 +79,7 @@ Job = Callable[[], Awaitable[None]]
 async def run(
     settings: Settings, rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """Figures of section 12: orders/s of each kind, median ratios of paired rounds, CPU seconds per order."""
+    """Orders/s of each kind, median ratios of paired rounds, and CPU seconds per order."""
     async with bench_stack(settings) as bench:
         await bench.set_faults(FaultPlan.calm())
         client, tag = bench.desk.client, uuid.uuid4().hex[:6]
@@ -95,25 +95,25 @@ async def run(
                 BareOrder.run, f"bare-shipping-{tag}", id=f"bare-{uuid.uuid4().hex}", task_queue=f"bare-{tag}"
             )
 
-        kinds = {"ours": _ours(bench), "twin": _twin(client, tag), "bare": bare}
+        kinds = {"order": _order(bench), "twin": _twin(client, tag), "bare": bare}
         async with _working(sides):
             for job in kinds.values():
                 await many(at_once, at_once, job)
             alone = []
             for _ in range(9):
                 began = time.perf_counter()
-                await kinds["ours"]()
+                await kinds["order"]()
                 alone.append(time.perf_counter() - began)
             rates, cpu = await _alternate(bench, kinds, rounds, per_round, at_once, tick)
     return {
         "rounds": rounds,
-        "orders_per_s": round(statistics.median(rates["ours"]), 2),
+        "orders_per_s": round(statistics.median(rates["order"]), 2),
         "twin_per_s": round(statistics.median(rates["twin"]), 2),
         "bare_per_s": round(statistics.median(rates["bare"]), 2),
-        "ratio": _ratio(rates["ours"], rates["twin"]),
-        "bare_ratio": _ratio(rates["ours"], rates["bare"]),
-        "worker_cpu_s_per_order": round(cpu["ours"][0], 4),
-        "server_cpu_s_per_order": round(cpu["ours"][1], 4),
+        "ratio": _ratio(rates["order"], rates["twin"]),
+        "bare_ratio": _ratio(rates["order"], rates["bare"]),
+        "worker_cpu_s_per_order": round(cpu["order"][0], 4),
+        "server_cpu_s_per_order": round(cpu["order"][1], 4),
         "alone_s": round(statistics.median(alone), 3),
     }
 
@@ -163,13 +163,13 @@ async def _working(sides: list[Worker]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _ours(bench: BenchStack) -> Job:
+def _order(bench: BenchStack) -> Job:
     policy = preset("swift")
 
-    async def ours() -> None:
+    async def order() -> None:
         await run_calm_order(bench.desk, policy)
 
-    return ours
+    return order
 
 
 def _twin(client: Client, tag: str) -> Job:
@@ -200,7 +200,7 @@ async def _alternate(
     spent = dict.fromkeys(kinds, (0.0, 0.0))
     names = list(kinds)
     for number in range(rounds):
-        # The order of the kinds turns from round to round, so that a drift of the machine favours none.
+        # The kinds take turns in coming first, so that a drift of the machine favours none.
         turn = number % len(names)
         for kind in names[turn:] + names[:turn]:
             before = bench.cpu()

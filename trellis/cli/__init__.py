@@ -38,7 +38,8 @@ app.add_typer(bench.commands, name="bench")
 
 def main() -> None:
     """Entry point: every expected failure becomes one sentence and exit code 1."""
-    # `kill` ends a command as Ctrl-C does, servers of its own with it: also where a script's `&` had Ctrl-C ignored.
+    # `kill` ends a command as Ctrl-C does, and ends the command's own servers too. A script's `&` makes a command
+    # ignore Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code: str | int | None = 0
     try:

@@ -20,7 +20,8 @@ def recommend(
     namespace: Annotated[str | None, typer.Option(help="The namespace of these histories.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Which retry policy meets a deadline, and what it costs; under canonical faults unless told where to learn."""
+    """Which retry policy meets a deadline, and what it costs. Without --from-events or --query: under canonical
+    faults."""
     from trellis import insight
     from trellis.insight.fit import learn
     from trellis.insight.recommend import recommend as choose

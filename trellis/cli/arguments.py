@@ -29,7 +29,7 @@ _EXAMPLES = {
 
 
 def read_json(text: str | None, what: str) -> Any:
-    """An argument's JSON. Raises BadInput with an example of `what`: items, address or change."""
+    """Read an argument's JSON. Raises BadInput with an example of `what`: items, address or change."""
     if text is None:
         return None
     try:

@@ -11,7 +11,7 @@ from trellis.cli.arguments import Changes, Preset, read_policy
 from trellis.cli.common import Json, progress, read_settings, show
 from trellis.policies import preset, tuned
 
-commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark brings up a stack of its own.")
+commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark starts servers of its own.")
 
 
 @commands.command("deadline")
@@ -35,7 +35,7 @@ def bench_deadline(
     if hedge != 1:
         chosen = tuned(chosen, name=chosen.name, hedge=hedge)
     if budget is not None:
-        # A child's own limit would end what the budget no longer does.
+        # A child's own time limit would end a round that the longer budget allows.
         chosen = tuned(chosen, name=chosen.name, budget=budget, child_run_timeout=None)
     with progress(f"{chosen.name}, {orders} orders", orders, as_json) as tick:
         result = asyncio.run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
@@ -67,7 +67,7 @@ def bench_api(
     flood: Annotated[float, typer.Option(min=1, help="Requests a second of the flood that follows.")] = 500,
     as_json: Json = False,
 ) -> None:
-    """How long `status` takes over HTTP while orders run, and what becomes of a flood."""
+    """How long `status` takes over HTTP while orders run, and how the API answers a flood."""
     from trellis.bench import api as bench
 
     settings = read_settings()
@@ -84,7 +84,8 @@ def bench_board(
     events: Annotated[int, typer.Option(min=0, help="Events in the ledger before it begins.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """From an event's commit to the board's new value, and orders per second with the board open and closed."""
+    """The delay from an event's commit to the board's new value, and orders per second with the board open and
+    closed."""
     from trellis.bench import board
 
     settings = read_settings()
@@ -111,7 +112,7 @@ def bench_audit(
     orders: Annotated[int, typer.Option(min=10, help="How many orders to make and audit.")] = 100_000,
     as_json: Json = False,
 ) -> None:
-    """The audit of the books over many orders: its rate, and how much memory it takes."""
+    """The audit over many orders, without histories: its rate, and how much memory it takes."""
     from trellis.bench import audit as bench
 
     settings = read_settings()
@@ -124,11 +125,14 @@ def bench_audit(
 def bench_events(
     rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many events.")] = 1_000_000,
     rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of load and floor.")] = 9,
-    slow_rounds: Annotated[int, typer.Option(min=1, help="In how many of them read_sql runs too.")] = 3,
-    batches: Annotated[int | None, typer.Option(min=1, help="Only one pass, in frames of this many rows.")] = None,
+    slow_rounds: Annotated[int, typer.Option(min=1, help="How many of the rounds also run read_sql.")] = 3,
+    batches: Annotated[
+        int | None, typer.Option(min=1, help="Instead make one pass, in frames of this many rows.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The events table into a DataFrame: against a bare Arrow fetch and pandas.read_sql, and its peak of memory."""
+    """Read the events table into a DataFrame: its speed against a bare Arrow fetch and pandas.read_sql, and its
+    memory."""
     from trellis.bench import events
 
     settings = read_settings()

@@ -1,4 +1,4 @@
-"""Commands that compare the books: audit, reconcile."""
+"""Commands that compare ledger, provider and Temporal: audit, reconcile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def audit(
-    histories: Annotated[bool, typer.Option(help="Look at Temporal's histories as well as at the books.")] = True,
+    histories: Annotated[bool, typer.Option(help="Also check Temporal's histories.")] = True,
     query: Annotated[str, typer.Option(help="Only histories that this visibility query finds.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -40,10 +40,10 @@ def audit(
 
 
 def reconcile(
-    apply: Annotated[bool, typer.Option("--apply", help="End them; without it they are only shown.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="End these orders; without it they are only shown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find orders whose workflow Temporal closed behind our back, and end them by the fence."""
+    """Find orders whose workflow ended before the order did, and end them."""
     from trellis.reconcile import reconcile as repairs
     from trellis.runtime import opened
 

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from trellis.config import Settings
     from trellis.desk import Desk
 
-out = Console()
+# Without markup: what people sent may hold brackets, which rich would read as its own tags and fail over.
+out = Console(markup=False)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def read_settings(*, serves: bool = False) -> Settings:
-    """The settings of this process; logging follows them.
+    """Read the settings of this process and configure its logging.
 
-    A command that `serves` until it is ended logs its work. The others show a result, and log only what went wrong,
+    A command that `serves` until it is ended logs its work. Other commands show a result and log only what went wrong,
     unless LOG_LEVEL asks for more.
     """
     from trellis import config, logs

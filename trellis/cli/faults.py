@@ -38,7 +38,7 @@ def faults_show(as_json: Json = False) -> None:
 
 @commands.command("canonical")
 def faults_canonical(
-    seed: Annotated[int, typer.Option(help="Another seed, other luck.")] = 0, as_json: Json = False
+    seed: Annotated[int, typer.Option(help="Another seed gives other outcomes.")] = 0, as_json: Json = False
 ) -> None:
     """A third of the calls raise, a third hang, a third return."""
     _plan(lambda _: FaultPlan.canonical(seed), as_json)

@@ -41,7 +41,7 @@ def order_start(
             return asdict(await desk.start(order, chosen))
 
     result = asyncio.run(work())
-    text = "Started" if result["created"] else "Was started before:"
+    text = "Started" if result["created"] else "It was started before:"
     show(result, as_json, lambda: out.print(f"{text} {result['workflow_id']}, run {result['run_id']}."))
 
 
@@ -77,14 +77,14 @@ def order_update_address(
     address: Annotated[str, typer.Argument(help="JSON object with line1, city, ...; it replaces the whole address.")],
     as_json: Json = False,
 ) -> None:
-    """Send the parcel elsewhere."""
+    """Change the address of an order that has not shipped."""
     parsed = read_json(address, "address")
     _request(order_id, lambda desk: desk.update_address(order_id, parsed), as_json)
 
 
 @commands.command("status")
 def order_status(order_id: OrderId, as_json: Json = False) -> None:
-    """Where an order stands."""
+    """Show an order's state, its last events and what it does now."""
     settings = read_settings()
 
     async def work() -> dict[str, Any]:
@@ -128,7 +128,7 @@ def order_list(
 
 @commands.command("events")
 def order_events(order_id: OrderId, as_json: Json = False) -> None:
-    """All that happened to an order, oldest first."""
+    """All events of an order, oldest first."""
     settings = read_settings()
 
     async def work() -> list[dict[str, Any]]:

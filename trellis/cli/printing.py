@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from trellis.cli.common import out
@@ -25,11 +26,15 @@ _MARKS = {
 def print_event(event: dict[str, Any], since: datetime) -> None:
     after = (when(event["ts"]) - since).total_seconds()
     attempt = f"attempt {event['attempt']}" if event["attempt"] else ""
-    note = event["payload_json"].get("error") or event["payload_json"].get("tracking") or ""
+    payload = event["payload_json"]
+    note = payload.get("error") or payload.get("tracking") or payload.get("reason") or ""
+    if note and "request" in payload:
+        note = f"{payload['request']}: {note}"
     out.print(
         f"  {after:6.2f} s  [{_MARKS.get(event['type'], 'default')}]{event['type']:<20}[/]  "
-        f"{event['step'] or '':<9} {attempt:<11} {note}",
+        f"{event['step'] or '':<9} {attempt:<11} {escape(str(note))}",
         highlight=False,
+        markup=True,
         soft_wrap=True,
     )
 
@@ -66,12 +71,12 @@ def print_report(report: Report) -> None:
         f"{report.histories} histories"
     )
     if report.asked_for_histories and report.without_history:
-        seen += f"; no history of {report.without_history} orders was looked at"
+        seen += f"; {report.without_history} orders have no history that was checked"
     if report.void and not report.found:
         missing, what_to_do = ("order", "Run some with `trellis load`.")
         if report.orders:
-            missing, what_to_do = ("history", "Correct --query or the Temporal it asked, or give --no-histories.")
-        out.print(f"VOID: there was no {missing} to look at, so this says nothing. {what_to_do} ({seen})")
+            missing, what_to_do = ("history", "Correct --query, or the address of Temporal, or give --no-histories.")
+        out.print(f"VOID: there was no {missing} to check, so the audit proves nothing. {what_to_do} ({seen})")
         return
     if report.violations:
         table = Table("order", "invariant", "what is wrong", "evidence")

@@ -1,4 +1,4 @@
-"""Commands that run until they are ended: worker, api, lab. And `notebooks`, which runs kernels."""
+"""Commands that run until they are ended: worker, api, lab. Also `notebooks`, which runs kernels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from trellis.config import Settings
 
 POLLED_SECONDS = 90
-"""A worker without tasks asks again after a minute at most. Without a poll for longer than this, it is gone."""
+"""A worker without tasks polls at least once a minute. A worker that has not polled for this long has ended."""
 
 
 def worker(
     queues: Annotated[str, typer.Option(help="Which queues, with commas.")] = "orders,shipping",
     check: Annotated[
-        bool, typer.Option("--check", help="Run none; do workers on this machine poll? Exit code 0 or 1.")
+        bool, typer.Option("--check", help="Run no worker; exit with 0 if workers on this machine poll, else with 1.")
     ] = False,
 ) -> None:
     """Run workers until Ctrl-C; they finish what they can first."""
@@ -102,13 +102,13 @@ def lab() -> None:
     from trellis import stack
 
     settings = read_settings()
-    mine = stack.find(settings) is None
+    starts_servers = stack.find(settings) is None
     asyncio.run(stack.up(settings))
     package = Path(__file__).resolve().parents[1]
     notebooks = package.parent / "notebooks"
     # JupyterLab would ask about its news feed, which is on the open internet.
-    ours = str(package / "lab" / "jupyter")
-    paths = os.pathsep.join(filter(None, [ours, os.environ.get("JUPYTER_CONFIG_PATH")]))
+    configuration = str(package / "lab" / "jupyter")
+    paths = os.pathsep.join(filter(None, [configuration, os.environ.get("JUPYTER_CONFIG_PATH")]))
     environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "JUPYTER_CONFIG_PATH": paths}
     command = [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")]
     if os.geteuid() == 0:
@@ -121,7 +121,7 @@ def lab() -> None:
         signal.signal(signal.SIGTERM, lambda *_: jupyter.terminate())
         code = jupyter.wait()
     finally:
-        if mine:
+        if starts_servers:
             stack.down(settings)
     raise typer.Exit(code)
 

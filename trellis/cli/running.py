@@ -14,6 +14,7 @@ from trellis.cli.common import Json, open_desk, out, progress, read_settings, sh
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def demo(
     faults: Annotated[str, typer.Option(help="canonical, calm, a script, or JSON.")] = "canonical",
     as_json: Json = False,
 ) -> None:
-    """One order from start to end, live in the terminal, on servers that come up by themselves."""
+    """One order from start to end, live in the terminal. Starts the servers it needs."""
     from trellis.driving import sample_order
     from trellis.runtime import opened
 
@@ -53,7 +54,7 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
     began, since = time.perf_counter(), datetime.now(UTC)
     await desk.start(order, policy)
     if not quiet:
-        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}")
+        out.print(f"[bold]order {order.order_id}[/]  2 x book, 25.00, policy {policy.name}", markup=True)
     receipt = asyncio.create_task(desk.approve(order.order_id))
     shown = 0
     while True:
@@ -73,8 +74,10 @@ async def _watch_one(desk: Desk, order: Any, policy: Any, *, quiet: bool) -> dic
     if not quiet:
         charges = await desk.ledger.charges(order.order_id)
         out.print(
-            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts at 6 steps; "
+            f"[bold]{status.state}[/] after {seconds:.2f} s and {attempts} attempts "
+            f"at {len(FORWARD_OUTSIDE_STEPS)} steps; "
             f"the payment provider's own book shows {charges} charge{'' if charges == 1 else 's'}.",
+            markup=True,
             soft_wrap=True,
         )
     return {"order_id": order.order_id, "state": status.state, "seconds": round(seconds, 3), "attempts": attempts}
@@ -84,7 +87,9 @@ def load(
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100,
     at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 10,
     policy: Preset = None,
-    faults: Annotated[str | None, typer.Option(help="canonical, calm or a script; else what is in force.")] = None,
+    faults: Annotated[
+        str | None, typer.Option(help="canonical, calm, a script or JSON; else the plan in force.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run many orders through the workers of this workspace, each approved at once."""
@@ -115,16 +120,16 @@ def chaos(
     as_json: Json = False,
 ) -> None:
     """Run orders under canonical faults, kill their worker again and again, then audit. Has a stack of its own."""
-    from trellis.chaos import chaos as unleash
+    from trellis.chaos import chaos as run_chaos
 
     settings = read_settings()
     chosen = preset(policy)
     with progress("orders", orders, as_json) as tick:
-        driven, kills, report = asyncio.run(unleash(settings, orders, at_once, chosen, kill_every, tick))
-    told = report_json(report)
+        driven, kills, report = asyncio.run(run_chaos(settings, orders, at_once, chosen, kill_every, tick))
+    audited = report_json(report)
     if not kills and report.clean:
-        told["verdict"] = "VOID"
-    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": told}
+        audited["verdict"] = "VOID"
+    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": audited}
 
     def human() -> None:
         show({key: value for key, value in result.items() if key != "audit"}, as_json=False)

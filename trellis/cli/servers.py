@@ -82,7 +82,7 @@ def status(as_json: Json = False) -> None:
 
 def migrate(
     as_json: Json = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Then print the whole schema as SQL.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Also print the whole schema as SQL.")] = False,
 ) -> None:
     """Bring the ledger's schema up to date."""
     from trellis import stack

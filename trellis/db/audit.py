@@ -1,4 +1,4 @@
-"""What the two sets of books say against one another, a batch of orders at a time. All of it is read-only."""
+"""Compares the two books, the ledger and the provider's records, a batch of orders at a time. It only reads."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ _NAMES: dict[str, object] = {
         for event in (EventType.DISPATCH_FAILED, *(e for info in STEPS.values() if info.per_round for e in info.leaves))
     ],
 }
-"""What the statement must know of states and events."""
+"""The states and events that the statement needs."""
 
-# What nobody in our books knows: its order's batch cannot show it. A second old, for our own record comes after.
+# Records of the provider that the ledger does not have. The batches go through the ledger's orders and cannot find
+# them. They are at least a second old, because our own record comes after the provider's.
 _STRAYS: LiteralString = """
-SELECT c.order_id, 4 AS invariant, 'the provider holds a charge that our books do not know' AS sentence,
+SELECT c.order_id, 4 AS invariant, 'the provider holds a charge that the ledger does not have' AS sentence,
        jsonb_build_object('key', c.idempotency_key, 'amount', c.amount) AS evidence
 FROM provider.charges c
 LEFT JOIN payments p ON p.order_id = c.order_id AND 'charge:' || p.payment_id = c.idempotency_key
 WHERE p.payment_id IS NULL AND c.ts < clock_timestamp() - interval '1 second'
 UNION ALL
-SELECT r.order_id, 4, 'the provider holds a refund that our books do not know',
+SELECT r.order_id, 4, 'the provider holds a refund that the ledger does not have',
        jsonb_build_object('key', r.idempotency_key, 'amount', r.amount)
 FROM provider.refunds r
 LEFT JOIN payments p ON p.order_id = r.order_id AND 'charge:' || p.payment_id = r.idempotency_key
 WHERE p.payment_id IS NULL AND r.ts < clock_timestamp() - interval '1 second'
 UNION ALL
-SELECT d.order_id, 3, 'the carrier has a parcel of an order that our books do not know',
+SELECT d.order_id, 3, 'the carrier has a parcel of an order that the ledger does not have',
        jsonb_build_object('key', d.idempotency_key, 'tracking', d.tracking)
 FROM provider.parcels d LEFT JOIN orders o ON o.id = d.order_id
 WHERE o.id IS NULL AND d.ts < clock_timestamp() - interval '1 second'
@@ -90,11 +91,11 @@ class AuditBooks:
             after = row[0]
 
     async def strays(self) -> list[FindingRow]:
-        """Charges and refunds at the provider that no payment of ours stands behind, and parcels of no order."""
+        """Charges and refunds at the provider without a payment in the ledger, and parcels without an order."""
         return await self._find(_STRAYS)
 
     async def order(self, order_id: str) -> AuditedRow | None:
-        """What the books say of one order, or None where they do not know it."""
+        """The ledger's row of one order, or None if there is none."""
         async with borrowed(self._pool) as connection, connection.cursor(row_factory=class_row(AuditedRow)) as cursor:
             await cursor.execute(_ORDER, {"order": order_id})
             return await cursor.fetchone()

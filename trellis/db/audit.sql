@@ -50,21 +50,21 @@ UNION ALL
 SELECT order_id, 3, CASE WHEN parcels > 1 OR dispatched > 1 THEN 'shipped more than once'
                          WHEN charges = 0 THEN 'shipped without a charge'
                          WHEN refunds > 0 THEN 'shipped and refunded'
-                         WHEN parcels = 0 THEN 'our books show a parcel that the carrier does not know'
-                         ELSE 'ended without its parcel, or with one that our books do not show' END,
+                         WHEN parcels = 0 THEN 'the ledger shows a parcel that the carrier does not have'
+                         ELSE 'ended without its parcel, or with one that the ledger does not show' END,
        jsonb_build_object('parcels', parcels, 'dispatched', dispatched, 'charges', charges, 'refunds', refunds,
                           'carrier', parcel_tracking, 'ours', shipment_tracking, 'state', state)
 FROM books WHERE parcels > 1 OR dispatched > 1 OR (parcels > 0 AND (charges = 0 OR refunds > 0)) OR dispatched > parcels
     OR (ended AND ((state = 'COMPLETED') <> (parcels = 1) OR dispatched <> parcels))
 UNION ALL
-SELECT order_id, 3, 'the parcel went elsewhere than to the address of the order',
+SELECT order_id, 3, 'the parcel went to another address than that of the order',
        jsonb_build_object('parcel', addresses -> 0, 'order', address)
 FROM books WHERE parcels = 1 AND addresses -> 0 <> address
 UNION ALL
 SELECT order_id, 4,
        CASE WHEN payment_amount <> total THEN 'our payment is of ' || payment_amount || ', the order of ' || total
             WHEN ended AND payment = 'PENDING' THEN 'the order has ended, and its payment is still PENDING'
-            ELSE 'our books say ' || coalesce(payment, 'no payment') || ', the provider ' ||
+            ELSE 'the ledger says ' || coalesce(payment, 'no payment') || ', the provider ' ||
                  CASE WHEN refunds > 0 THEN 'refunded' WHEN charges > 0 THEN 'charged' ELSE 'never charged' END END,
        jsonb_build_object('payment', payment, 'amount', payment_amount, 'total', total, 'charged', charged, 'refunded', refunded, 'keys', keys)
 -- Without a payment of its own is the order that lost the race for its payment id; it can only fail.

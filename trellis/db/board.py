@@ -1,6 +1,6 @@
-"""What a live board reads: pages, single rows, tries; and the news of which order changed.
+"""What a live board reads: pages, single rows, tries, and notifications of which order changed.
 
-Every query is bounded by the page and served by an index: its cost does not grow with the ledger.
+Every query is limited to a page and uses an index, so its cost does not grow with the ledger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 CHANNEL = "trellis_orders"
 COUNTED = 1000
-"""Orders in a state are counted up to here: an exact count would read them all."""
+"""Counts of orders stop here: an exact count would read all of them."""
 TRIES = 400
 """The newest events of one order that a timeline shows."""
 
@@ -43,7 +43,7 @@ _DETAILS: LiteralString = """
         AND o.state = ANY (%(not_completed)s) AND type = ANY (%(on_the_path)s) ORDER BY id DESC LIMIT 1) far ON true
 """
 _NAMES: dict[str, object] = {
-    # Requests say nothing of where the order stands.
+    # Events of requests do not say what the order does now.
     "beside": [str(event) for event in REQUEST_EVENTS],
     "not_completed": [str(state) for state in TERMINAL - set(PATH)],
     "on_the_path": [str(event) for event, state in STATE_AFTER.items() if state in PATH],
@@ -72,7 +72,7 @@ class BoardReader:
 
     async def _rows(self, kind: BaseRowFactory[T], sql: LiteralString, args: dict[str, object]) -> list[T]:
         try:
-            # A board would rather say "disconnected" soon than wait as long as an order does.
+            # A board must show "disconnected" soon, so it waits less than an order does.
             async with self._pool.connection(timeout=3) as connection:
                 cursor = connection.cursor(row_factory=kind)
                 return await (await cursor.execute(sql, _NAMES | args)).fetchall()
@@ -80,7 +80,7 @@ class BoardReader:
             raise unavailable(error) from None
 
     async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
-        """One row more than the page has, if there is a next page."""
+        """The rows of the page, and one more if there is a next page."""
         args: dict[str, object] = {
             "states": list(view.states), "limit": view.size + 1, "prefix": view.prefix,
             "created": after[0] if after else None, "id": after[1] if after else None,
@@ -110,7 +110,7 @@ class BoardReader:
         return await self._rows(class_row(BoardRow), sql, args)
 
     async def orders(self, ids: Iterable[str]) -> list[BoardRow]:
-        """Single rows. An order whose `receive` has not succeeded yet has events alone: its state is NULL."""
+        """Single rows. An order whose `receive` has not succeeded yet has only events, and its state is NULL."""
         sql: LiteralString = f"""
             WITH o AS MATERIALIZED (
                 SELECT {_COLUMNS} FROM unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN orders USING (id))
@@ -119,7 +119,7 @@ class BoardReader:
 
     async def counts(self) -> dict[str, int]:
         """Orders in each state, none of them above `COUNTED`."""
-        # A range and an order for the sake of the index, as in `page`.
+        # The range and the order make Postgres use the index, as in `page`.
         sql: LiteralString = """
             SELECT from_state AS state, (SELECT count(*) FROM (
                 SELECT FROM orders WHERE state >= from_state AND state <= from_state
@@ -142,8 +142,8 @@ class BoardReader:
 async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
     """The ids of orders as they change, once each transaction that changed them has committed.
 
-    What is read after this block was entered and what it yields leave no gap between them. Raises
-    DatabaseUnavailable when the connection cannot be had, and when it ends.
+    A change that a read after the block's start does not show is yielded. Raises DatabaseUnavailable if there is no
+    connection, and when it ends.
     """
     try:
         connection = await psycopg.AsyncConnection.connect(
@@ -160,7 +160,7 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
     finally:
-        # Closed rather than left by `async with`: that would commit, and wait for who still listens.
+        # Close the connection and do not use `async with`: that would commit, and wait for those who still listen.
         await ids.aclose()
         await connection.close()
 

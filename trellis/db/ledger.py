@@ -1,4 +1,4 @@
-"""Our own books. One method per thing that happens to an order; each is one round trip and one transaction."""
+"""The ledger. One method for each thing that happens to an order; each is one round trip and one transaction."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TRY: LiteralString = "ROW(%s, %s, %s, %s, %s, %s, %s)::try_info"
 
 
 class Ledger:
-    """`worker` names the process that works on orders, in the log lines of what it writes."""
+    """`worker` names this process in the log lines of what it writes."""
 
     def __init__(self, pool: Pool, worker: str | None = None) -> None:
         self._pool = pool
@@ -55,7 +55,8 @@ class Ledger:
         self, call: LiteralString, order_id: str, tried: Tried | None, *args: object, reason: str = ""
     ) -> tuple[Any, ...]:
         """Call a function of sql/003 and log the events that it added, with the numbers that it gave them."""
-        # The function scan runs before the select list is computed: the setting is read after the events were added.
+        # Postgres runs the function before it computes the select list, so the setting is read after the events were
+        # added.
         row = await self._row(f"SELECT current_setting('trellis.written', true), called.* FROM {call} AS called", *args)
         log_written(order_id, row[0], tried, self._worker, reason)
         return row[1:]
@@ -84,7 +85,7 @@ class Ledger:
     # --- steps ---------------------------------------------------------------------------------------------
 
     async def receive(self, order: Order, policy: Policy, tried: Tried | None) -> str | None:
-        """The order that owns the payment id, when it is not this one."""
+        """Insert the order. Returns the order that owns the payment id, if that is another one."""
         (owner,) = await self._write(
             f"receive_order(%s, %s, %s, %s, %s, %s, %s, %s, {_TRY}, %s)",
             order.order_id, tried,
@@ -110,13 +111,13 @@ class Ledger:
         return (str(row[0]), bool(row[1])) if row and row[0] else ("MISSING", True)
 
     async def record_charge(self, order: Order, tried: Tried) -> bool:
-        (ours,) = await self._write(
+        (recorded,) = await self._write(
             f"record_charge(%s, %s, {_TRY}, %s)",
             order.order_id, tried,
             event_id(order.order_id, EventType.PAYMENT_CHARGED), order.order_id, *tried.row(),
             Jsonb(tried.payload() | {"payment_id": order.payment_id, "amount": f"{order.total_cents / 100:.2f}"}),
         )  # fmt: skip
-        return bool(ours)
+        return bool(recorded)
 
     async def prepare(self, order_id: str, round_: int, tried: Tried) -> bool:
         (open_,) = await self._write(
@@ -170,7 +171,7 @@ class Ledger:
         )  # fmt: skip
 
     async def change_address(self, order_id: str, request_id: str, address: Address) -> str | None:
-        """None, or why not; a refusal is written down with it."""
+        """None, or the reason for a refusal, which is then written too."""
         (why,) = await self._write(
             "change_address(%s, %s, %s, %s, %s)",
             order_id, None,
@@ -210,7 +211,7 @@ class Ledger:
         await self._end("finish_order", order_id, state, reason)
 
     async def reconcile(self, order_id: str, state: State, reason: str) -> None:
-        """`finish`, for an order whose workflow is gone: the row and the event say so."""
+        """`finish` for an order whose workflow no longer runs. The row and the event are marked as reconciled."""
         await self._end("reconcile_order", order_id, state, reason)
 
     async def _end(self, function: LiteralString, order_id: str, state: State, reason: str) -> None:
@@ -234,7 +235,7 @@ class Ledger:
         return rows[0] if rows else None
 
     async def longest_run(self, order_id: str, margin: timedelta) -> tuple[datetime, bool]:
-        """When the run timeout of a known order is over at the latest, and whether that time has passed."""
+        """The latest end of the run timeout of a known order, and whether that time has passed."""
         until, over = await self._row(
             "SELECT until, until < clock_timestamp() FROM (SELECT created_at + %s + make_interval(secs => coalesce("
             "(policy_json ->> 'run_timeout')::float8, (policy_json ->> 'review_window')::float8 + "
@@ -309,7 +310,7 @@ class Ledger:
         return dict(await self._rows(tuple_row, "SELECT state, count(*) FROM orders GROUP BY 1"))
 
     async def charges(self, order_id: str) -> int:
-        """How often the provider's own book says that the order was charged."""
+        """How often the order was charged, by the provider's records."""
         (number,) = await self._row("SELECT count(*) FROM provider.charges WHERE order_id = %s", order_id)
         return int(number)
 

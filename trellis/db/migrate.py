@@ -51,10 +51,10 @@ async def migrate(url: str) -> list[str]:
             )
             cursor = await connection.execute("SELECT number, sha256 FROM trellis_migrations")
             known = {int(number): str(digest) for number, digest in await cursor.fetchall()}
-            ours = migrations()
-            if known and max(known) > ours[-1][0]:
+            files = migrations()
+            if known and max(known) > files[-1][0]:
                 raise SchemaMismatch("The ledger's schema is newer than this Trellis. Update Trellis and try again.")
-            for number, name, text in ours:
+            for number, name, text in files:
                 digest = hashlib.sha256(text.encode()).hexdigest()
                 if number not in known:
                     await connection.execute(text.encode())
@@ -73,7 +73,7 @@ async def migrate(url: str) -> list[str]:
                 why = await cursor.fetchone()
                 if why and why[0]:
                     log.warning(
-                        "the database gives desk and workers no role of their own (%s); "
+                        "desk and workers have no role of their own in this database (%s); "
                         "Trellis works with all the rights of the user that it was given",
                         why[0],
                     )
@@ -86,7 +86,7 @@ async def migrate(url: str) -> list[str]:
 
 
 async def _role_is_ready(connection: psycopg.AsyncConnection[Any]) -> bool:
-    # Asked first: granting writes to the catalog each time, also where nothing changes.
+    # Ask first: a grant writes to the catalog each time, even if nothing changes.
     cursor = await connection.execute(
         "SELECT CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = %s) "
         "THEN has_table_privilege(%s, 'events', 'INSERT') END",
@@ -97,7 +97,7 @@ async def _role_is_ready(connection: psycopg.AsyncConnection[Any]) -> bool:
 
 
 async def check_schema(url: str) -> None:
-    """Raise SchemaMismatch unless the ledger is exactly as old as this code."""
+    """Raise SchemaMismatch unless the ledger has exactly this code's schema."""
     try:
         async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
             cursor = await connection.execute("SELECT max(number) FROM trellis_migrations")

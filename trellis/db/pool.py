@@ -19,8 +19,8 @@ async def open_pool(
 ) -> Pool:
     """An open pool of autocommitting connections: every statement is a transaction of its own.
 
-    A caller waits at most `patience` seconds for a connection. A `checked` one is known to be alive, for one more
-    round trip: after a restart of the database nobody is handed what that left of the old connections.
+    A caller waits at most `patience` seconds for a connection. With `checked`, each connection is tested before it is
+    given out, which costs a round trip. So after a restart of the database no caller gets a broken connection.
     Raises DatabaseUnavailable when no connection can be had within `wait` seconds.
     """
     try:
@@ -32,7 +32,7 @@ async def open_pool(
         try:
             await AsyncConnectionPool.check_connection(connection)
         except psycopg.OperationalError:
-            # What broke one broke all that lay idle. The pool would try them in turn, with longer and longer waits.
+            # If one idle connection is broken, all are. The pool would try them in turn, with longer and longer waits.
             await pool.check()
             raise
 
@@ -48,7 +48,7 @@ async def open_pool(
         reconnect_timeout=wait,
     )
     try:
-        # One plain connection first: its error says why, the pool's says only that it waited.
+        # Open one plain connection first. Its error says why; the pool's error says only that it waited.
         probe = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
         await probe.close()
         await pool.open(wait=True, timeout=wait)
@@ -59,7 +59,7 @@ async def open_pool(
 
 
 def unavailable(error: Exception) -> DatabaseUnavailable:
-    """The driver's complaint in one sentence that says what to do."""
+    """The driver's error as one sentence that says what to do."""
     why = " ".join(str(error).split()).split(" Is the server running")[0][:300]
     return DatabaseUnavailable(
         f"Postgres does not answer ({why}). Start it with `trellis up`, or correct DATABASE_URL."
@@ -76,9 +76,9 @@ def not_allowed(error: psycopg.Error) -> DatabaseUnavailable:
 
 @asynccontextmanager
 async def borrowed(pool: Pool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A connection of the pool. Raises DatabaseUnavailable where none is to be had, or where it breaks in use.
+    """A connection of the pool. Raises DatabaseUnavailable if there is none, or if it breaks in use.
 
-    Raises BadInput for a value that Postgres cannot hold and that nobody refused before.
+    Raises BadInput for a value that Postgres cannot hold and that no earlier check refused.
     """
     try:
         async with pool.connection() as connection:

@@ -24,7 +24,7 @@ class Provider:
         return row[0] if row else None
 
     async def charge(self, key: str, order_id: str, cents: int) -> None:
-        """Take the money, once per key. Raises ProviderRefused where a void or another charge stands."""
+        """Take the money, once per key. Raises ProviderRefused if the key was voided or used for another charge."""
         answer = await self._call("SELECT provider.charge(%s, %s, %s)", key, order_id, Decimal(cents) / 100)
         if answer == "voided":
             raise ProviderRefused("the charge was voided before it arrived")
@@ -32,7 +32,7 @@ class Provider:
             raise ProviderRefused("this payment id was already charged for something else")
 
     async def void_charge(self, key: str, order_id: str) -> bool:
-        """Undo the charge, or keep it from ever happening. True: there was one, and it is refunded."""
+        """Undo the charge, and refuse it if it comes later. True: there was a charge, and it is refunded."""
         return bool(await self._call("SELECT provider.void_charge(%s, %s)", key, order_id))
 
     async def dispatch(self, key: str, order_id: str, address: object) -> str:
@@ -43,6 +43,6 @@ class Provider:
         return str(tracking)
 
     async def void_parcel(self, key: str, order_id: str) -> str | None:
-        """None: no parcel exists, and none ever will. Otherwise the tracking number of the one that does."""
+        """None: no parcel exists, and a later dispatch is refused. Otherwise the tracking number of the parcel."""
         tracking = await self._call("SELECT provider.void_parcel(%s, %s)", key, order_id)
         return None if tracking is None else str(tracking)

@@ -1,6 +1,6 @@
 """Reading many rows at once, for analysis: SQL in, Arrow record batches out, oldest first, in bounded memory.
 
-Two drivers, one answer: ADBC where it is installed (COPY in binary form, straight into Arrow), psycopg with a
+Two drivers give the same answer: ADBC where it is installed (COPY in binary form, straight into Arrow), psycopg with a
 server-side cursor where it is not. Every column is cast in SQL to a type that both know.
 """
 
@@ -31,7 +31,7 @@ WORDS: dict[str, Sequence[str]] = {
     "state": list(State), "step": list(Step), "type": list(EventType),
     "status": ["PENDING", "CHARGED", "REFUNDED", "FAILED"],
 }  # fmt: skip
-"""What a filter's values can be: another one is a slip, and would give an empty frame."""
+"""The values that a filter can have. Another value is a mistake and would give an empty frame."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ ORDERS = Table(
         "last_error": ("last_error", TEXT),
         "reconciled": ("reconciled", FLAG),
         "created_at": ("created_at", TIME),
-        # The row is written when `receive` succeeds; its tries came before.
+        # The row is written when `receive` succeeds, after its tries.
         "began_at": (
             "(SELECT least(orders.created_at, min(e.started_at)) FROM events e WHERE e.order_id = orders.id)", TIME,
         ),
@@ -122,8 +122,8 @@ PAYMENTS = Table(
 def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
     """The SELECT with its filters, values quoted by the driver. A filter that is None does not filter.
 
-    Text filters take one value or several; `since` is inclusive, `until` is not. Raises BadInput for a time without
-    a zone, an unknown filter, and a word that no row can hold.
+    Text filters take one value or several; `since` is inclusive, `until` is not. Raises BadInput for a time without a
+    zone, an unknown filter, and a value that no row can have.
     """
     conditions: list[sql.Composable] = []
     for name, value in filters.items():
@@ -158,7 +158,7 @@ def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> I
     """The rows of `text`, a few MB at a time. Raises BadInput, DatabaseUnavailable, SchemaMismatch, StackError."""
     if driver is not None and driver not in drivers():
         raise BadInput(f"There is no driver {driver!r} here. There is {' and '.join(drivers())}.")
-    # ADBC's own errors say little of why a server is not there; psycopg's do, and asking costs milliseconds.
+    # ADBC's errors hardly say why a server does not answer. Those of psycopg do, and asking it costs milliseconds.
     try:
         psycopg.connect(url, connect_timeout=5).close()
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
@@ -168,12 +168,12 @@ def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> I
 
 
 def connection(url: str) -> psycopg.Connection:
-    """A plain autocommitting connection, for what brings its own SQL."""
+    """A plain autocommitting connection, for code with SQL of its own."""
     return psycopg.connect(url, autocommit=True)
 
 
 def arrow_table(url: str, text: str) -> pa.Table:
-    """The rows of `text` as ADBC gives them, nothing done to them: the floor that reading is measured against."""
+    """The rows of `text` as ADBC gives them, unchanged: the lower limit that reading is measured against."""
     from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
 
     with dbapi.connect(url) as connection, connection.cursor() as cursor:

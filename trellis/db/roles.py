@@ -1,4 +1,4 @@
-"""Whose rights a connection has: the owner's, who migrates, or those of `trellis_app`, who works (sql/008)."""
+"""The rights of a connection: those of the owner, who migrates, or of `trellis_app`, for desk and workers (sql/008)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger("trellis.database")
 
 
 async def application_url(url: str, *, login: bool) -> str:
-    """The address by which desk and workers connect, given the owner's: as `trellis_app` where that can be.
+    """The address for desk and workers, from the owner's address: as `trellis_app` if that is possible.
 
-    login: log in as it, which the embedded Postgres allows. Otherwise the owner's session takes the role on, which
-    an owner may that is a member of it. Where neither can be: the owner's address, and a line in the log.
+    login: log in as `trellis_app`, which the embedded Postgres allows. Without it the owner's session takes on the
+    role, which needs an owner that is a member of it. If that is impossible: the owner's address, and a line in the log.
     Raises DatabaseUnavailable.
     """
     who = await _user(url)
@@ -50,7 +50,7 @@ async def _user(url: str) -> str:
 
 
 async def _is_application(url: str) -> bool:
-    """Does this address lead in, with the rights of the role, in this very database?"""
+    """Whether this address connects, and has the rights of the role in this same database."""
     try:
         async with await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection:
             row = await (
@@ -61,14 +61,14 @@ async def _is_application(url: str) -> bool:
                 )
             ).fetchone()
     except psycopg.Error:
-        # No such role, no permission to take it on, or a pooler that lets no options through.
+        # The role does not exist, may not be taken on, or a pooler does not pass options on.
         return False
     return bool(row and row[0])
 
 
 @asynccontextmanager
 async def as_owner(url: str) -> AsyncIterator[Pool]:
-    """A connection with the rights of the address's own user: for made-up rows, which the triggers would refuse."""
+    """A pool with the rights of the address's own user, for made-up rows that the triggers would refuse."""
     pool = await open_pool(url, size=1)
     try:
         yield pool

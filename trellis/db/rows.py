@@ -13,7 +13,7 @@ from trellis.model import Address, Item, Order, State
 
 
 class Record:
-    """A frozen dataclass whose fields can also be read by name, `row["state"]`, as notebooks do."""
+    """A frozen dataclass whose fields can also be read as in a mapping: `row["state"]`. Notebooks do that."""
 
     def __getitem__(self, name: str) -> Any:
         found = self._fields().get(name)
@@ -30,12 +30,12 @@ class Record:
         return {name: to_json(self[name]) for name in self.keys()}
 
     def _fields(self) -> dict[str, str]:
-        # A column may be called like a word of Python's; then its field ends in an underscore.
+        # If a column's name is a keyword of Python, the field's name ends in an underscore.
         return {field.name.rstrip("_"): field.name for field in fields(self)}  # type: ignore[arg-type]
 
 
 def to_json(value: object) -> Any:
-    """A value, or what it is made of, as plain JSON values."""
+    """A value and its parts as plain JSON values."""
     if isinstance(value, Record):
         return value.to_json()
     if isinstance(value, dict):
@@ -49,7 +49,7 @@ def to_json(value: object) -> Any:
 
 @dataclass(frozen=True)
 class PaymentRow(Record):
-    """`status` is PENDING, CHARGED, REFUNDED or FAILED. `amount` is for showing; the sums are made in the database."""
+    """`status` is PENDING, CHARGED, REFUNDED or FAILED. `amount` is for display; the database does the sums."""
 
     payment_id: str
     order_id: str
@@ -77,8 +77,8 @@ class ShipmentRow(Record):
 class OrderRow(Record):
     """An order with its payment and its shipments by round.
 
-    `claimed_at`: since then a dispatch owns the order. `closing_at`: since then it is being undone, and `ending`,
-    `ending_reason` and `ending_request` say how and by whom. `reconciled`: its workflow is gone, `reconcile` ended it.
+    `claimed_at`: when a dispatch claimed the order. `closing_at`: when its undoing began; `ending`, `ending_reason` and
+    `ending_request` say how it ends, why, and by which request. `reconciled`: `trellis reconcile` ended the order.
     """
 
     id: str
@@ -144,9 +144,9 @@ class EventRow(Record):
 
 @dataclass(frozen=True)
 class BoardRow(Record):
-    """An order as a board shows it. All but the id are None for an order of which nothing is written yet.
+    """An order as a board shows it. If nothing is written of the order yet, all but the id are None.
 
-    `event`, `event_ts`: its newest event. `last_*`: its newest event that says where it stands. `furthest`: for an
+    `event`, `event_ts`: its newest event. `last_*`: its newest event that is not a request's. `furthest`: for an
     order that did not complete, the last event on the way to completion.
     """
 
@@ -198,7 +198,7 @@ class FindingRow(Record):
 
 @dataclass(frozen=True)
 class AuditedRow(Record):
-    """What the audit holds a history against.
+    """What the audit compares a history with.
 
     `unchanged`: seconds since the row last changed. `events`: {type, round, request_id} of all events but failed tries.
     """

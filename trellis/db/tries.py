@@ -10,7 +10,8 @@ from trellis.model import EventType, TryId
 
 @dataclass(frozen=True)
 class Tried:
-    """One finished try: who it was, when it began, how long it took [ms], where it ran, under which plan."""
+    """One finished try: its identity, when it began, how long it took [ms], which worker ran it, under which fault
+    plan."""
 
     id: TryId
     started_at: datetime
@@ -31,7 +32,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class FailedTry:
-    """A try without success, and which of the three ways it went."""
+    """A try without success: failed, timed out or abandoned, and its error."""
 
     tried: Tried
     type: EventType

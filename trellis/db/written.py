@@ -11,7 +11,8 @@ log = logging.getLogger("trellis.ledger")
 
 
 def log_written(order_id: str, written: str | None, tried: Tried | None, worker: str | None, reason: str) -> None:
-    """Log what one transaction wrote; `written` is the list of sql/007. What was there before is not logged again.
+    """Log the events that one transaction added; `written` is the list of sql/007. Events that existed before are not
+    in it.
 
     All lines have the same keys, so that a machine may rely on them; what does not apply is None.
     """

@@ -49,7 +49,7 @@ class Recommendation:
 
     def words(self) -> str:
         worst = "" if self.p_miss_at_worst is None else f" (at worst {one_in(self.p_miss_at_worst)})"
-        apart = "".join(f"; {step}: {_rule(rule)}" for step, rule in self.policy.steps.items())
+        apart = "".join(f"; for {step} {_rule(rule)}" for step, rule in self.policy.steps.items())
         return (
             f"{_rule(self.policy.retry)}{apart}: {one_in(self.p_miss)} misses {self.deadline:g} s{worst}; "
             f"costs {self.calls_per_step:.1f} calls a step"

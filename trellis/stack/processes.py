@@ -1,4 +1,4 @@
-"""Server processes: started apart from us, recognised for certain, and waited for until they are gone."""
+"""Server processes: start them detached, recognise them for certain, and wait for their end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 
-# Servers outlive the call that starts them; a dropped Popen would warn of that, and leave a zombie when one ends.
+# Servers outlive the call that starts them. Without this list, Popen would warn of that, and a server that ends would
+# stay a zombie.
 _children: list[subprocess.Popen[bytes]] = []
 
 
 @atexit.register
-def _take_note_of_the_ended() -> None:
+def _poll_children() -> None:
     for child in _children:
         child.poll()
 
@@ -31,10 +32,10 @@ def spawn(line: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]
 
 
 def serves(process: psutil.Process, option: str, path: Path) -> bool:
-    """Does this live process have `option path` on its command line?
+    """Whether this process is alive and has `option path` on its command line.
 
-    A process id alone may have been given to somebody else since; its creation time moves when the clock is set;
-    and the same folder may have been spelled in another way.
+    A process id alone is not enough: the system may have given it to another process. Nor is its creation time, which
+    changes when the clock is set. The same folder may be spelled in another way.
     """
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -45,8 +46,9 @@ def serves(process: psutil.Process, option: str, path: Path) -> bool:
         return False
 
 
-def gone(process: psutil.Process, seconds: float) -> bool:
-    """Wait until the process has ended. A zombie has: not every container reaps what it is left with."""
+def wait_for_end(process: psutil.Process, seconds: float) -> bool:
+    """Wait until the process has ended; False after `seconds`. A zombie counts as ended: some containers never reap
+    it."""
     deadline = time.monotonic() + seconds
     while True:
         for child in _children:
@@ -61,8 +63,8 @@ def gone(process: psutil.Process, seconds: float) -> bool:
         time.sleep(0.02)
 
 
-def said(log: Path, start: int = 0) -> list[str]:
-    """The lines that a log has gained since it was `start` bytes long."""
+def lines_since(log: Path, start: int = 0) -> list[str]:
+    """The lines that were added to a log after its first `start` bytes."""
     try:
         return log.read_bytes()[start:].decode("utf-8", "replace").strip().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A Temporal server: somebody's, this workspace's, or a new local one from the `temporal` program."""
+"""A Temporal server: an external one, this workspace's, or a new local one from the `temporal` program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.config import Settings
 from trellis.errors import StackError, TemporalUnavailable
-from trellis.stack.processes import gone, length, said, serves, spawn
+from trellis.stack.processes import length, lines_since, serves, spawn, wait_for_end
 
 ATTRIBUTES = {
     "OrderState": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
@@ -34,7 +34,7 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class TemporalTarget:
-    """Where a Temporal is. `profile` names an envconfig profile that holds address, keys and TLS."""
+    """The address of a Temporal. `profile` names an envconfig profile that holds address, keys and TLS."""
 
     address: str
     namespace: str
@@ -62,13 +62,13 @@ def _profile(name: str) -> dict[str, Any]:
     try:
         return dict(ClientConfig.load_client_connect_config(profile=name))
     except Exception as error:
-        # The lines below the first repeat a line of the file, which may be the key's.
+        # The further lines repeat a line of the file, which may hold the key.
         why = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
         raise TemporalUnavailable(f"The Temporal profile {name!r} cannot be read: {why}.") from None
 
 
 def running(settings: Settings) -> TemporalTarget | None:
-    """This workspace's server, or None. A state file of a dead process, or of before a reboot, counts as none."""
+    """This workspace's server, or None. A state file of an ended process, or from before a reboot, counts as none."""
     process, state = _process(settings.home)
     if process is None:
         return None
@@ -97,7 +97,7 @@ def _process(home: Path) -> tuple[psutil.Process | None, dict[str, Any]]:
 
 
 def _adopt(home: Path) -> tuple[psutil.Process | None, dict[str, Any]]:
-    """The state file is broken or lost: the server, if it lives, is known by its database file.
+    """The state file is broken or lost: find the server, if it runs, by its database file.
 
     A second server on the same file would damage it.
     """
@@ -144,7 +144,7 @@ async def up(settings: Settings) -> TemporalTarget:
         return target
     if set("?#%") & set(str(settings.home)):
         raise TemporalUnavailable(
-            f"Temporal keeps no data in {settings.home}: a folder's name with ?, # or % in it. "
+            f"Temporal cannot keep its data in {settings.home}, because the name has ?, # or % in it. "
             f"Point TRELLIS_HOME elsewhere."
         )
     program = await _program(settings)
@@ -157,12 +157,12 @@ async def up(settings: Settings) -> TemporalTarget:
             return target
         wanted = None
     log = _log(settings.home)
-    last = (said(log, before) or ["it said nothing"])[-1]
+    last = (lines_since(log, before) or ["its log is empty"])[-1]
     raise TemporalUnavailable(f"The local Temporal server does not start ({last[:300]}). See {log}.")
 
 
 async def _ensure_namespace(target: TemporalTarget) -> None:
-    """TEMPORAL_NAMESPACE may have been set since our server was started."""
+    """Create the namespace: TEMPORAL_NAMESPACE may have changed since our server was started."""
     try:
         try:
             await connect(target, wait=1)
@@ -189,11 +189,11 @@ async def _program(settings: Settings) -> str:
                 f"TRELLIS_TEMPORAL_CLI names {settings.temporal_cli}, and no such program exists."
             )
         return str(settings.temporal_cli)
-    ours = Path(sys.executable).with_name("temporal")
-    found = str(ours) if ours.is_file() else shutil.which("temporal")
+    installed = Path(sys.executable).with_name("temporal")
+    found = str(installed) if installed.is_file() else shutil.which("temporal")
     if found is not None:
         return found
-    # The SDK's own download, as the last resort: it needs the open internet.
+    # The last resort is the SDK's own download, which needs the open internet.
     from temporalio.testing import WorkflowEnvironment
 
     try:
@@ -209,7 +209,7 @@ async def _program(settings: Settings) -> str:
 
 
 async def _start(settings: Settings, program: str, port: int, ui: int) -> TemporalTarget | None:
-    """None: the process ended at once, which is what a port that was taken meanwhile looks like."""
+    """The new server. None if its process ended at once, as it does if another process has just taken the port."""
     home = settings.home
     namespace = settings.temporal_namespace or "default"
     line = [
@@ -249,7 +249,7 @@ async def _start(settings: Settings, program: str, port: int, ui: int) -> Tempor
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
-    """Is it this process that answers there? Another may have taken the port since it was chosen."""
+    """Whether this process listens on the port. Another may have taken the port since it was chosen."""
     try:
         return any(
             one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in process.net_connections("tcp")
@@ -286,12 +286,12 @@ def down(home: Path) -> bool:
         return False
     try:
         process.terminate()
-        if gone(process, 15):
+        if wait_for_end(process, 15):
             return True
         process.kill()
     except psutil.NoSuchProcess:
         return True
-    if not gone(process, 5):
+    if not wait_for_end(process, 5):
         raise StackError(f"Temporal (process {process.pid}) does not end.")
     return True
 
@@ -324,7 +324,7 @@ async def connect(target: TemporalTarget, *, wait: float = 10.0, **options: Any)
             why = str(error) or "no answer"
         except ValueError as error:
             raise TemporalUnavailable(
-                f"{target.address!r} is no address of a Temporal ({error}). Write it as host:port."
+                f"{target.address!r} is not the address of a Temporal ({error}). Write it as host:port."
             ) from None
         if asyncio.get_running_loop().time() >= deadline - 0.1:
             raise TemporalUnavailable(
@@ -335,7 +335,7 @@ async def connect(target: TemporalTarget, *, wait: float = 10.0, **options: Any)
 
 
 async def ensure_search_attributes(client: Client) -> bool:
-    """Are OrderState and OrderTotal known, after asking the server to add what it lacks?"""
+    """Add OrderState and OrderTotal if the server lacks them. Returns whether it has both now."""
     operator = client.operator_service
 
     async def known() -> dict[str, Any]:
@@ -351,11 +351,11 @@ async def ensure_search_attributes(client: Client) -> bool:
                     AddSearchAttributesRequest(search_attributes=missing, namespace=client.namespace)
                 )
             except RPCError as error:
-                # Another process may have been first.
+                # Another process may have added them first.
                 if error.status is not RPCStatusCode.ALREADY_EXISTS:
                     return False
             there = await known()
-        # Of another type, they would fail the workflow task for ever.
+        # An attribute of another type would fail the workflow task for ever.
         return all(there.get(name) == kind for name, kind in ATTRIBUTES.items())
     except RPCError:
         return False

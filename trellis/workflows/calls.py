@@ -1,4 +1,5 @@
-"""How workflows call activities and wait for them. Calls are by name, so that the sandbox never imports a driver."""
+"""How workflows call activities and other workflows, and wait for them. Calls are by name, so that the sandbox never
+imports a driver."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
+    from trellis.messages import ORDER_WORKFLOW, OrderInput, OrderResult
     from trellis.policies import Placement, Retry
 
 T = TypeVar("T")
@@ -53,6 +56,23 @@ async def ledger(name: str, given: object, result: type | None = None) -> Any:
         start_to_close_timeout=timedelta(seconds=10),
         retry_policy=_QUICK,
     )
+
+
+async def start_order(given: OrderInput, id_: str) -> workflow.ChildWorkflowHandle[Any, OrderResult] | None:
+    """Start the order as a workflow that outlives this one. None: the id was used before."""
+    try:
+        return await workflow.start_child_workflow(
+            ORDER_WORKFLOW,
+            given,
+            id=id_,
+            result_type=OrderResult,
+            run_timeout=timedelta(seconds=given.policy.whole_run),
+            memo={"fingerprint": given.order.fingerprint()},
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+        )
+    except WorkflowAlreadyStartedError:
+        return None
 
 
 async def uninterrupted(doing: Awaitable[T]) -> T:

@@ -6,18 +6,17 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey, WorkflowIDReusePolicy
+from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import (
     ApplicationError,
     ApplicationErrorCategory,
     ChildWorkflowError,
     FailureError,
-    WorkflowAlreadyStartedError,
 )
 
 with workflow.unsafe.imports_passed_through():
     from trellis.errors import BadInput
-    from trellis.incoming import Given, is_our_own, read_start
+    from trellis.incoming import Given, is_our_own
     from trellis.messages import (
         ORDER_WORKFLOW,
         SHIPPING_WORKFLOW,
@@ -45,7 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from trellis.rules import Budget, Progress, root_cause
 
 # Not passed through: the sandbox restricts only what it imports itself.
-from trellis.workflows.calls import ledger, outside, uninterrupted
+from trellis.workflows.calls import ledger, outside, start_order, uninterrupted
 from trellis.workflows.requests import Requests, undecoded
 
 ORDER_STATE = SearchAttributeKey.for_keyword("OrderState")
@@ -95,7 +94,7 @@ class OrderWorkflow(Requests):
         id_ = workflow.info().workflow_id
         self._unreadable = None
         try:
-            self._given = read_start(given, id_)
+            self._given = self._read_start(given)
         except BadInput as error:
             self._unreadable = str(error)
             self._given = OrderInput(Order("", ""), Policy())
@@ -152,21 +151,15 @@ class OrderWorkflow(Requests):
     async def _run_elsewhere(self, id_: str) -> OrderResult:
         """For an order started by hand under another id. It runs as the child `order-{id}`, where everybody looks for
         it."""
-        try:
-            order = await workflow.start_child_workflow(
-                ORDER_WORKFLOW,
-                self._given,
-                id=id_,
-                result_type=OrderResult,
-                run_timeout=timedelta(seconds=self._policy.whole_run),
-                memo={"fingerprint": self._order.fingerprint()},
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-            )
-        except WorkflowAlreadyStartedError:
+        order = await start_order(self._given, id_)
+        self._exists_elsewhere = True
+        result = None if order is None else (await asyncio.gather(order, return_exceptions=True))[0]
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if result is None:
             why = f"Order {self._order_id} was started before, as workflow {id_}. Choose a new id."
-            raise ApplicationError(why, type="OrderConflict", non_retryable=True) from None
-        result: OrderResult = await order
+            raise ApplicationError(why, type="OrderConflict", non_retryable=True)
+        if isinstance(result, BaseException):
+            raise result
         return result
 
     # --- the business process ------------------------------------------------------------------------------

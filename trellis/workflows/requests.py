@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from trellis.errors import BadInput
@@ -25,9 +25,11 @@ with workflow.unsafe.imports_passed_through():
         Request,
         read_request,
         read_request_as_before,
+        read_start,
+        read_start_as_before,
         read_text,
     )
-    from trellis.messages import Approve, Cancel, Refusal, UpdateAddress, Verdict
+    from trellis.messages import Approve, Cancel, OrderInput, Refusal, UpdateAddress, Verdict
     from trellis.rules import Progress
 
 # Not passed through: the sandbox restricts only what it imports itself.
@@ -83,6 +85,7 @@ class Requests:
     _elsewhere: str | None
 
     def __init__(self) -> None:
+        self._exists_elsewhere = False
         self._handling: dict[str, asyncio.Future[Verdict]] = {}
         self._dispatch_error: str | None = None
 
@@ -171,9 +174,18 @@ class Requests:
         if request is None:
             workflow.logger.warning("a signal that an earlier version could not read stays without effect")
         elif self._elsewhere:
-            await workflow.get_external_workflow_handle(self._elsewhere).signal(kind, request)
+            await self._pass_on(self._elsewhere, kind, request)
         else:
             await self._once(kind, request)
+
+    async def _pass_on(self, id_: str, kind: str, request: Request) -> None:
+        """Send a signal on to the workflow that the order runs as; it is refused where that one has ended."""
+        # A signal to a workflow that is not there yet is lost, and its failure would fail this workflow.
+        await workflow.wait_condition(lambda: self._exists_elsewhere)
+        try:
+            await workflow.get_external_workflow_handle(id_).signal(kind, request)
+        except FailureError:
+            await self._refused(kind, request.request_id or str(workflow.uuid4()), f"workflow {id_} has ended")
 
     def _check(self, kind: str, given: Given, why_not: Callable[[Any], str | None]) -> None:
         """Refuse an update that cannot be read, or that comes too late. It leaves nothing in the history."""
@@ -187,6 +199,19 @@ class Requests:
         # A request that comes again gets the verdict of the first time, whatever happened since.
         if why and request.request_id not in self._handling:
             raise _refused(why)
+
+    def _read_start(self, given: Given) -> OrderInput:
+        """The start as it reads today, unless an earlier version ran this history with another reading. See `_read`."""
+        before = read_start_as_before(given)
+        try:
+            today, unreadable = read_start(given, workflow.info().workflow_id), None
+        except BadInput as error:
+            today, unreadable = None, error
+        if before is not None and today != before and not workflow.patched(READ_BY_HAND):
+            return before
+        if today is None:
+            raise unreadable or BadInput("The input cannot be read.")
+        return today
 
     def _read(self, kind: str, given: Given) -> Request | None:
         """The request as today's code reads it; None for one that an earlier version dropped. Raises BadInput.

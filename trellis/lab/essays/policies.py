@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets  # type: ignore[import-untyped]
 import pandas as pd
 from IPython.display import display
+from scipy import stats
 
 from trellis.desk import Desk
 from trellis.driving import run_order
 from trellis.faults import FaultPlan
 from trellis.insight.recommend import one_in
-from trellis.insight.retries import predict
+from trellis.insight.retries import Prediction, predict
 from trellis.lab.session import Session
 from trellis.model import State
 from trellis.policies import PRESETS, Placement, Policy, preset, tuned
@@ -63,6 +64,27 @@ async def _compare(
         one(policy, number * len(policies) + place) for number in range(orders) for place, policy in enumerate(policies)
     ]
     return pd.DataFrame(await asyncio.gather(*runs))
+
+
+def missed_deadlines(runs: pd.DataFrame, predicted: Mapping[str, Prediction], deadline: float) -> pd.DataFrame:
+    """The share of orders that missed `deadline` [s], measured in `runs` and predicted, for each policy.
+
+    `runs`: a frame that `compare_policies` returned. An order that did not complete has missed the deadline.
+    Index: the policy's name. Columns: "missed, measured", "95 % interval" (Clopper and Pearson), "missed, predicted"
+    [text], inside [bool: the interval contains the prediction].
+    """
+    missed = (runs["outcome"] != "completed") | (runs["seconds"] > deadline)
+    rows = {}
+    for name, each in missed.groupby(runs["policy"], sort=False):
+        interval = stats.binomtest(int(each.sum()), len(each)).proportion_ci(0.95)
+        p_miss = predicted[str(name)].p_miss(deadline)
+        rows[name] = {
+            "missed, measured": f"{each.mean():.0%}",
+            "95 % interval": f"{interval.low:.0%} to {interval.high:.0%}",
+            "missed, predicted": f"{p_miss:.1%}",
+            "inside": bool(interval.low <= p_miss <= interval.high),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def model_sliders(deadline: float = 15.0, policy: str | Policy = "swift") -> widgets.VBox:
