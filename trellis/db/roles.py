@@ -18,7 +18,7 @@ async def application_url(url: str, *, login: bool) -> str:
     """The address for desk and workers, from the owner's address: as `trellis_app` if that is possible.
 
     login: log in as `trellis_app`, which the embedded Postgres allows. Without it the owner's session takes on the
-    role, which needs an owner that is a member of it. If that is impossible: the owner's address, and a line in the log.
+    role, which needs an owner that is a member of it. If that is impossible: the owner's address, and a log line.
     Raises DatabaseUnavailable.
     """
     who = await _user(url)
