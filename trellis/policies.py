@@ -92,7 +92,7 @@ class Policy:
     )
     at_window_end: AtWindowEnd = field(
         default=AtWindowEnd.TIME_OUT,
-        metadata=_says("what an order does that nobody approved: it is approved, or it times out"),
+        metadata=_says("what happens to an order that nobody approved: it is approved, or it times out"),
     )
     budget: float = field(
         default=15.0,
