@@ -22,7 +22,7 @@ async def test_the_first_command_serves_notebooks_and_takes_its_servers_along(se
     """JupyterLab answers, as root too, on the workspace's servers; when it ends, they end."""
     home = Path(tempfile.mkdtemp(prefix="trellis-"))  # short, as the path of a socket has to be
     home.chmod(0o755)
-    own = settings.apart(home)
+    own = settings.with_own_servers(home)
     environment = {
         **os.environ, "TRELLIS_HOME": str(home), "BROWSER": shutil.which("true") or "true",
         **{f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
