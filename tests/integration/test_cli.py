@@ -64,6 +64,8 @@ async def test_an_order_is_driven_from_the_command_line(house: House, settings: 
     assert [event["type"] for event in events] == await house.events(order)
     listed = json.loads((await trellis(settings, "order", "list", "--state", "COMPLETED", "--json")).stdout)
     assert order.order_id in {row["id"] for row in listed}
+    # In 80 columns, too: an id that is cut off cannot be copied.
+    assert order.order_id in (await trellis(settings, "order", "list")).stdout
     late = await trellis(settings, "order", "cancel", order.order_id)
     assert late.returncode == 1
     assert "COMPLETED" in late.stderr

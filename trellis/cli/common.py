@@ -59,6 +59,9 @@ def show(value: dict[str, Any] | list[Any], as_json: bool, human: Callable[[], N
         from rich.table import Table
 
         table = Table(show_header=False, box=None)
+        table.add_column(no_wrap=True)
+        # An address that is cut off could not be copied.
+        table.add_column(overflow="fold")
         for key, entry in value.items():
             table.add_row(key, json.dumps(entry, default=str) if isinstance(entry, dict | list) else str(entry))
         out.print(table)
