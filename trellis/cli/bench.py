@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
 from trellis.cli.arguments import Changes, Preset, read_policy
-from trellis.cli.common import Json, progress, read_settings, show
+from trellis.cli.common import Json, progress, read_settings, run, show
 from trellis.policies import preset, tuned
 
 commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark starts servers of its own.")
@@ -38,7 +37,7 @@ def bench_deadline(
         # A child's own time limit would end a round that the longer budget allows.
         chosen = tuned(chosen, name=chosen.name, budget=budget, child_run_timeout=None)
     with progress(f"{chosen.name}, {orders} orders", orders, as_json) as tick:
-        result = asyncio.run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
+        result = run(deadline.run(settings, chosen, orders, concurrency, seed, tick))
     show(result, as_json)
 
 
@@ -56,7 +55,7 @@ def bench_throughput(
     settings = read_settings()
     measure = throughput.run_sandboxes if sandboxes else throughput.run
     with progress("rounds", rounds * 3, as_json) as tick:
-        result = asyncio.run(measure(settings, rounds, per_round, concurrency, tick))
+        result = run(measure(settings, rounds, per_round, concurrency, tick))
     show(result, as_json)
 
 
@@ -72,7 +71,7 @@ def bench_api(
 
     settings = read_settings()
     with progress("requests", int(rate * seconds) + int(flood * seconds / 5), as_json) as tick:
-        result = asyncio.run(bench.run(settings, rate, seconds, flood, tick))
+        result = run(bench.run(settings, rate, seconds, flood, tick))
     show(result, as_json)
 
 
@@ -117,7 +116,7 @@ def bench_audit(
 
     settings = read_settings()
     with progress("orders", orders + orders // 10, as_json) as tick:
-        result = asyncio.run(bench.run(settings, orders, tick))
+        result = run(bench.run(settings, orders, tick))
     show(result, as_json)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trellis.cli.common import Json, out, progress, read_settings, show
+from trellis.cli.common import Json, out, progress, read_settings, run, show
 from trellis.cli.printing import print_report, report_json
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def audit(
             with progress("orders and histories", None, as_json) as tick:
                 return await check(runtime.desk.client, runtime.pool, histories=histories, query=query, tick=tick)
 
-    report = asyncio.run(work())
+    report = run(work())
     show(report_json(report), as_json, lambda: print_report(report))
     if not report.clean:
         raise typer.Exit(1)
@@ -63,7 +62,7 @@ def reconcile(
                 if as_json:
                     print(json.dumps([asdict(repair) for repair in done]), flush=True)
 
-    asyncio.run(work())
+    run(work())
     planned = sum(repair.outcome == "planned" for repair in done)
     if not as_json and not done:
         out.print("No order is stranded.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,6 +18,8 @@ from trellis.environment import asks_for_json_logs
 if TYPE_CHECKING:
     from trellis.config import Settings
     from trellis.desk import Desk
+
+T = TypeVar("T")
 
 # Without markup: what people sent may hold brackets, which rich would read as its own tags and fail over.
 out = Console(markup=False)
@@ -47,6 +51,38 @@ def say(sentence: str, *, error: bool = False) -> None:
         err.print(f"trellis: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
     else:
         err.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, with `kill` treated as asyncio treats Ctrl-C: `work` is cancelled and closes what it opened.
+
+    Raised in the middle of the loop, KeyboardInterrupt would have asyncio cancel all tasks at once, those of Temporal's
+    SDK too. A worker whose activities are cut off that way waits for ever for their results.
+    Raises KeyboardInterrupt when the process was killed.
+    """
+    killed = False
+
+    async def main() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def kill() -> None:
+            nonlocal killed
+            killed = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, kill)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    except BaseException:
+        if killed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        # The loop gave the signal back to the system, which would end the process without a word.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def show(value: dict[str, Any] | list[Any], as_json: bool, human: Callable[[], None] | None = None) -> None:

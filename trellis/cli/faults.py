@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, open_desk, read_settings, show
+from trellis.cli.common import Json, open_desk, read_settings, run, show
 from trellis.faults import KINDS, FaultPlan
 from trellis.model import OUTSIDE_STEPS
 
@@ -27,7 +26,7 @@ def _plan(change: Callable[[FaultPlan], FaultPlan] | None, as_json: bool) -> Non
                 in_force = await desk.set_faults(change(in_force.plan))
             return {"version": in_force.version, "plan": in_force.plan.to_json()}
 
-    show(asyncio.run(work()), as_json)
+    show(run(work()), as_json)
 
 
 @commands.command("show")

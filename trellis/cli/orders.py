@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from trellis.cli.arguments import Changes, OrderId, Preset, read_json, read_policy
-from trellis.cli.common import Json, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, run, show
 from trellis.cli.printing import print_event, when
 from trellis.parsing import parse_order
 
@@ -40,7 +39,7 @@ def order_start(
         async with open_desk(settings) as desk:
             return asdict(await desk.start(order, chosen))
 
-    result = asyncio.run(work())
+    result = run(work())
     text = "Started" if result["created"] else "It was started before:"
     show(result, as_json, lambda: out.print(f"{text} {result['workflow_id']}, run {result['run_id']}."))
 
@@ -52,7 +51,7 @@ def _request(order_id: str, ask: Callable[[Desk], Coroutine[Any, Any, Any]], as_
         async with open_desk(settings) as desk:
             return asdict(await ask(desk))
 
-    result = asyncio.run(work())
+    result = run(work())
     note = f" ({result['reason']})" if result["reason"] else ""
     show(result, as_json, lambda: out.print(f"{order_id}: {result['verdict']}{note}."))
 
@@ -92,7 +91,7 @@ def order_status(order_id: OrderId, as_json: Json = False) -> None:
             found = await desk.status(order_id)
         return found.to_json()
 
-    result = asyncio.run(work())
+    result = run(work())
     brief = {key: value for key, value in result.items() if key not in ("events", "workflow") and value is not None}
     if result["policy"]:
         brief["policy"] = result["policy"]["name"]
@@ -112,7 +111,7 @@ def order_list(
         async with open_desk(settings) as desk:
             return [row.to_json() for row in await desk.orders(state=state, limit=limit)]
 
-    rows = asyncio.run(work())
+    rows = run(work())
 
     def human() -> None:
         # An id that is cut off could not be copied.
@@ -135,7 +134,7 @@ def order_events(order_id: OrderId, as_json: Json = False) -> None:
         async with open_desk(settings) as desk:
             return [row.to_json() for row in await desk.events(order_id)]
 
-    rows = asyncio.run(work())
+    rows = run(work())
 
     def human() -> None:
         for row in rows:

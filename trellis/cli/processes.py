@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trellis.cli.common import Json, open_desk, out, read_settings, say, show
+from trellis.cli.common import Json, open_desk, out, read_settings, run, say, show
 from trellis.errors import StackError, TemporalUnavailable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def worker(
     settings = read_settings(serves=not check)
     names = tuple(filter(None, queues.split(",")))
     if check:
-        asyncio.run(_check_workers(settings, workers.task_queues(settings, names)))
+        run(_check_workers(settings, workers.task_queues(settings, names)))
         return
     check_default_policy(settings)
 
@@ -56,7 +56,7 @@ def worker(
             if watch.worker_failed.is_set():
                 raise TemporalUnavailable("A worker failed; the log says why. Run `trellis worker` again.")
 
-    asyncio.run(work())
+    run(work())
 
 
 async def _check_workers(settings: Settings, queues: list[str]) -> None:
@@ -87,7 +87,7 @@ def api(
     """Serve orders over HTTP until Ctrl-C. Runs no workers."""
     from trellis.api.serve import serve
 
-    asyncio.run(
+    run(
         serve(
             read_settings(serves=True),
             host,
@@ -103,7 +103,7 @@ def lab() -> None:
 
     settings = read_settings()
     starts_servers = stack.find(settings) is None
-    asyncio.run(stack.up(settings))
+    run(stack.up(settings))
     package = Path(__file__).resolve().parents[1]
     notebooks = package.parent / "notebooks"
     # JupyterLab would ask about its news feed, which is on the open internet.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trellis.cli.arguments import Preset
-from trellis.cli.common import Json, open_desk, out, progress, read_settings, show
+from trellis.cli.common import Json, open_desk, out, progress, read_settings, run, show
 from trellis.cli.printing import print_event, print_report, report_json, spread
 from trellis.errors import TemporalUnavailable, TrellisError
 from trellis.faults import FaultPlan
@@ -43,7 +43,7 @@ def demo(
             await watch.refresh()
             return await _watch_one(runtime.desk, sample_order("demo"), chosen, quiet=as_json)
 
-    result = asyncio.run(work())
+    result = run(work())
     show(result, as_json, lambda: None)
     if result["state"] != "COMPLETED":
         raise typer.Exit(1)
@@ -109,7 +109,7 @@ def load(
                 driven = await drive(desk, orders, at_once, chosen, tick)
         return {"orders": orders, "states": dict(driven.states), **spread(driven.seconds)}
 
-    show(asyncio.run(work()), as_json)
+    show(run(work()), as_json)
 
 
 def chaos(
@@ -125,7 +125,7 @@ def chaos(
     settings = read_settings()
     chosen = preset(policy)
     with progress("orders", orders, as_json) as tick:
-        driven, kills, report = asyncio.run(run_chaos(settings, orders, at_once, chosen, kill_every, tick))
+        driven, kills, report = run(run_chaos(settings, orders, at_once, chosen, kill_every, tick))
     audited = report_json(report)
     if not kills and report.clean:
         audited["verdict"] = "VOID"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, open_desk, out, read_settings, show
+from trellis.cli.common import Json, open_desk, out, read_settings, run, show
 from trellis.database_url import masked
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def up(as_json: Json = False) -> None:
         await apply(running.database_url)
         return running
 
-    running = asyncio.run(work())
+    running = run(work())
     show(
         {"temporal": {"address": running.temporal.address, "ui": running.temporal.ui,
                       "namespace": running.temporal.namespace},
@@ -77,7 +76,7 @@ def status(as_json: Json = False) -> None:
                 "orders": await desk.ledger.counts(),
             }  # fmt: skip
 
-    show(asyncio.run(work()), as_json)
+    show(run(work()), as_json)
 
 
 def migrate(
@@ -90,7 +89,7 @@ def migrate(
 
     settings = read_settings()
     url = stack.require(settings).database_url
-    applied = asyncio.run(apply(url))
+    applied = run(apply(url))
     if schema:
         text = stack.postgres.dump_schema(url)
         show({"applied": applied, "schema": text}, as_json, lambda: print(text, end=""))
