@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.trellis-stamp
 UV := $(shell command -v uv 2>/dev/null)
-# A PYTHON that was named is used or refused, never silently passed over.
+# If PYTHON is named and cannot be used, that is an error. No other Python is taken instead.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.14 python3.11)
 
 .PHONY: help setup hooks lab demo test quick coverage up down migrate workers api lint format types spelling notebooks schema lock
@@ -43,10 +43,10 @@ demo: setup ## one order, live in the terminal
 test: setup ## all tests (about ten minutes on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-quick: setup ## the tests without browser, notebooks and what takes long (under two minutes)
+quick: setup ## the tests without browser, notebooks and slow tests (under two minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/replay tests/integration
 
-coverage: setup ## all tests, with the share of branches that they run
+coverage: setup ## all tests, with the share of branches that they cover
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 up: setup ## start both servers
@@ -67,7 +67,7 @@ api: setup ## serve orders over HTTP on port 8000 until Ctrl-C
 lint: setup ## ruff, check and format
 	@$(BIN)/ruff check trellis tests notebooks && $(BIN)/ruff format --check trellis tests notebooks
 
-format: setup ## let ruff mend what it can
+format: setup ## let ruff correct what it can
 	@$(BIN)/ruff check --fix trellis tests notebooks; $(BIN)/ruff format trellis tests notebooks
 
 types: setup ## mypy, strict
@@ -82,7 +82,7 @@ hooks: setup ## run lint, types and spelling before each commit
 notebooks: setup ## run all notebooks and store their outputs
 	@$(BIN)/trellis notebooks --write
 
-schema: setup ## write sql/schema.sql anew from the migrations (servers must run: make up)
+schema: setup ## write sql/schema.sql again from the migrations (servers must run: make up)
 	@$(BIN)/trellis migrate --schema > sql/schema.sql.new && mv sql/schema.sql.new sql/schema.sql
 
 lock: ## renew requirements.lock (needs uv)

@@ -1,6 +1,7 @@
--- Who writes an event wants to log it: with the attempt's number, which is given here, and only if it is new.
--- The transaction keeps a list of what it added, `type:step:attempt` separated by spaces. The caller reads
--- `trellis.written` in the same statement, so that no round trip is added, and the functions above stay as they are.
+-- The caller logs each event that it writes: with the attempt's number, which this function gives, and only if the
+-- event is new. So the transaction keeps a list of the events that it added: `type:step:attempt`, separated by spaces.
+-- The caller reads the list, `trellis.written`, in the same statement. This adds no round trip, and the functions that
+-- call add_event stay as they are.
 CREATE OR REPLACE FUNCTION add_event(p_event uuid, p_order text, p_type text, p_try try_info, p_payload jsonb)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE number int; added int;

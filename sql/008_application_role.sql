@@ -1,8 +1,9 @@
--- The desk and the workers connect as `trellis_app`. It can neither change nor delete an event, nor write the
--- provider's book by any way but the provider's own functions, nor alter the schema. Migrations run as the owner.
+-- The desk and the workers connect as `trellis_app`. It cannot change or delete an event. It cannot write the
+-- provider's records except through the provider's own functions. It cannot alter the schema. Migrations run as the
+-- owner.
 
--- Run after every migration, by the owner. NULL: the role is there, and the owner may connect as it. Otherwise why not:
--- an external database may allow no roles, and Trellis then goes on as the user that it was given.
+-- The owner runs this after every migration. It returns NULL if the role exists and the owner may act as it. Otherwise
+-- it returns the reason: an external database may not allow roles. Trellis then works as the user that it was given.
 CREATE FUNCTION grant_application_role() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'trellis_app') THEN
@@ -34,8 +35,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- The provider's functions write its book with the owner's rights, for callers that have none. Every name in them is
--- qualified; the path keeps a caller from putting functions of its own in front of Postgres's.
+-- The provider's functions write its records with the owner's rights, because their callers have no right to. Every
+-- name in them is qualified. The fixed path keeps a caller from placing its own functions before those of Postgres.
 ALTER FUNCTION provider.charge(text, text, numeric) SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION provider.void_charge(text, text) SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION provider.dispatch(text, text, jsonb) SECURITY DEFINER SET search_path = pg_catalog, pg_temp;

@@ -1,4 +1,5 @@
-"""One real stack for the whole run, in a folder of its own; workers in this process; calm unless a test says not."""
+"""One real stack for the whole run, in a folder of its own. Workers run in this process. No call fails unless a test
+says so."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def pool(opened: runtime.Runtime) -> Pool:
 
 @pytest.fixture(scope="session")
 async def owner(running: stack.Stack) -> AsyncIterator[Pool]:
-    """Connections with the owner's rights, for tests that plant what no desk or worker could write."""
+    """Connections with the owner's rights, for tests that write rows that desk and workers may not write."""
     pool = await open_pool(running.database_url, size=16)
     yield pool
     await pool.close()
@@ -94,7 +95,7 @@ class House:
 
     desk: Desk
     pool: Pool
-    """The owner's; desk and workers have a pool with the rights of `trellis_app`."""
+    """The owner's address. Desk and workers have a pool with the rights of `trellis_app`."""
     watch: workers.FaultWatch
 
     async def faults(self, plan: FaultPlan | str) -> None:
@@ -120,7 +121,7 @@ class House:
         return order
 
     def unattended(self) -> Desk:
-        """The same door, to a queue that no worker serves."""
+        """A desk that starts orders on a queue without a worker."""
         settings = self.desk.settings.model_copy(update={"orders_queue": "nobody-works-here"})
         return Desk(self.desk.client, self.desk.ledger, settings, search_attributes=False)
 

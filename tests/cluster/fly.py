@@ -128,7 +128,7 @@ def costs(cluster: Cluster, workers: Workers) -> dict[str, dict[str, float]]:
 
 
 def cpu_seconds(process_id: int) -> float:
-    """Of the process and of its children, also of those that have ended."""
+    """CPU seconds of the process and its children, ended ones included."""
     total = 0.0
     with suppress(psutil.Error):
         parent = psutil.Process(process_id)
@@ -149,7 +149,7 @@ def each(
 
 
 async def until_taken(call: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
-    """Ask again while the cluster is away. Starting and approving twice is the same as once."""
+    """Repeat the call while the cluster does not answer. Starting or approving twice is the same as once."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -235,7 +235,7 @@ async def until_closed(address: str, seconds: float = 60) -> None:
 
 
 async def fly(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All of it; what is returned is what `--json` prints."""
+    """The whole run. Returns what `--json` prints."""
     binaries = await asyncio.to_thread(build, arguments.binaries)
     say("starting Postgres and the four roles")
     async with Cluster(binaries, folder) as cluster:

@@ -99,7 +99,7 @@ class Cluster:
         return self._spawn(role, line, self._environment())
 
     def kill(self, role: str) -> None:
-        """SIGKILL: the role says goodbye to nobody."""
+        """Send SIGKILL: the role has no time to leave its cluster."""
         process = self._processes.pop(role)
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""What tests of the audit share: orders that ended, wrongs to plant in the books, and what the audit finds."""
+"""Helpers for tests of the audit: orders that ended, errors to plant in the books, and what the audit finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trellis.model import Order, State
 
 
 async def planted(house: House, *statements: str, **values: object) -> None:
-    """Change the books as only a superuser can: no trigger, no foreign key objects."""
+    """Change the books as only a superuser can, without triggers and foreign keys."""
     async with house.pool.connection() as connection, connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
         for statement in statements:
@@ -16,7 +16,7 @@ async def planted(house: House, *statements: str, **values: object) -> None:
 
 
 def about(order: Order) -> str:
-    """Its workflow, its children, and one under another id, by visibility query."""
+    """A visibility query for its workflow, its children, and one under another id."""
     ids = [f"WorkflowId STARTS_WITH '{prefix}-{order.order_id}'" for prefix in ("order", "shipping", "rogue")]
     return " OR ".join(ids)
 

@@ -1,4 +1,4 @@
-"""An API process for tests, and the one shape in which it says no."""
+"""An API process for tests, and the shape of its errors."""
 
 from __future__ import annotations
 

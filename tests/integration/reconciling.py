@@ -1,4 +1,4 @@
-"""What tests of reconcile share: orders that Temporal closed, their repair, and what both books say afterwards."""
+"""Helpers for tests of reconcile: orders that Temporal closed, their repair, and what both books say afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ async def terminate(house: House, order: Order) -> None:
 
 
 async def ended(house: House, order: Order, state: State, *, charges: int, refunds: int, parcels: int) -> None:
-    """The order ended so, marked as reconciled; both books agree, and the audit has nothing to say of it."""
+    """Assert that the order ended in this state, marked as reconciled, that both books agree, and that the audit finds
+    nothing."""
     row = await house.desk.ledger.order(order.order_id)
     assert row is not None
     assert (row["state"], row["reconciled"]) == (state, True)
@@ -42,7 +43,7 @@ async def violations(house: House, order: Order) -> set[int]:
 
 
 async def known(house: House, order: Order) -> bool:
-    """Has Temporal a history of it?"""
+    """Whether Temporal has a history of the order."""
     return (await house.desk.status(order.order_id))["workflow"]["close_status"] is not None
 
 
@@ -58,5 +59,5 @@ async def changed(house: House, statement: LiteralString, order: Order) -> None:
 
 
 async def outlived(house: House, order: Order) -> None:
-    """As if the order were older than its run timeout."""
+    """Make the order older than its run timeout."""
     await changed(house, "UPDATE orders SET created_at = created_at - interval '1 hour' WHERE id = %s", order)

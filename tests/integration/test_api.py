@@ -92,7 +92,7 @@ async def test_a_status_tells_the_whole_row(house: House, api: Api) -> None:
 
 
 async def test_aliases_are_the_same_body(house: House, api: Api) -> None:
-    """The hash is of what was meant: name and sku, 1.50 and "1.5" start one run."""
+    """The fingerprint does not depend on the spelling: name and sku, 1.50 and "1.5" start one run."""
     order = house.order()
     path = f"/orders/{order.order_id}/start"
     forms = [{"sku": "book", "quantity": 2, "price": "1.5"}, {"name": " book ", "qty": 2, "price": 1.50}]
@@ -158,7 +158,7 @@ async def test_pages_hold_every_order_once(house: House, api: Api) -> None:
 
 
 async def test_a_cursor_says_where_a_page_ended(house: House) -> None:
-    """Written and read again it is the same place, to the microsecond."""
+    """A cursor that is written and read again names the same order, to the microsecond."""
     await house.start()
     row = None
     async with asyncio.timeout(20):
@@ -168,7 +168,8 @@ async def test_a_cursor_says_where_a_page_ended(house: House) -> None:
 
 
 async def test_an_order_that_died_unreceived_says_so(house: House, api: Api) -> None:
-    """Terminated before its row was written: nothing can be asked of it any more, and the reason says what to do."""
+    """The workflow was terminated before the row was written: every request is refused, and the reason says what to
+    do."""
     await house.faults("receive: hang*")
     order = await house.start(tuned(preset("swift"), try_timeout=10))
     path = f"/orders/{order.order_id}"
@@ -188,7 +189,7 @@ async def test_an_order_that_died_unreceived_says_so(house: House, api: Api) -> 
 
 
 async def test_what_a_closed_workflow_cannot_do_is_not_offered(house: House, api: Api) -> None:
-    """Terminated in its review: until reconcile has ended it, nothing can be cancelled or moved."""
+    """The workflow was terminated in its review: until reconcile ends the order, it takes no cancel and no address."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
@@ -197,7 +198,7 @@ async def test_what_a_closed_workflow_cannot_do_is_not_offered(house: House, api
 
 
 async def test_a_refusal_gives_its_reason_alone(house: House, api: Api) -> None:
-    """What the workflow's validator says is the sentence, without Temporal's name for the kind of failure."""
+    """The message is the validator's sentence alone, without Temporal's name for the kind of failure."""
     order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*; refund: hang*")
     assert (await api.post(f"/orders/{order.order_id}/signals/cancel")).status_code == 202
     answer = await api.post(f"/orders/{order.order_id}/signals/approve")
@@ -258,7 +259,8 @@ async def test_without_workers_requests_are_pending_and_status_answers(
 
 
 async def test_what_temporal_does_not_say_in_time_is_read_off_the_ledger(house: House) -> None:
-    """A status that waits for nobody knows the step and the end of the review, and says that Temporal was late."""
+    """A status that does not wait for Temporal has the step and the end of the review, and says that Temporal was
+    late."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     heard, late = [await house.desk.status(order.order_id, patience=patience) for patience in (10, 0)]

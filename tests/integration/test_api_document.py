@@ -1,4 +1,4 @@
-"""The OpenAPI document, the page made of it, and whether the API keeps to both."""
+"""The OpenAPI document, the page made from it, and whether the API does what both say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no client should send: hostile bodies, ids, paths and headers, and requests that stay half."""
+"""What no client should send: hostile bodies, ids, paths and headers, and incomplete requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trellis.temporal_calls import describe
 
 @pytest.mark.parametrize("text", ["", "x", "====", "Zm9v", "A" * 500, "MjAyNg", "é", "2026-01-01T00:00:00+00:00 a"])
 def test_a_cursor_of_ones_own_making_is_refused(text: str) -> None:
-    """Only what an earlier answer gave is a cursor."""
+    """A cursor must come from an earlier answer."""
     with pytest.raises(BadInput, match="cursor"):
         read_cursor(text)
 
@@ -187,7 +187,7 @@ def _cursor(id_: str) -> str:
     ],
 )  # fmt: skip
 async def test_wrong_paths_methods_and_parameters_have_one_shape(api: Api, method: str, path: str, code: int) -> None:
-    """Whatever says no says it in the same JSON."""
+    """Every refusal has the same JSON shape."""
     assert_problem(await api.http.request(method, path), code)
 
 
@@ -219,7 +219,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api: Api) -> None:
 
 
 async def test_half_a_request_is_none(house: House, api: Api) -> None:
-    """A client that hangs up within its body has cancelled nothing and started nothing, however whole it looks."""
+    """A client that disconnects within its body starts and cancels nothing, even if the part that came is valid
+    JSON."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     other = house.order()
@@ -245,7 +246,7 @@ async def test_half_a_request_is_none(house: House, api: Api) -> None:
 
 
 async def test_whoever_sends_no_body_keeps_nobody_out(idle_desk: Desk) -> None:
-    """A place is taken once the body has arrived: idle clients hold none."""
+    """A request takes a place only after its body has arrived, so idle clients take none."""
     app = create(idle_desk, inside=1)
     arrived, enough = asyncio.Event(), asyncio.Event()
 
@@ -277,7 +278,8 @@ STRANGERS: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("headers", STRANGERS)
 async def test_a_page_of_another_site_steers_nothing(house: House, api: Api, headers: dict[str, str]) -> None:
-    """Its browser sends simple requests to loopback, or has its own name resolve there: 403, and the order waits on."""
+    """The page makes a browser send simple requests to loopback, or points its own name there: 403, and the order waits
+    on."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     path = f"/orders/{order.order_id}/signals/cancel"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 async def test_after_a_restart_of_the_database_no_request_fails(running: stack.Stack, settings: Settings) -> None:
-    """All of the API's connections are cut, as a restart does it; the requests that come next do not notice."""
+    """All of the API's connections are cut, as by a restart. The next requests succeed."""
     async with await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as admin:
         await admin.execute("DROP ROLE IF EXISTS restarted")
         # By a name of its own, so that the connections of other tests are left alone.
@@ -53,7 +53,7 @@ async def test_after_a_restart_of_the_database_no_request_fails(running: stack.S
 
 
 async def test_only_a_pool_that_was_asked_to_checks_its_connections(running: stack.Stack) -> None:
-    """A round trip that the workers need not pay: their steps are tried again anyway."""
+    """Workers do without the check and save a round trip, because their steps are tried again anyway."""
     for checked in (True, False):
         pool = await open_pool(running.database_url, size=1, checked=checked)
         try:
@@ -71,13 +71,13 @@ async def test_only_a_pool_that_was_asked_to_checks_its_connections(running: sta
 
 
 async def test_what_postgres_cannot_hold_is_the_senders_mistake(idle_desk: Desk) -> None:
-    """Should anything pass the model that the ledger cannot take, it is bad input and no failure of a server."""
+    """A value that passes the parsing and that the ledger cannot hold is bad input, not a failure of a server."""
     with pytest.raises(BadInput, match="Postgres cannot hold"):
         await idle_desk.ledger.order("a\0b")
 
 
 async def test_a_setting_that_turned_bad_has_its_sentence(idle_desk: Desk, settings: Settings) -> None:
-    """A start under a policy that does not exist says which, in the one shape."""
+    """A start under a policy that does not exist names that policy, in the usual shape of an error."""
     bad = settings.model_copy(update={"policy": "swfit"})
     app = create(Desk(idle_desk.client, idle_desk.ledger, bad, search_attributes=False))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
@@ -87,7 +87,8 @@ async def test_a_setting_that_turned_bad_has_its_sentence(idle_desk: Desk, setti
 
 
 async def test_without_its_servers_it_says_503_and_recovers(settings: Settings) -> None:
-    """Both servers go: 503 with Retry-After on every path, health says who is missing; they return, and so does it."""
+    """Without both servers every path answers 503 with Retry-After, and health says which is missing. When they return,
+    so does the API."""
     home = Path(tempfile.mkdtemp(prefix="trellis-api-"))
     mine = settings.model_copy(update={"home": home})
     try:

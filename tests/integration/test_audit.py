@@ -1,4 +1,4 @@
-"""The audit finds nothing where nothing is wrong, and each kind of wrong that is planted."""
+"""The audit finds nothing where nothing is wrong, and finds each kind of error that is planted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trellis.policies import preset, tuned
 
 
 async def twin(house: House, order: Order) -> tuple[Order, WorkflowHandle[Any, Any]]:
-    """Another order with the same payment id, past the desk, as two that start in the same instant are."""
+    """Another order with the same payment id, started without the desk, as by two starts at the same moment."""
     other = replace(order, order_id=house.order().order_id)
     handle: WorkflowHandle[Any, Any] = await house.desk.client.start_workflow(
         ORDER_WORKFLOW,
@@ -123,8 +123,8 @@ PLANTS: dict[str, tuple[set[int], Callable[[House], Awaitable[Order]], str]] = {
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-async def test_a_wrong_in_the_books_is_found(house: House, plant: str) -> None:
-    """Each planted wrong is reported for its order, under its numbers and no other, with evidence."""
+async def test_an_error_in_the_books_is_found(house: House, plant: str) -> None:
+    """Each planted error is reported for its order, under its invariants and no others, with evidence."""
     invariants, made, statement = PLANTS[plant]
     order = await made(house)
     assert await violated(house, order) == set()
@@ -140,8 +140,8 @@ async def test_a_wrong_in_the_books_is_found(house: House, plant: str) -> None:
         ("parcels", 3, "('dispatch:nobody', %(order)s, NULL, 'TRK-1', now() - interval '1 minute')"),
     ],
 )
-async def test_what_our_books_do_not_know_is_found(house: House, table: str, invariant: int, values: str) -> None:
-    """A charge, a refund or a parcel at the provider for an order that does not exist is seen from the other side."""
+async def test_what_the_ledger_does_not_have_is_found(house: House, table: str, invariant: int, values: str) -> None:
+    """A charge, a refund or a parcel at the provider for an order that does not exist is found too."""
     stranger = house.order()
     await completed(house)
     await planted(house, f"INSERT INTO provider.{table} VALUES {values}", order=stranger.order_id)

@@ -36,7 +36,8 @@ async def test_an_ending_that_temporal_does_not_share_is_found(house: House) -> 
 
 
 async def test_a_terminated_workflow_is_found(house: House) -> None:
-    """An order whose workflow Temporal closed is open in the ledger: invariant 6, and reconcile's to mend."""
+    """An order whose workflow Temporal closed is open in the ledger: that breaks invariant 6, and reconcile can end the
+    order."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")
@@ -54,7 +55,8 @@ async def test_a_terminated_workflow_is_found(house: House) -> None:
 async def test_an_order_validated_after_its_end_needs_no_event(
     house: House, made: Callable[[House], Awaitable[Order]], invariants: set[int]
 ) -> None:
-    """A lost task may have cancelled the order before `validate` wrote: legal there, and wrong in a completed one."""
+    """A lost workflow task may cancel an order before `validate` writes. That is legal for a cancelled order, and wrong
+    for a completed one."""
     order = await made(house)
     await planted(
         house,
@@ -65,7 +67,8 @@ async def test_an_order_validated_after_its_end_needs_no_event(
 
 
 async def test_an_order_that_died_before_it_was_received_is_found(house: House) -> None:
-    """Acknowledged, never received, terminated: its ending (6) and its request (9) are missing from the books."""
+    """A request was acknowledged, the order was never received, its workflow was terminated: ending (6) and request (9)
+    are missing in the ledger."""
     desk, order = house.unattended(), house.order()
     await desk.start(order)
     assert (await desk.cancel(order.order_id)).verdict == "pending"
@@ -75,7 +78,7 @@ async def test_an_order_that_died_before_it_was_received_is_found(house: House) 
 
 
 async def test_an_order_that_was_never_received_and_runs_on_is_found(house: House) -> None:
-    """Temporal runs it past the run timeout of its policy, and the ledger have not heard of it: invariant 8."""
+    """Temporal runs it past the run timeout of its policy, and the ledger does not have it: invariant 8."""
     order = house.order()
     policy = tuned(preset("swift"), review_window=0.1, budget=0.5, run_timeout=0.7)
     handle = await house.desk.client.start_workflow(
@@ -94,7 +97,8 @@ async def test_an_order_that_was_never_received_and_runs_on_is_found(house: Hous
 
 
 async def test_an_order_that_ended_while_its_workflow_runs_is_found(house: House) -> None:
-    """Ended by reconcile, with a workflow that lives: invariant 6. Ended long ago, and still running: invariant 8."""
+    """Reconcile ended the order and its workflow runs: invariant 6. The order ended long ago and its workflow runs:
+    invariant 8."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await planted(house, "UPDATE orders SET reconciled = true WHERE id = %(order)s", order=order.order_id)
@@ -183,7 +187,7 @@ async def test_a_history_that_does_not_replay_is_found(house: House, monkeypatch
 
 
 async def test_an_audit_without_the_histories_it_asked_for_is_void(house: House) -> None:
-    """Clean books say nothing of histories that nobody found; asked for the books alone, they do."""
+    """An audit that should check histories and finds none is void. An audit of the books alone is not."""
     order = await completed(house)
     nothing = f"{about(house.order())}"
     report = await audit(house.desk.client, house.pool, query=nothing)

@@ -39,7 +39,7 @@ async def in_review(house: House) -> tuple[Order, WorkflowHandle[Any, Any]]:
 
 
 async def no_task_failed(house: House, id_: str) -> None:
-    """Whatever was sent, no workflow task failed over it, and the history replays."""
+    """Assert that no workflow task failed, whatever was sent, and that the history replays."""
     history = await house.desk.client.get_workflow_handle(id_).fetch_history()
     assert not [e for e in history.events if e.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED]
     await Replayer(workflows=[OrderWorkflow], workflow_runner=RUNNER).replay_workflow(history)
@@ -113,7 +113,7 @@ async def test_an_address_is_taken_in_every_form(house: House, way: str, argumen
 
 
 async def test_a_signal_that_cannot_be_understood_is_refused_in_the_ledger(house: House) -> None:
-    """Wrong types, lists, two arguments, bytes, misspelt names: each leaves one event, and the order goes on."""
+    """Wrong types, lists, two arguments, bytes and misspelt names leave one event each, and the order goes on."""
     order, handle = await in_review(house)
     nonsense: list[tuple[str, list[object]]] = [
         ("cancel_order", [7]),
@@ -209,7 +209,8 @@ async def start(house: House, given: list[object], id_: str, **more: Any) -> Wor
     ids=["no-policy", "preset", "fields", "preset-and-fields"],
 )
 async def test_an_order_started_by_hand_runs_like_any_other(house: House, more: dict[str, object]) -> None:
-    """The payload of the HTTP API with the order's id in it is enough; the desk serves the order and knows it again."""
+    """The payload of the HTTP API with the order's id is enough. The desk serves the order, and a second start finds
+    it."""
     order = house.order()
     handle = await start(house, [payload(order, **more)], workflow_id(order.order_id))
     await house.until(order, "AWAITING_APPROVAL")
@@ -230,7 +231,7 @@ async def test_the_form_that_the_desk_sends_is_read_like_any_other(house: House)
 
 
 async def test_the_workflows_id_may_give_the_orders_id(house: House) -> None:
-    """The body of the HTTP API has no order id; then it is the one in the workflow's id."""
+    """The body of the HTTP API has no order id. Then the order id comes from the workflow's id."""
     order = house.order()
     await start(house, [{"payment_id": order.payment_id}], workflow_id(order.order_id))
     await house.until(order, "AWAITING_APPROVAL")

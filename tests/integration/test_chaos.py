@@ -44,7 +44,7 @@ async def test_chaos_without_a_kill_is_void(settings: Settings) -> None:
 
 
 async def test_chaos_ends_when_its_worker_ends_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that cannot even start ends chaos with that worker's last words, however long a kill is away."""
+    """A worker that cannot start ends chaos with the last line of its log, even if the first kill is far away."""
     monkeypatch.setenv("TRELLIS_POLCY", "swift")
     with pytest.raises(StackError, match="TRELLIS_POLCY"):
         await chaos(settings, 2, 2, preset("swift"), 1000, lambda: None)

@@ -1,4 +1,4 @@
-"""The compose file, proved without a container engine: every reference is checked, every service of ours is run."""
+"""The compose file, tested without a container engine: every reference is checked, every service of Trellis is run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_reference_of_a_service_leads_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_that_stays_says_how_it_is(name: str) -> None:
-    """A health check of its own, bounded in time, on a port that is its own; what runs once needs none."""
+    """Each such service has a health check, limited in time, on its own port. A service that runs once needs none."""
     service = SERVICES[name]
     if service["restart"] == "no":
         assert "healthcheck" not in service, "what has ended well is neither healthy nor unhealthy"
@@ -156,7 +156,7 @@ async def test_the_service_of_the_tests_finds_them(tmp_path: Path) -> None:
 
 
 def test_the_locks_versions_serve_as_constraints() -> None:
-    """What the build makes of the lock file is one pinned version a line, for every package the package needs."""
+    """The build turns the lock file into one pinned version a line, for every package that Trellis needs."""
     lines = [re.sub(r" *\\$", "", line) for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()]
     pins = [line for line in lines if not re.match(r"^ *--hash", line)]
     assert any("s/ *\\\\$//; /^ *--hash/d" in line for line in DOCKERFILE)
@@ -189,7 +189,7 @@ class Ground:
         return words
 
     def environment(self, name: str) -> dict[str, str]:
-        """The service's own and nothing of this machine's but the way to the programs."""
+        """The service's own variables, and of this machine's only PATH."""
         own = {key: self.word(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
         return own | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.home)}
 
@@ -212,7 +212,7 @@ class Ground:
             await asyncio.wait_for(process.wait(), 30)
 
     async def healthy(self, name: str) -> None:
-        """Its own health command says so, within the time that the file gives it."""
+        """Wait until its health command succeeds, at most for the time that the file gives it."""
         async with asyncio.timeout(60):
             while (await self.check(name))[0] != 0:
                 await asyncio.sleep(0.2)
@@ -260,7 +260,7 @@ async def empty_database(running: stack.Stack) -> AsyncIterator[str]:
 
 
 async def refused(url: str) -> None:
-    """Return once nobody gets in without a password."""
+    """Return once a connection without a password is refused."""
     async with asyncio.timeout(20):
         while True:
             try:

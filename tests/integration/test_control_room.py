@@ -51,7 +51,7 @@ def test_running_the_cell_again_gives_the_same_room(session: Session, room: Cont
 
 
 def test_many_orders_are_steered_at_once_and_each_refusal_has_its_reason(session: Session, room: ControlRoom) -> None:
-    """Three accept the new address, one that is over does not, and one verdict tells both."""
+    """Three orders accept the new address and one that has ended does not. One answer says both."""
     seen = Seen(room)
     over = session.start_order(policy="patient")
     assert eventually(lambda: session.status(over)["state"] == "AWAITING_APPROVAL")
@@ -96,7 +96,7 @@ def test_nonsense_in_the_form_is_a_sentence_beside_its_field_and_starts_nothing(
 
 
 def test_sliders_change_the_plan_that_running_orders_follow(session: Session, room: ControlRoom) -> None:
-    """A charge that hangs for ever is let go by moving its slider back; the timeline has shown the attempts."""
+    """A charge that hangs for ever goes on when its slider is moved back. The timeline has shown the attempts."""
     say(room, "fault", step="charge", name="hang", value=1.0)
     assert eventually(lambda: room.faults.get("steps", {}).get("charge", {}).get("hang") == 1.0)
     order = session.start_order(policy="swift")
@@ -134,7 +134,7 @@ def test_a_change_by_somebody_else_shows_on_the_sliders(session: Session, room: 
 
 
 def test_sliders_moved_at_once_all_count_and_the_last_place_of_each_wins(session: Session, room: ControlRoom) -> None:
-    """Fifty messages without a pause: no slider's place is lost to another's, and none to its own earlier one."""
+    """Fifty messages without a pause: each slider keeps its last position, whatever the others send."""
     say(room, "preset faults", name="calm")
     for n in range(1, 26):
         say(room, "fault", step=None, name="error", value=n / 100)

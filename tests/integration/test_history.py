@@ -152,7 +152,7 @@ async def test_a_reset_run_has_its_own_id(client: Client) -> None:
 
 
 async def test_a_running_activity_shows_how_far_it_is(client: Client) -> None:
-    """Of an activity that fails since the start, attempt and last failure are those that Describe knows."""
+    """An activity that has failed since the start has the attempt number and the last failure that Describe gives."""
     id_ = f"stuck-{uuid.uuid4().hex[:8]}"
     handle = await client.start_workflow("Stuck", id=id_, task_queue="many")
     async with asyncio.timeout(30):
@@ -242,7 +242,7 @@ def with_interceptor(client: Client, kind: type[OutboundInterceptor]) -> Client:
 
 
 async def test_a_namespace_one_may_not_read_is_one_sentence(client: Client) -> None:
-    """What the server denies, for a query as for an id, names the namespace and what to do."""
+    """A refusal by the server names the namespace and what to do, for a query and for an id."""
 
     class Denies(OutboundInterceptor):
         def list_workflows(self, input: Any) -> Any:

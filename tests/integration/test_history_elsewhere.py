@@ -1,4 +1,4 @@
-"""Histories of workflows that know nothing of orders, from a namespace of somebody else's."""
+"""Histories of other people's workflows, from another namespace."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ async def test_steps_add_up(retried: Order, running: Stack) -> None:
 
 
 async def test_a_try_without_a_trace_is_marked(retried: Order, running: Stack) -> None:
-    """An execution that Temporal counted and nobody wrote down stands as `lost`, without times."""
+    """An execution that Temporal counted and that left no event is a row `lost`, without times."""
     log = insight.events(running.database_url, retried.order_id)
     log.loc[log["step"] == "ship", "execution"] = 2
     tries = insight.attempts(log)
@@ -192,7 +192,7 @@ async def test_a_review_without_approval_is_no_queue(house: House, running: Stac
 
 
 async def test_orders_without_an_attempt_still_have_a_timeline(retried: Order, running: Stack) -> None:
-    """Lines are drawn for orders of whose attempts the frame holds none."""
+    """Orders without an attempt in the frame are drawn too."""
     orders = insight.orders(running.database_url, retried.order_id)
     nothing_known = insight.attempts(insight.events(running.database_url, "nobody"))
     assert (
@@ -204,7 +204,7 @@ async def test_orders_without_an_attempt_still_have_a_timeline(retried: Order, r
 
 
 async def test_a_step_that_never_worked_has_no_latency(retried: Order, running: Stack) -> None:
-    """Percentiles are of the steps that succeeded."""
+    """Percentiles are taken over the steps that succeeded."""
     steps = insight.steps(running.database_url, retried.order_id)
     failed = steps.assign(seconds=1e6, succeeded=False)
     shown = insight.latency(pd.concat([steps, failed])).to_dict()
@@ -229,7 +229,7 @@ def test_nothing_to_draw_is_one_sentence(running: Stack) -> None:
 
 
 def test_a_database_that_is_not_there_is_one_sentence() -> None:
-    """Nor is something that is no source at all more than one sentence."""
+    """A value that is no source at all is refused with one sentence."""
     with pytest.raises(DatabaseUnavailable, match="trellis up"):
         insight.events("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(BadInput, match="no source"):
@@ -237,7 +237,7 @@ def test_a_database_that_is_not_there_is_one_sentence() -> None:
 
 
 async def test_servers_retries_leave_a_marked_gap(house: House) -> None:
-    """Of an activity that Temporal retried, the attempts that no history holds are rows without times."""
+    """If Temporal retried an activity, the attempts that its history does not hold are rows without times."""
     await house.faults("charge: error, error, ok")
     order = await house.start(preset("compact"), approve=True)
     await house.ends(order, State.COMPLETED)

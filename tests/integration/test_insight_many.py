@@ -40,7 +40,7 @@ async def filled(running: Stack) -> AsyncIterator[str]:
 
 
 def test_what_left_no_trace_is_found_among_many(filled: str) -> None:
-    """Of every thirtieth order each of six steps lacks its second execution: 600 holes, found in one pass."""
+    """In every thirtieth order, each of six steps lacks its second execution: 600 lost ones, found in one pass."""
     began = time.perf_counter()
     tries = insight.attempts(filled)
     # A look at the whole frame for each of 6,000 retried steps would take minutes.
@@ -54,7 +54,7 @@ def test_what_left_no_trace_is_found_among_many(filled: str) -> None:
 
 
 def test_a_filter_loses_nothing(filled: str) -> None:
-    """Whatever a filter leaves out, no try is called lost that is not lost in the whole log."""
+    """Whatever a filter leaves out, only tries that are lost in the whole log are called lost."""
     key = ["order_id", "step", "execution"]
     whole = insight.attempts(filled)
     lost = whole.loc[whole["outcome"] == "lost", key]

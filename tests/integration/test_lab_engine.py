@@ -73,7 +73,8 @@ def test_workers_that_failed_are_replaced(session: Session) -> None:
 def test_workers_that_cannot_be_hired_after_a_reload_are_tried_again(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that is away in just that moment is a sentence; the lab gets its workers back by itself."""
+    """If the database is unavailable at that moment, the user gets a sentence. The lab gets its workers back by
+    itself."""
     before, hire, failures = session.watch, session._run_workers, [RuntimeError("away")]
 
     async def failing() -> None:
@@ -89,7 +90,7 @@ def test_workers_that_cannot_be_hired_after_a_reload_are_tried_again(
 
 
 async def test_an_interrupted_wait_ends_at_once_and_leaves_nothing_behind(session: Session) -> None:
-    """Every awaitable of the lab hears a cell's interrupt; the engine gives up what was awaited."""
+    """A cell's interrupt reaches every awaitable of the lab, and the engine cancels what was awaited."""
     ended = threading.Event()
 
     async def for_ever() -> None:
@@ -136,7 +137,7 @@ def test_each_step_stands_beside_its_events_its_history_and_its_code(session: Se
 
 
 def test_the_log_keeper_counts_and_puts_the_latest_first() -> None:
-    """A line that comes again moves to the front and keeps its number; readers never meet a writer halfway."""
+    """A line that comes again moves to the front and keeps its number. Readers never see a half-written state."""
     keeper = LogKeeper()
     for text in ("a", "b", "a"):
         keeper.add("WARNING", text, 0)

@@ -1,4 +1,4 @@
-"""A session of the lab: it starts and stops as often as one likes, and a busy cell holds no order up."""
+"""A session of the lab can start and stop any number of times, and a busy cell delays no order."""
 
 from __future__ import annotations
 

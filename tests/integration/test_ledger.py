@@ -1,4 +1,4 @@
-"""The books themselves: what the database refuses, and what it does only once."""
+"""The ledger itself: what the database refuses, and what it does only once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_the_log_is_append_only(house: House, sql: str) -> None:
 
 
 async def test_a_payment_never_goes_backwards(house: House) -> None:
-    """PENDING to REFUNDED is no way a payment can go."""
+    """A payment cannot go from PENDING to REFUNDED."""
     order = await received(house)
     with pytest.raises(psycopg.errors.CheckViolation):
         await house.one("UPDATE payments SET status = 'REFUNDED' WHERE order_id = %s RETURNING 1", order.order_id)
@@ -72,7 +72,7 @@ async def test_writing_a_step_twice_writes_it_once(house: House) -> None:
 
 
 async def test_a_claim_and_a_closing_exclude_one_another(house: House) -> None:
-    """Of a dispatch and a cancel that race for one order exactly one wins, fifty times over."""
+    """If a dispatch and a cancel race for one order, exactly one wins; tried fifty times."""
     for _ in range(50):
         order, ledger = await received(house), house.desk.ledger
         await ledger.validate(order.order_id, tried(order, "validate"))
@@ -86,7 +86,7 @@ async def test_a_claim_and_a_closing_exclude_one_another(house: House) -> None:
 
 
 async def test_a_charge_and_its_void_never_both_stand(house: House) -> None:
-    """However a charge and its void race, no money is kept: refunded, or refused."""
+    """Whichever of a charge and its void comes first, no money is kept: the charge is refunded or refused."""
     provider = Provider(house.pool)
     for _ in range(60):
         order = house.order()

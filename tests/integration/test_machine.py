@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass
 class Model:
-    """What must be true of one order, from what was asked of it and the answers it gave."""
+    """What must be true of one order, given its requests and its answers."""
 
     order: Order
     asked: list[Asked] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Model:
         }[state]
 
     def check(self, state: State, events: list[dict[str, Any]]) -> None:
-        """Each answer can be seen in the log, under its own id, and nothing was written that nobody asked for."""
+        """Each answer has its event, under its own id, and no event belongs to a request that nobody sent."""
         types = {event["type"] for event in events}
         seen: dict[str, dict[str, Any]] = {}
         for event in events:
@@ -101,7 +101,7 @@ class Model:
 
 
 class Orders(RuleBasedStateMachine):
-    """Several orders at once; commands come as they like, workers die and are restarted under them."""
+    """Several orders at once. Commands come in any order, and workers die and are restarted meanwhile."""
 
     # Set once for the run, below.
     do: Callable[[Coroutine[Any, Any, Any]], Any]
@@ -147,7 +147,7 @@ class Orders(RuleBasedStateMachine):
 
     @rule(kill=st.booleans())
     def restart_workers(self, kill: bool) -> None:
-        """Gracefully, or with whatever they were doing abandoned."""
+        """Stop the workers: gracefully, or by abandoning what they do."""
         self.do(self.restart(kill))
 
     @rule(seconds=st.floats(0.05, 0.8))
@@ -165,7 +165,7 @@ class Orders(RuleBasedStateMachine):
         model.asked.append(Asked(kind, id_, answer, line))
 
     def teardown(self) -> None:
-        """Let everything end, then hold it against the model and have the books and the histories audited."""
+        """Let everything end, compare it with the model, and audit books and histories."""
         self.do(self.house.faults("calm"))
         for model in self.models:
             status = self.do(self.house.desk.wait(model.order.order_id, 60))

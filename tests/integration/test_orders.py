@@ -68,7 +68,7 @@ async def test_a_policy_may_approve_by_itself(house: House) -> None:
 
 @pytest.mark.parametrize("finished", [False, True])
 async def test_what_the_books_say_of_an_ending_holds(house: House, finished: bool) -> None:
-    """A workflow task that is lost after its local activities ran leaves an ending that the next one keeps to."""
+    """A workflow task may be lost after its local activities decided the ending. The next task keeps that ending."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.ledger.close(order.order_id, State.CANCELLED, "changed my mind")
@@ -234,7 +234,7 @@ async def test_a_known_id_with_another_body_is_a_conflict(house: House) -> None:
 
 
 async def test_a_payment_id_belongs_to_one_order(house: House) -> None:
-    """Another order's payment id is refused at the door, and by the ledger for those who were faster."""
+    """The desk refuses another order's payment id. If two starts race, the ledger refuses the second."""
     first = await house.start(approve=True)
     await house.ends(first, State.COMPLETED)
     thief = Order(house.order().order_id, first.payment_id, first.address, first.items)

@@ -31,7 +31,7 @@ def test_the_panel_approves_and_shows_the_end(session: Session) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_all_cells_leaves_the_person_time_to_press(session: Session) -> None:
-    """Nobody presses: Approve is pressed when the time is over, and not before. Somebody does: no more waiting."""
+    """If nobody presses Approve, it is pressed when the time is over. If somebody does, the waiting ends."""
     order = session.start_order()
     panel = lab.panel(session, order)
     assert eventually(lambda: panel.state == "AWAITING_APPROVAL")

@@ -1,4 +1,4 @@
-"""What the mathematics say, against orders that ran."""
+"""The predictions of the mathematics, compared with orders that ran."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
 
 
 async def test_real_calls_cost_what_was_predicted(house: House, running: stack.Stack) -> None:
-    """Three calls a step, and no order faster than computed: what no load can bend."""
+    """Three calls a step, and no order faster than computed. Both hold under any load."""
     await house.faults(FaultPlan.canonical(5))
     orders = await asyncio.gather(*(house.start(approve=True) for _ in range(60)))
     for order in orders:
@@ -69,7 +69,7 @@ async def test_real_calls_cost_what_was_predicted(house: House, running: stack.S
 
 
 async def test_orders_that_used_up_their_rounds_are_counted_apart(house: House) -> None:
-    """Of an order whose rounds all failed and one whose budget ended, the benchmark counts the first alone."""
+    """One order's rounds all failed, and another's budget ended. The benchmark counts only the first."""
     swift = preset("swift")
     rounds = tuned(swift, dispatch_retries=1, steps={"dispatch": {"max_tries": 1}})
     slow = tuned(swift, budget=2.0, steps={"dispatch": {"max_tries": 0}})

@@ -98,7 +98,8 @@ async def test_a_run_that_timed_out_is_ended(house: House) -> None:
 @pytest.mark.parametrize("cancels", [True, False])
 @pytest.mark.slow
 async def test_an_order_that_died_before_it_was_received_is_ended(house: House, *, cancels: bool) -> None:
-    """Acknowledged with no worker there, then terminated: it gets its row, and its requests their answers."""
+    """Requests were acknowledged without a worker, then the workflow was terminated: the order gets its row, and the
+    requests their answers."""
     desk, order = house.unattended(), house.order()
     await desk.start(order)
     await desk.approve(order.order_id, request_id="r-approve")
@@ -203,7 +204,7 @@ async def test_an_order_that_cannot_be_ended_holds_up_no_other(house: House, set
 
 
 async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> None:
-    """What the fence had decided holds: terminated during the refund of a cancel, the order ends CANCELLED."""
+    """The fence's decision stays: an order that is terminated during the refund of a cancel ends CANCELLED."""
     order = await house.started_until("prepare:ATTEMPT_TIMED_OUT", "prepare: hang*; refund: hang*")
     await house.desk.cancel(order.order_id, "changed my mind")
     await house.until(order, "refund:ATTEMPT_TIMED_OUT")
@@ -214,7 +215,7 @@ async def test_a_cancel_that_was_under_way_ends_as_cancelled(house: House) -> No
 
 @pytest.mark.slow
 async def test_two_at_once_repair_once(house: House) -> None:
-    """Two reconciles that stand at the fence of the same order together leave one refund and one end, each time."""
+    """Two reconciles that are at the fence of the same order at once leave one refund and one end, each time."""
     parcel = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang*")
     await terminate(house, parcel)
     await house.faults("prepare: hang*")

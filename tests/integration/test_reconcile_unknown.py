@@ -1,4 +1,4 @@
-"""Reconcile and orders of which Temporal knows nothing, does not answer, or knows something else."""
+"""Reconcile where Temporal does not know the order, does not answer, or has another order under its id."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_another_order_under_the_same_id_proves_nothing(house: House) -> N
 
 
 async def test_an_order_started_by_hand_is_known_again(house: House) -> None:
-    """Its workflow has no memo to compare: what it was started with says that it is the order of the books."""
+    """Its workflow has no memo to compare. Its input shows that it is the ledger's order."""
     order = house.order()
     await house.desk.client.start_workflow(
         ORDER_WORKFLOW, OrderInput(order, preset("swift"), house.desk.settings.shipping_queue),

@@ -15,7 +15,7 @@ from trellis.policies import preset
 
 
 async def test_cancel_before_the_charge_takes_no_money(house: House) -> None:
-    """A cancel in review ends the order CANCELLED, and the provider never heard of it."""
+    """A cancel in review ends the order CANCELLED, and the provider was never called."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.cancel(order.order_id, "changed my mind")
@@ -52,7 +52,7 @@ async def test_a_cancel_from_temporal_acts_as_a_cancel(house: House) -> None:
 
 
 async def test_a_cancel_from_temporal_after_the_claim_is_outlived(house: House) -> None:
-    """Whoever presses the button: after the claim the order goes forward."""
+    """After the claim the order completes, even if Temporal cancels it."""
     order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang, hang, hang, ok")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).cancel()
     await house.ends(order, State.COMPLETED)
@@ -71,7 +71,7 @@ async def test_a_request_repeated_after_the_end_gets_its_first_answer(house: Hou
 
 
 async def test_a_caller_that_gives_up_is_let_go(house: House) -> None:
-    """Cancelling a task that waits for a verdict ends the task; nothing goes on behind its back."""
+    """Cancelling a task that waits for a verdict ends the task, and nothing of it goes on."""
     order = house.order()
     await house.desk.start(order, preset("swift"))
     asking = asyncio.create_task(house.desk.approve(order.order_id))
@@ -115,7 +115,7 @@ async def test_the_address_can_change_until_the_label_is_printed(house: House, h
 
 
 async def test_a_late_address_is_refused(house: House) -> None:
-    """After the claim the parcel's address stands."""
+    """After the claim the parcel's address cannot change."""
     order = await house.started_until("dispatch:ATTEMPT_FAILED", "dispatch: reply-lost, hang, hang, hang, ok")
     with pytest.raises(RequestRefused, match="label"):
         await house.desk.update_address(order.order_id, {"line1": "too late"})

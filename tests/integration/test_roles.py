@@ -1,4 +1,4 @@
-"""What desk and workers may do in the database, and what the database refuses them."""
+"""What desk and workers may do in the database, and what the database refuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_the_application_has_these_rights_and_no_others(pool: Pool) -> Non
     ],
 )  # fmt: skip
 async def test_what_the_application_may_not_do_is_refused(pool: Pool, sql: str) -> None:
-    """No event is changed, no book of the provider written by hand, no schema altered."""
+    """It cannot change an event, write the provider's records directly, or alter the schema."""
     async with pool.connection() as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute(sql.encode())

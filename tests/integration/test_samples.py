@@ -103,7 +103,7 @@ async def started_by_hand(settings: Settings, house: House, tmp_path: Path, name
 async def test_an_order_runs_by_temporals_command_line_alone(
     name: str, settings: Settings, house: House, tmp_path: Path
 ) -> None:
-    """Started and approved by hand, without Trellis's own door, the order completes with its books balanced."""
+    """The order is started and approved by hand, without the desk. It completes and its books balance."""
     order = await started_by_hand(settings, house, tmp_path, name)
     await house.until(order, "ORDER_RECEIVED")
     await temporal(

@@ -89,7 +89,7 @@ asyncio.run(main())
 
 
 def test_a_planted_call_is_refused_at_replay(tmp_path: Path) -> None:
-    """A clock, a random number, a look at the disk in the real workflow's own file: none of them replays clean."""
+    """Calls for the time, a random number or the disk, in the real workflow's own file: the replay refuses each."""
     shutil.copytree(Path(trellis.__file__).parent, tmp_path / "trellis")
     calls = ["time.time()", "random.random()", "datetime.datetime.now()", "os.listdir()"]
     replays = subprocess.run(
@@ -107,7 +107,7 @@ def test_a_planted_call_is_refused_at_replay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", FULFIL, indirect=True, ids=named)
 async def test_a_planted_call_fails_the_task_and_never_the_order(house: House, planted: Any) -> None:
-    """On a worker such a call fails the workflow task, which can be mended; the order does not end."""
+    """On a worker such a call fails the workflow task. The code can be corrected, and the order does not end."""
     queue = f"planted-{uuid.uuid4().hex[:8]}"
     sample = house.order()
     async with Worker(house.desk.client, task_queue=queue, workflows=[planted.OrderWorkflow], workflow_runner=RUNNER):
@@ -129,7 +129,7 @@ async def test_a_planted_call_fails_the_task_and_never_the_order(house: House, p
 
 @pytest.mark.parametrize("planted", ROUND, indirect=True, ids=named)
 async def test_a_planted_call_in_the_child_tells_the_parent_nothing(planted: Any) -> None:
-    """The child's own mistake is no failed dispatch: no signal leaves before its task fails."""
+    """A mistake in the child is not a failed dispatch: its task fails, and it sends no signal."""
     replayer = Replayer(workflows=[OrderWorkflow, planted.ShippingWorkflow], workflow_runner=RUNNER)
     text = CALM.with_name("calm.shipping.json").read_text("utf-8")
     with pytest.raises(Exception, match=r"Cannot access \S+ from inside a workflow"):

@@ -1,4 +1,4 @@
-"""The servers: shared, surviving, found again, and ended without a trace."""
+"""The servers are shared, survive their starter, are found again, and end completely."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_stack_survives_its_starter_and_is_shared(mine: Settings) -> Non
 
 
 async def test_a_stale_state_file_counts_as_none(mine: Settings) -> None:
-    """After a reboot the process id may be anybody's: it is not taken for a server, and never ended."""
+    """After a reboot the process id may belong to another program. It is not taken for a server, and never ended."""
     me = psutil.Process()
     (mine.home / "stack.json").write_text(
         f'{{"pid": {me.pid}, "created": 1.0, "address": "127.0.0.1:1", "ui": "http://127.0.0.1:2", "namespace": "x"}}'
@@ -140,7 +140,7 @@ async def test_a_temporal_that_is_not_there_is_a_sentence(mine: Settings, runnin
 
 
 async def test_when_one_server_fails_the_other_is_not_left_behind(mine: Settings) -> None:
-    """A stack comes up whole or not at all."""
+    """Either both servers start, or none is left running."""
     broken = Settings.model_validate({"TRELLIS_HOME": mine.home, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
     with pytest.raises(DatabaseUnavailable, match="DATABASE_URL"):
         await stack.up(broken)
@@ -167,7 +167,7 @@ async def test_callers_on_one_loop_share_a_stack_too(mine: Settings) -> None:
 
 
 async def test_a_cancelled_start_leaves_nothing_running(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the servers come up ends the half that has come up already."""
+    """Ctrl-C while the servers start ends the one that has started already."""
     almost = asyncio.Event()
 
     async def never(*_: object, **__: object) -> None:
@@ -247,7 +247,7 @@ async def test_a_namespace_named_later_is_made(mine: Settings) -> None:
 
 
 async def test_a_program_that_is_none_is_a_sentence(mine: Settings) -> None:
-    """A file that cannot be run, one that is no program, and one that dies: the sentence names it or its words."""
+    """The file cannot be run, is no program, or ends with an error: the sentence names it, or its last line."""
     program = mine.home / "temporal-of-mine"
     for text, mode, sentence in (
         ("", 0o600, "TRELLIS_TEMPORAL_CLI"),

@@ -94,7 +94,7 @@ async def test_an_input_that_nobody_can_read_is_one_finding(
 
 
 async def test_a_stranger_under_an_orders_id_disturbs_nobody(house: House) -> None:
-    """A workflow of another type that is called like an order: neither audit nor reconcile takes it for one."""
+    """A workflow of another type has an order's workflow id: neither audit nor reconcile takes it for an order."""
     handle = await started_by_hand(house, {"any": "thing"}, type_="SomebodyElses")
     order = await house.start(approve=True)
     await house.ends(order, State.COMPLETED)
@@ -140,7 +140,7 @@ async def test_temporal_may_have_lost_one_history_or_be_away(
 async def test_a_history_that_breaks_the_replayer_does_not_end_the_audit(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The replayer dies of one history: that one is a finding, and those after it are replayed by a new one."""
+    """One history breaks the replayer. That history is a finding, and a new replayer replays those after it."""
     orders = [await house.start(approve=True) for _ in range(3)]
     for order in orders:
         await house.ends(order, State.COMPLETED)
@@ -165,7 +165,7 @@ async def test_a_history_that_breaks_the_replayer_does_not_end_the_audit(
 async def test_reconcile_ends_an_order_whose_history_cannot_be_read(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The books know what to undo; its text says in words what state it was in and why nobody read its requests."""
+    """The ledger is enough to undo the order. The text gives its state and says why its requests were not read."""
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     await house.desk.client.get_workflow_handle(workflow_id(order.order_id)).terminate("planted")

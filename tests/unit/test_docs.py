@@ -1,4 +1,4 @@
-"""The documents, held against the code."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -69,6 +69,6 @@ def test_the_examples_of_a_changed_policy_run() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_link_of_a_document_leads_to_a_file(path: Path) -> None:
-    """Files are moved; a reader should not be the one who notices."""
+    """A moved file is noticed here and not by a reader."""
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
     assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []

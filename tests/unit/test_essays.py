@@ -72,7 +72,7 @@ def shown_by(notebook: str) -> str:
 
 @pytest.mark.parametrize("notebook", SHOWN)
 def test_an_essay_shows_the_code_that_it_speaks_of(notebook: str) -> None:
-    """A function that moved is found by its name; one that changed so much that the sentence is untrue is noticed."""
+    """A function that moved is found by its name. A change that makes the essay's sentence untrue fails here."""
     shown = shown_by(notebook)
     assert [words for words in SHOWN[notebook] if words not in shown] == []
 
@@ -87,7 +87,7 @@ def test_what_is_shown_is_indented_as_python_is() -> None:
 
 
 def test_an_update_is_shown_with_its_validator() -> None:
-    """Of a signal there is none."""
+    """An update has a validator, a signal has none."""
     assert ".validator" in lab.code_of_handler("update", "cancel").data
     assert ".validator" not in lab.code_of_handler("signal", "cancel").data
 

@@ -64,7 +64,7 @@ def test_a_plan_survives_its_json() -> None:
 
 
 def test_the_same_call_has_the_same_luck_wherever_its_retries_live() -> None:
-    """The third call of a step is drawn alike, be it the third try of one execution or the third execution."""
+    """The third call of a step has the same outcome as the third try of one execution and as the third execution."""
     plan = FaultPlan.canonical(7).with_step("charge", reply_lost=0.3, error=0.2, hang=0.2)
     for order in (f"o{n}" for n in range(50)):
         for step, round_ in (("charge", 0), ("dispatch", 1), ("dispatch", 2)):
@@ -126,7 +126,7 @@ def test_every_field_of_a_mix_has_its_slider_and_its_sentence() -> None:
 
 
 def test_a_slider_takes_its_share_from_the_others() -> None:
-    """What no longer fits under 1 is taken from the other shares in proportion; a latency takes nothing."""
+    """If the shares would exceed 1, the others shrink in proportion. A latency changes no share."""
     plan = FaultPlan(Mix(error=0.25, hang=0.75)).moved("charge", "reply_lost", 0.5)
     assert plan.mix_of("charge").shares() == {Outcome.ERROR: 0.125, Outcome.HANG: 0.375, Outcome.REPLY_LOST: 0.5}
     assert plan.moved("charge", "latency", 2.0).mix_of("charge").shares() == plan.mix_of("charge").shares()

@@ -71,7 +71,7 @@ def test_the_presets_are_the_table_of_the_contract() -> None:
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused(base: str, changes: dict[str, Any]) -> None:
-    """A policy that cannot be meant gets a sentence, not a surprise."""
+    """A policy that contradicts itself is refused with a sentence."""
     with pytest.raises(ConfigError, match=r"\."):
         tuned(preset(base), **changes)
 
@@ -108,7 +108,7 @@ def test_a_policy_has_another_rule_for_a_single_step() -> None:
 
 
 def test_a_change_for_all_steps_reaches_those_with_a_rule_of_their_own() -> None:
-    """Whoever asks for one try timeout gets it everywhere; what `steps` says then comes after."""
+    """A try timeout for all steps changes the rules of single steps too. `steps` is applied after it."""
     policy = tuned(preset("swift"), max_tries=2, try_timeout=1)
     assert {policy.retry_of(step).try_timeout for step in OUTSIDE_STEPS} == {1}
     assert policy.retry_of("dispatch").max_tries == 2
@@ -144,7 +144,7 @@ def test_refund_and_ship_are_tried_without_limit() -> None:
     ],
 )
 def test_a_bad_rule_for_a_step_is_refused(steps: object, sentence: str) -> None:
-    """A step nobody knows, a field that is none, a rule that contradicts itself: each gets a sentence."""
+    """An unknown step, an unknown field, a rule that contradicts itself: each is refused with a sentence."""
     with pytest.raises(ConfigError, match=sentence):
         tuned(preset("swift"), steps=steps)  # type: ignore[arg-type]
 

@@ -19,7 +19,8 @@ THIRDS = Mix(1 / 3, 1 / 3)
 
 
 def made(seed: int, orders: int = 500, mix: Mix = THIRDS, hedge: int = 1) -> pd.DataFrame:
-    """Attempts of so many orders of six steps, drawn one by one; losers of a hedge are abandoned when one wins."""
+    """Attempts of `orders` orders of six steps, drawn one by one. When one lane of a hedge wins, the others are
+    abandoned."""
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, float]] = []
     for _ in range(orders * 6):
@@ -110,7 +111,8 @@ def named(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def test_one_bad_step_is_not_averaged_away() -> None:
-    """Five calm steps and a charge of which nine in ten fail: learned apart, and the chain predicted as it is."""
+    """Five calm steps, and a charge whose calls fail nine times in ten: each is learned by itself, and the prediction
+    uses all of them."""
     mixes = {str(step): Mix(0.02, 0.01) for step in FORWARD_OUTSIDE_STEPS} | {"charge": Mix(0.5, 0.4)}
     learned = learn(named({step: made(6, 100, mix) for step, mix in mixes.items()}))
     assert not learned.alike
@@ -131,7 +133,7 @@ def test_like_steps_are_learned_together() -> None:
 
 
 def test_few_tries_recommend_with_their_doubt() -> None:
-    """What three good calls prove is little, and the recommendation says how little."""
+    """Three good calls prove little, and the recommendation says how little."""
     learned = learn(pd.DataFrame({"step": "charge", "outcome": ["succeeded"] * 3, "duration_ms": [20.0] * 3}))
     found = recommend(5, 0.01, learned)
     assert found.p_miss <= 0.01
@@ -156,7 +158,7 @@ def test_slow_calls_and_long_deadlines_get_an_answer(deadline: float, mix: Mix) 
     [(0.0, None), (1.5, None), (float("nan"), None), (1e-15, None), (1e-3, 0.0), (1e-3, float("nan"))],
 )
 def test_nonsense_is_refused(epsilon: float, max_calls: float | None) -> None:
-    """Shares that are none, what cannot be computed, ceilings below one call."""
+    """Shares out of range, values that cannot be computed, and limits below one call are refused."""
     with pytest.raises(BadInput, match=r"epsilon|at least one call"):
         recommend(15, epsilon, max_calls=max_calls)
 
@@ -230,13 +232,13 @@ def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
 )
 @pytest.mark.slow
 def test_what_cannot_be_had_is_said(deadline: float, epsilon: float, max_calls: float | None, words: str) -> None:
-    """An impossible wish gets a sentence that names the best there is."""
+    """If no policy is good enough, the sentence names the best one."""
     with pytest.raises(BadInput, match=words):
         recommend(deadline, epsilon, max_calls=max_calls)
 
 
 def test_slow_good_calls_rule_short_timeouts_out() -> None:
-    """Good calls of 0.2 s need timeouts well above: nobody is told to cut them off."""
+    """Good calls of 0.2 s need longer timeouts: no recommendation cuts them off."""
     found = recommend(60, 1e-3, FaultPlan(Mix(0.2, 0.2, latency=0.2)))
     assert found.policy.retry.try_timeout >= 0.6
 

@@ -237,7 +237,7 @@ def test_a_sweep_has_a_row_for_each_policy() -> None:
 
 
 def test_a_script_has_no_probabilities() -> None:
-    """A plan that says what happens cannot be asked how likely it is."""
+    """A plan with a script has fixed outcomes, so it is refused where shares are needed."""
     with pytest.raises(BadInput, match="script"):
         predict(preset("swift"), FaultPlan.scripted("charge: error"))
     with pytest.raises(BadInput, match="grid"):
@@ -330,7 +330,7 @@ def test_latencies_above_the_timeout_are_cut_off() -> None:
 
 
 def test_orders_that_share_cores_wait_for_them() -> None:
-    """One order alone waits for nobody; where the cores are the limit, orders per second are cores over CPU seconds."""
+    """A single order does not wait. If the cores are the limit, orders per second are cores divided by CPU seconds."""
     found = predict(tuned(preset("swift"), hedge=4))
     assert queued(found, at_once=1, cpu=0.2, cores=2).order == pytest.approx(found.overhead.order)
     busy = queued(found, at_once=100, cpu=0.2, cores=2)

@@ -50,7 +50,7 @@ async def test_any_activity_can_try_until_it_succeeds() -> None:
 
 
 async def test_the_first_lane_that_succeeds_wins() -> None:
-    """Of two lanes the one that answers gives the value; the other's call is abandoned, and reported once."""
+    """The lane that answers first gives the value. The other lane's call is abandoned, and reported once."""
 
     async def call(attempt: Attempt) -> str:
         if attempt.lane == 0:

@@ -1,4 +1,4 @@
-"""The one table of steps, and what is read off it: queues, activities, the next step, permissions."""
+"""The one table of steps, and what derives from it: queues, activities, the next step, permissions."""
 
 from __future__ import annotations
 
