@@ -64,6 +64,9 @@ T = TypeVar("T")
 REQUEST_WAIT = 1.0
 """How long a request waits for its verdict, and a status for the workflow's own answer [s]."""
 
+FOLLOWED = 1.0
+"""Seconds after which every worker has seen a new fault plan: each asks for it twice a second."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -280,9 +283,16 @@ class Desk:
         """The fault plan in force. Its version is 0 unless somebody has set one."""
         return plan_in_force(await self.ledger.fault_plan(), self.settings.faults)
 
-    async def set_faults(self, plan: FaultPlan) -> PlanInForce:
-        """Put a plan in force; all workers follow within a second. Raises ConfigError."""
-        return PlanInForce(plan, await self.ledger.set_fault_plan(plan.check()))
+    async def set_faults(self, plan: FaultPlan, *, followed: bool = False) -> PlanInForce:
+        """Put a plan in force; all workers follow within a second. Raises ConfigError.
+
+        followed: return when the workers of other processes follow it, too. One of them may take the next order, such
+            as the worker of another notebook that is still open. Raises TemporalUnavailable.
+        """
+        force = PlanInForce(plan, await self.ledger.set_fault_plan(plan.check()))
+        if followed and any(worker["identity"] != self.client.identity for worker in await self.workers()):
+            await asyncio.sleep(FOLLOWED)
+        return force
 
     async def health(self) -> dict[str, bool]:
         """Who answers within a second: {temporal, database}."""

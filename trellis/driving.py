@@ -80,7 +80,10 @@ async def run_calm_order(desk: Desk, policy: Policy) -> None:
 
 
 async def many(number: int, at_once: int, job: Callable[[], Awaitable[None]]) -> float:
-    """Run `job` `number` times, `at_once` at a time; returns seconds. A job that raises ends them all."""
+    """Run `job` `number` times, `at_once` at a time; returns seconds. A job that raises ends them all.
+
+    Its error is raised as it is: a command prints one sentence for a TrellisError, and a traceback for a group of them.
+    """
     left = iter(range(number))
 
     async def lane() -> None:
@@ -88,9 +91,12 @@ async def many(number: int, at_once: int, job: Callable[[], Awaitable[None]]) ->
             await job()
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(lane())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(lane())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return time.perf_counter() - began
 
 

@@ -66,15 +66,22 @@ class FaultWatch:
         return self.current
 
     async def _follow(self) -> None:
+        complained = False
         while True:
             await asyncio.sleep(0.5)
             try:
                 await self.refresh()
-            except ConfigError as error:
-                log.error("the fault plan in the ledger cannot be read", error=str(error))
+                complained = False
             except Exception as error:
-                # The database may be unavailable for a while. The last plan stays in force.
-                log.warning("the fault plan cannot be looked up", error=str(error))
+                # The database may be unavailable for a while. The last plan stays in force. Each outage is logged
+                # once: two lines a second would bury everything else.
+                if complained:
+                    continue
+                complained = True
+                if isinstance(error, ConfigError):
+                    log.error("the fault plan in the ledger cannot be read", error=str(error))
+                else:
+                    log.warning("the fault plan cannot be looked up", error=str(error))
 
 
 WORKFLOWS: dict[str, type] = {"orders": OrderWorkflow, "shipping": ShippingWorkflow}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.rooms import eventually
 from trellis import insight, lab
+from trellis.driving import worker_process
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.essays import trips
 from trellis.lab.session import Session
@@ -62,6 +63,30 @@ def test_frames_have_their_documented_types(session: Session) -> None:
     with pytest.raises(BadInput, match="start an order"):
         insight.gantt(attempts.iloc[:0])
     session.faults("calm")
+
+
+@pytest.mark.slow
+async def test_a_new_plan_is_in_force_for_the_next_order_whoever_works_on_it(session: Session) -> None:
+    """Two notebooks may be open on one workspace: the workers of the other one follow a plan before the next order."""
+    other = await worker_process(session.settings, session.settings.home / "other.log")
+    try:
+
+        async def works() -> bool:
+            found = await asyncio.to_thread(session.do, session.desk.workers())
+            return any(worker["identity"].startswith(f"{other.pid}@") for worker in found)
+
+        async with asyncio.timeout(30):
+            while not await works():
+                await asyncio.sleep(0.1)
+        for plan, attempts in (("receive: error, error, ok", 3), ("calm", 1)) * 4:
+            await asyncio.to_thread(session.faults, plan)
+            order = session.start_order()
+            session.approve(order)
+            await session.wait(order)
+            assert list(session.events(order).query("step == 'receive'")["attempt"]) == list(range(1, attempts + 1))
+    finally:
+        other.terminate()
+        await other.wait()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from trellis import stack
 from trellis.db import migrate as migrations
 from trellis.db.pool import Pool
 from trellis.db.roles import ROLE, application_url
+from trellis.errors import DatabaseUnavailable
 
 RIGHTS = {
     "events": {"INSERT", "SELECT"},
@@ -117,9 +119,23 @@ async def test_a_database_that_allows_no_role_is_used_as_it_is(
     async with database(running, user, "NOCREATEROLE") as url:
         assert await migrations.migrate(url)
         await migrations.check_schema(url)
-        assert await application_url(url, login=False) == url
         warnings = [record.getMessage() for record in caplog.records if record.name == "trellis.database"]
         assert any("works with all the rights" in line and user in line for line in warnings)
+        caplog.clear()
+        assert await application_url(url, login=False) == url
+        assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_a_user_that_may_create_no_table_is_told_what_to_do(running: stack.Stack) -> None:
+    """In a database of somebody else a user of Postgres 15 or later has no rights; one sentence says what to do."""
+    owner, user = f"owner_{uuid.uuid4().hex[:6]}", f"guest_{uuid.uuid4().hex[:6]}"
+    async with database(running, owner, "NOCREATEROLE") as url, database(running, user, "NOCREATEROLE"):
+        guest = psycopg.conninfo.make_conninfo(url, user=user)
+        with pytest.raises(DatabaseUnavailable, match=r"permission denied for schema public.*must own the database"):
+            await migrations.migrate(guest)
+        await migrations.migrate(url)
+        with pytest.raises(DatabaseUnavailable, match="permission denied for table trellis_migrations"):
+            await migrations.check_schema(guest)
 
 
 async def test_an_owner_that_may_become_the_role_works_as_it(running: stack.Stack) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from trellis.cli.arguments import Changes, OrderId, Preset, read_json, read_policy
 from trellis.cli.common import Json, open_desk, out, read_settings, show
@@ -115,7 +115,10 @@ def order_list(
     rows = asyncio.run(work())
 
     def human() -> None:
-        table = Table("order", "state", "total", "created", "last error", box=None)
+        # An id that is cut off could not be copied.
+        longest = max((len(row["id"]) for row in rows), default=0)
+        order = Column("order", min_width=min(longest, 36), overflow="fold")
+        table = Table(order, "state", "total", "created", "last error", box=None)
         for row in rows:
             table.add_row(row["id"], row["state"], row["total"], row["created_at"][:19], row["last_error"] or "")
         out.print(table if rows else "No orders yet. `trellis demo` runs one.")

@@ -111,6 +111,9 @@ def lab() -> None:
     paths = os.pathsep.join(filter(None, [configuration, os.environ.get("JUPYTER_CONFIG_PATH")]))
     environment = {**os.environ, "TRELLIS_HOME": str(settings.home), "JUPYTER_CONFIG_PATH": paths}
     command = [sys.executable, "-m", "jupyter", "lab", "--LabApp.news_url=None", str(notebooks / "00_start_here.ipynb")]
+    if os.geteuid() == 0:
+        # In a container everybody is root. JupyterLab refuses root unless it is told to; it listens on loopback only.
+        command.append("--allow-root")
     try:
         jupyter = subprocess.Popen(command, cwd=notebooks.parent, env=environment)
         # Ctrl-C reaches JupyterLab as well, which asks before it ends; `kill` reaches this process alone.

@@ -39,7 +39,7 @@ def demo(
             opened(settings, start=True, end=True, pool_wait=30) as runtime,
             runtime.workers() as watch,
         ):
-            await runtime.desk.set_faults(plan)
+            await runtime.desk.set_faults(plan, followed=True)
             await watch.refresh()
             return await _watch_one(runtime.desk, sample_order("demo"), chosen, quiet=as_json)
 
@@ -104,7 +104,7 @@ def load(
             if not await desk.workers():
                 raise TemporalUnavailable("No worker is running. Start one with `trellis worker`.")
             if plan is not None:
-                await desk.set_faults(plan)
+                await desk.set_faults(plan, followed=True)
             with progress("orders", orders, as_json) as tick:
                 driven = await drive(desk, orders, at_once, chosen, tick)
         return {"orders": orders, "states": dict(driven.states), **spread(driven.seconds)}

@@ -15,9 +15,8 @@ import psycopg
 from psycopg.rows import BaseRowFactory, class_row, tuple_row
 from psycopg_pool import PoolTimeout
 
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, unavailable
 from trellis.db.rows import BoardRow, TimelineRow
-from trellis.errors import DatabaseUnavailable
 from trellis.model import PATH, REQUEST_EVENTS, STATE_AFTER, TERMINAL
 
 T = TypeVar("T")
@@ -78,7 +77,7 @@ class BoardReader:
                 cursor = connection.cursor(row_factory=kind)
                 return await (await cursor.execute(sql, _NAMES | args)).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise _away(error) from None
+            raise unavailable(error) from None
 
     async def page(self, view: View, after: Key | None = None) -> list[BoardRow]:
         """The rows of the page, and one more if there is a next page."""
@@ -152,14 +151,14 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
             keepalives=1, keepalives_idle=5, keepalives_interval=2, keepalives_count=3,
         )  # fmt: skip
     except psycopg.OperationalError as error:
-        raise _away(error) from None
+        raise unavailable(error) from None
     ids = _ids(connection)
     try:
         await connection.execute(f"LISTEN {CHANNEL}")
         await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
         yield ids
     except psycopg.OperationalError as error:
-        raise _away(error) from None
+        raise unavailable(error) from None
     finally:
         # Close the connection and do not use `async with`: that would commit, and wait for those who still listen.
         await ids.aclose()
@@ -171,9 +170,4 @@ async def _ids(connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[str, 
         async for note in connection.notifies():
             yield note.payload
     except psycopg.OperationalError as error:
-        raise _away(error) from None
-
-
-def _away(error: Exception) -> DatabaseUnavailable:
-    why = " ".join(str(error).split()).split(" Is the server running")[0][:200]
-    return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")
+        raise unavailable(error) from None

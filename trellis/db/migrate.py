@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from trellis.db.pool import unavailable
+from trellis.db.pool import not_allowed, unavailable
 from trellis.db.roles import ROLE
 from trellis.errors import SchemaMismatch
 
@@ -72,7 +72,14 @@ async def migrate(url: str) -> list[str]:
                 cursor = await connection.execute("SELECT grant_application_role()")
                 why = await cursor.fetchone()
                 if why and why[0]:
-                    log.info("desk and workers have no role of their own in this database: %s", why[0])
+                    log.warning(
+                        "desk and workers have no role of their own in this database (%s); "
+                        "Trellis works with all the rights of the user that it was given",
+                        why[0],
+                    )
+    except psycopg.errors.InsufficientPrivilege as error:
+        # Since Postgres 15 a user may create tables only in a database that belongs to it.
+        raise not_allowed(error) from None
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
     return applied
@@ -97,6 +104,8 @@ async def check_schema(url: str) -> None:
             row = await cursor.fetchone()
     except psycopg.errors.UndefinedTable:
         row = (0,)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise not_allowed(error) from None
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
     newest = migrations()[-1][0]

@@ -60,8 +60,18 @@ async def open_pool(
 
 def unavailable(error: Exception) -> DatabaseUnavailable:
     """The driver's error as one sentence that says what to do."""
-    why = " ".join(str(error).split())[:300]
-    return DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.")
+    why = " ".join(str(error).split()).split(" Is the server running")[0][:300]
+    return DatabaseUnavailable(
+        f"Postgres does not answer ({why}). Start it with `trellis up`, or correct DATABASE_URL."
+    )
+
+
+def not_allowed(error: psycopg.Error) -> DatabaseUnavailable:
+    """The database answers, and refuses what its owner may do."""
+    why = " ".join(str(error.diag.message_primary or error).split())[:300]
+    return DatabaseUnavailable(
+        f"Postgres refuses ({why}). The user of DATABASE_URL must own the database: ALTER DATABASE name OWNER TO user."
+    )
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ import psycopg
 import pyarrow as pa  # type: ignore[import-untyped]
 from psycopg import sql
 
-from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, StackError
+from trellis.db.pool import unavailable
+from trellis.errors import BadInput, SchemaMismatch, StackError
 from trellis.model import EventType, State, Step
 
 TEXT, INT, BIG, REAL, TIME, FLAG = (
@@ -161,8 +162,7 @@ def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> I
     try:
         psycopg.connect(url, connect_timeout=5).close()
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise DatabaseUnavailable(f"Postgres does not answer ({why}). Start it with `trellis up`.") from None
+        raise unavailable(error) from None
     read = _adbc if (driver or drivers()[0]) == "adbc" else _psycopg
     return read(url, table, text)
 

@@ -18,7 +18,7 @@ async def application_url(url: str, *, login: bool) -> str:
     """The address for desk and workers, from the owner's address: as `trellis_app` if that is possible.
 
     login: log in as `trellis_app`, which the embedded Postgres allows. Without it the owner's session takes on the
-    role, which needs an owner that is a member of it. If that is impossible: the owner's address, and a warning.
+    role, which needs an owner that is a member of it. If that is impossible: the owner's address, and a log line.
     Raises DatabaseUnavailable.
     """
     who = await _user(url)
@@ -33,7 +33,8 @@ async def application_url(url: str, *, login: bool) -> str:
     found = psycopg.conninfo.make_conninfo(url, options=f"{options} -c role={ROLE}".strip())
     if await _is_application(found):
         return found
-    log.warning(
+    # `migrate` has warned. A warning at every command would be read by nobody.
+    log.info(
         "this database gives Trellis no role of its own (%s); it works with all the rights of the user %s", ROLE, who
     )
     return url

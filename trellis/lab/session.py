@@ -46,11 +46,11 @@ class Session(Engine):
         super().__init__(settings)
 
     def faults(self, plan: str | FaultPlan) -> None:
-        """Put a plan in force: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
+        """Put a plan in force for the next order: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
         chosen = FaultPlan.parse(plan) if isinstance(plan, str) else plan.check()
 
         async def change() -> None:
-            await self.desk.set_faults(chosen)
+            await self.desk.set_faults(chosen, followed=True)
             await self.watch.refresh()
 
         self.do(change())
