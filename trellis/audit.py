@@ -378,8 +378,12 @@ def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, in
 
 def _has_outcome(request: Request, row: AuditedRow) -> bool:
     """Whether the events or the row show the outcome of a request."""
+    leaves = STEPS[Step(request.kind)].leaves
+    granted = any(event["type"] in leaves for event in row.events)
     seen = {event["type"] for event in row.events if event["request_id"] == request.id}
-    granted = any(event["type"] in STEPS[Step(request.kind)].leaves for event in row.events)
+    if not request.id:
+        # Sent by hand. The workflow gave it an id of its own, which the history does not hold.
+        seen = {event["type"] for event in row.events} & {*leaves, EventType.REQUEST_REFUSED}
     state = State(row.state)
     if request.accepted is False:
         return EventType.REQUEST_REFUSED in seen

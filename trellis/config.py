@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trellis.database_url import normalised
+from trellis.environment import merged
 from trellis.errors import ConfigError
 
 
@@ -96,31 +95,19 @@ def variable_names() -> frozenset[str]:
     return frozenset(name for names in _NAMES.values() for name in names)
 
 
-def _merged(environ: Mapping[str, str] | None, env_file: Path | None) -> dict[str, str]:
-    """The environment over `.env`; an empty value counts as absent."""
-    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
-    both = {**from_file, **(os.environ if environ is None else environ)}
-    return {key: value for key, value in both.items() if value}
-
-
-def asks_for_json_logs(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> bool:
-    """Whether everything on stderr must be JSON. This works even if another setting cannot be used."""
-    return _merged(environ, env_file).get("LOG_FORMAT") == "json"
-
-
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings once. The environment wins over `.env`; an empty value counts as absent.
 
     Raises ConfigError for a value that cannot be used and for an unknown TRELLIS_* name.
     """
-    merged = _merged(environ, env_file)
+    found = merged(environ, env_file)
     known = variable_names()
-    unknown = sorted(key for key in merged if key.startswith("TRELLIS_") and key not in known)
+    unknown = sorted(key for key in found if key.startswith("TRELLIS_") and key not in known)
     if unknown:
         offered = ", ".join(sorted(name for name in known if name.startswith("TRELLIS_")))
         raise ConfigError(f"Unknown setting {', '.join(unknown)}: check the spelling. Known are {offered}.")
     try:
-        return Settings.model_validate({key: value for key, value in merged.items() if key in known})
+        return Settings.model_validate({key: value for key, value in found.items() if key in known})
     except ValidationError as error:
         first = error.errors()[0]
         why = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()

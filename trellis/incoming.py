@@ -123,7 +123,8 @@ def read_start(given: Given, workflow_id: str) -> OrderInput:
 def read_start_as_before(given: Given) -> OrderInput | None:
     """What the first versions of Trellis made of a start: our own form, unchecked. None for every other one."""
     try:
-        read: OrderInput = value_to_type(OrderInput, _plain(_only(given)))
+        ours: Any = _plain(_only(given))
+        read: OrderInput = value_to_type(OrderInput, {**ours, "policy": _our_policy(ours)})
     except Exception:
         return None
     return read
@@ -134,9 +135,7 @@ def _read_our_own(ours: Any) -> OrderInput:
     raw = ours["order"]
     if not isinstance(raw, dict):
         raise BadInput("The order must be an object with at least an order_id and a payment_id.")
-    policy = ours.get("policy")
-    if not isinstance(policy, dict) or "retry" not in policy:
-        policy = asdict(_policy(policy))
+    policy = _our_policy(ours)
     items = raw.get("items")
     if isinstance(items, list):
         items = [_our_item(item) for item in items]
@@ -149,6 +148,11 @@ def _read_our_own(ours: Any) -> OrderInput:
     except Exception as error:
         raise BadInput(f"The order's input cannot be read: {error}") from None
     return replace(read, order=order)
+
+
+def _our_policy(ours: dict[str, Any]) -> object:
+    policy = ours.get("policy")
+    return policy if isinstance(policy, dict) and "retry" in policy else asdict(_policy(policy))
 
 
 def _our_item(raw: object) -> object:

@@ -333,7 +333,9 @@ async def test_the_audit_reads_what_was_sent_by_hand(house: House) -> None:
     await handle.signal("update_address", {"street": "2 New Road"})
     await house.until(second, "ADDRESS_UPDATED")
     await handle.signal("approve_order", "Ada")
-    await house.desk.client.get_workflow_handle(workflow_id(first.order_id)).signal("cancel_order", "no more")
+    direct = house.desk.client.get_workflow_handle(workflow_id(first.order_id))
+    assert (await direct.execute_update("update_address", {"street": "3 New Road"}))["accepted"]
+    await direct.signal("cancel_order", "no more")
     await house.ends(first, State.CANCELLED)
     await house.ends(second, State.COMPLETED)
     query = f'WorkflowId STARTS_WITH "order-{prefix}"'

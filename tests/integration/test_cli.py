@@ -146,6 +146,25 @@ async def test_a_mistake_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("order start", "Missing argument 'order_id'."),
+        ("order startt", "No such command 'startt'."),
+        ("load --orders 0", "greater than or equal to 1. `"),
+        ("order", "A command is needed."),
+        ("recommend --from-events --query x", "not both"),
+    ],
+)
+async def test_wrong_usage_is_json_where_json_was_asked_for(settings: Settings, words: str, sentence: str) -> None:
+    """One record on stderr and exit code 2, in place of the box that a person gets."""
+    said = await trellis(settings, *words.split(), LOG_FORMAT="json")
+    (line,) = said.stderr.splitlines()
+    record = json.loads(line)
+    assert (said.returncode, record["level"]) == (2, "error")
+    assert sentence in record["event"]
+
+
 async def test_a_policy_is_recommended(house: House, settings: Settings) -> None:
     """From the canonical faults or this ledger's orders; where the goal is out of reach, it names the best."""
     done = await trellis(settings, "recommend", "--deadline", "15", "--epsilon", "1e-5", "--json")

@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {"errors", "messages", "model", "parsing", "policies"},
     "faults": {"errors", "model"},
     "database_url": set(),
-    "config": {"database_url", "errors"},
+    "environment": set(),
+    "config": {"database_url", "environment", "errors"},
     "logs": {"config"},
     # what is replayed
     "sandbox": set(),
@@ -57,8 +58,8 @@ ALLOWED: dict[str, set[str]] = {
         "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "insight", "lab", "logs",
-        "reconcile", "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
+        "lab", "logs", "reconcile", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

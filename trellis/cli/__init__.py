@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import typer
 
@@ -20,6 +21,7 @@ from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
 from trellis.cli.running import chaos, demo, load
 from trellis.cli.servers import down, migrate, reset, status, up
+from trellis.environment import asks_for_json_logs
 from trellis.errors import TrellisError
 
 __all__ = ["app", "main"]
@@ -36,6 +38,17 @@ app.add_typer(faults.commands, name="faults")
 app.add_typer(bench.commands, name="bench")
 
 
+WRONG_USAGE: Any = typer.BadParameter.__mro__[1]
+"""click's UsageError. Which module has it depends on typer's version."""
+
+
+def _usage(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx else "trellis"
+    # Without any argument the message is the whole help.
+    what = "A command is needed." if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
+    return f"{what.rstrip('.')}. `{command} --help` shows the usage."
+
+
 def main() -> None:
     """Entry point: every expected failure becomes one sentence and exit code 1."""
     # `kill` ends a command as Ctrl-C does, and ends the command's own servers too. A script's `&` makes a command
@@ -43,7 +56,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code: str | int | None = 0
     try:
-        app()
+        # Typer prints wrong usage in a box of its own, which is no JSON.
+        code = app(standalone_mode=not asks_for_json_logs())
+    except WRONG_USAGE as error:
+        say(_usage(error), error=True)
+        code = 2
+    except typer.Abort:
+        say("Aborted.", error=True)
+        code = 1
     except TrellisError as error:
         say(str(error), error=True)
         code = 1

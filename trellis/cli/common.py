@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from trellis.environment import asks_for_json_logs
+
 if TYPE_CHECKING:
     from trellis.config import Settings
     from trellis.desk import Desk
@@ -37,9 +39,7 @@ def read_settings(*, serves: bool = False) -> Settings:
 
 def say(sentence: str, *, error: bool = False) -> None:
     """A sentence on stderr. It is a log record where LOG_FORMAT=json says that all of stderr is JSON."""
-    from trellis import config
-
-    if config.asks_for_json_logs():
+    if asks_for_json_logs():
         from trellis import logs
 
         logs.say(sentence, logging.ERROR if error else logging.INFO)

@@ -56,7 +56,7 @@ def completion_by_policy(
 def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 15.0) -> alt.LayerChart:
     """P(missed) against calls a step, one mark for each policy. A line joins the frontier; `chosen` is recommended.
 
-    `table`: columns name, calls_per_step, p_miss, pareto, as in the `frontier` of a recommendation.
+    `table`: columns name, calls_per_step, p_miss, pareto, hedge, as in the `frontier` of a recommendation.
     """
     import altair as alt
 

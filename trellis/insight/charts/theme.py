@@ -36,7 +36,7 @@ _CONFIG: dict[str, Any] = {
     "text": {"color": INK},
     "rule": {"color": INK},
 }
-# In a dark theme JupyterLab asks Vega for its theme "dark". So each colour of Vega's theme must be set above.
+# In a dark theme JupyterLab asks Vega for Vega's theme "dark". So each colour of that theme must be set above.
 
 _EMBED = {
     "renderer": "svg",
