@@ -35,7 +35,8 @@ async def test_a_start_over_http_may_name_its_policy(house: House, api: Api) -> 
         assert not tries or ran["steps"]["dispatch"]["max_tries"] == tries
         await api.post(f"{path}/signals/cancel")
         await house.ends(order, State.CANCELLED)
-    for wrong in ("swfit", 3, {"bugdet": 3}, {"budget": -1}, {"preset": []}, {"steps": {"dance": {}}}):
+    nonsense: list[object] = ["swfit", 3, {"bugdet": 3}, {"budget": -1}, {"preset": []}, {"steps": {"dance": {}}}]
+    for wrong in nonsense:
         order = house.order()
         refused = await api.post(f"/orders/{order.order_id}/start", body_of(order) | {"policy": wrong})
         assert_problem(refused, 422)
