@@ -47,9 +47,9 @@ def session() -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 async def settings() -> AsyncIterator[Settings]:
-    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})) as mine:
-        logs.configure(mine)
-        yield mine
+    with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm", "LOG_LEVEL": "WARNING"})) as own:
+        logs.configure(own)
+        yield own
 
 
 @pytest.fixture(scope="session")

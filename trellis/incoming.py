@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeAlias
 
 from temporalio.converter import value_to_type
 
-from trellis.errors import BadInput, TrellisError
+from trellis.errors import BadInput
 from trellis.messages import Approve, Cancel, OrderInput, UpdateAddress
 from trellis.parsing import parse_address, parse_order, parse_reason, parse_start, parse_text, read_json
-from trellis.policies import Policy, preset, tuned
+from trellis.policies import read_policy
 
 APPROVE, CANCEL, UPDATE_ADDRESS = "approve", "cancel", "update_address"
 
@@ -115,7 +115,7 @@ def read_start(given: Given, workflow_id: str) -> OrderInput:
         raise BadInput("The input must be an object with at least a payment_id.")
     body = dict(value)
     order_id = body.pop("order_id", workflow_id.removeprefix("order-"))
-    policy = _policy(body.pop("policy", None))
+    policy = read_policy(body.pop("policy", None), DEFAULT_POLICY)
     queue = parse_text(body.pop("shipping_queue", None) or SHIPPING_QUEUE, "shipping_queue")
     return OrderInput(parse_start(order_id, body), policy, queue)
 
@@ -152,7 +152,7 @@ def _read_our_own(ours: Any) -> OrderInput:
 
 def _our_policy(ours: dict[str, Any]) -> object:
     policy = ours.get("policy")
-    return policy if isinstance(policy, dict) and "retry" in policy else asdict(_policy(policy))
+    return policy if isinstance(policy, dict) and "retry" in policy else asdict(read_policy(policy, DEFAULT_POLICY))
 
 
 def _our_item(raw: object) -> object:
@@ -169,26 +169,6 @@ def is_our_own(given: Given) -> bool:
     """Whether a start has the form of OrderInput, as the desk sends it. Raises BadInput for what is not JSON."""
     value = _plain(_only(given))
     return isinstance(value, dict) and "order" in value
-
-
-def _policy(raw: object) -> Policy:
-    if raw is None:
-        return preset(DEFAULT_POLICY)
-    try:
-        if isinstance(raw, str):
-            return preset(raw)
-        if not isinstance(raw, dict):
-            raise BadInput("The policy must be a preset's name, or an object of fields.")
-        changes: dict[str, Any] = json.loads(json.dumps(raw, default=float))
-        retry = changes.pop("retry", None) or {}
-        base = preset(changes.pop("preset", DEFAULT_POLICY))
-        return tuned(base, **{**changes, **retry})
-    except TypeError as error:
-        raise BadInput(f"The policy cannot be read: {error}.") from None
-    except BadInput:
-        raise
-    except TrellisError as error:
-        raise BadInput(str(error)) from None
 
 
 def _fields(value: object, field: str, what: str) -> Mapping[str, object]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from trellis.errors import ConfigError
+from trellis.errors import BadInput, ConfigError
 from trellis.model import OUTSIDE_STEPS, STEPS, Step
 
 
@@ -355,3 +356,23 @@ def specification(kind: type[Policy] | type[Retry]) -> list[dict[str, Any]]:
         for one in fields(kind)
         if one.metadata
     ]  # fmt: skip
+
+
+def read_policy(raw: object, default: str) -> Policy:
+    """A policy that somebody sent: a preset's name, or an object of changes to the preset `default` or `preset`.
+
+    None means `default`. Raises BadInput, with a sentence that says what is wrong.
+    """
+    try:
+        if raw is None or isinstance(raw, str):
+            return preset(default if raw is None else raw)
+        if not isinstance(raw, dict):
+            raise BadInput("The policy must be a preset's name, or an object of fields.")
+        changes: dict[str, Any] = json.loads(json.dumps(raw, default=float))
+        retry = changes.pop("retry", None) or {}
+        base = preset(changes.pop("preset", default))
+        return tuned(base, **{**changes, **retry})
+    except TypeError as error:
+        raise BadInput(f"The policy cannot be read: {error}.") from None
+    except ConfigError as error:
+        raise BadInput(str(error)) from None

@@ -156,7 +156,7 @@ async def until_taken(call: Callable[[], Awaitable[object]], seconds: float = 60
             await call()
             return
         except RequestRefused:
-            # An approval whose answer was lost: the second one is told that the order was approved.
+            # An approval whose answer was lost: the second one answers that the order was approved.
             return
         except (TrellisError, RPCError):
             if time.monotonic() > deadline:

@@ -25,9 +25,9 @@ async def violated(house: House, order: Order, *, histories: bool = False, grace
     """The invariants that an order breaks; each violation comes with evidence."""
     report = await audit(house.desk.client, house.pool, histories=histories, query=about(order), grace=grace)
     assert not report.void
-    mine = [violation for violation in report.violations if violation.order_id == order.order_id]
-    assert all(violation.sentence and violation.evidence for violation in mine)
-    return {violation.invariant for violation in mine}
+    found = [violation for violation in report.violations if violation.order_id == order.order_id]
+    assert all(violation.sentence and violation.evidence for violation in found)
+    return {violation.invariant for violation in found}
 
 
 async def completed(house: House) -> Order:

@@ -22,6 +22,26 @@ from trellis.policies import preset, tuned
 from trellis.workers import running as working
 
 
+async def test_a_start_over_http_may_name_its_policy(house: House, api: Api) -> None:
+    """A preset's name, or fields with rules for single steps; what cannot be used is refused in one sentence."""
+    policies = ["classic", {"preset": "swift", "review_window": 60, "steps": {"dispatch": {"max_tries": 4}}}]
+    for policy, tries in zip(policies, (0, 4), strict=True):
+        order = house.order()
+        path = f"/orders/{order.order_id}"
+        assert (await api.post(f"{path}/start", body_of(order) | {"policy": policy})).status_code == 201
+        await house.until(order, "AWAITING_APPROVAL")
+        ran = (await api.http.get(f"{path}/status")).json()["policy"]
+        assert ran["name"].startswith(policy if isinstance(policy, str) else "swift*")
+        assert not tries or ran["steps"]["dispatch"]["max_tries"] == tries
+        await api.post(f"{path}/signals/cancel")
+        await house.ends(order, State.CANCELLED)
+    nonsense: list[object] = ["swfit", 3, {"bugdet": 3}, {"budget": -1}, {"preset": []}, {"steps": {"dance": {}}}]
+    for wrong in nonsense:
+        order = house.order()
+        refused = await api.post(f"/orders/{order.order_id}/start", body_of(order) | {"policy": wrong})
+        assert_problem(refused, 422)
+
+
 async def test_an_order_runs_over_http_from_start_to_end(house: House, api: Api) -> None:
     """201, 200 for the same again, 409 for another body, 202 for approve, then COMPLETED with both books balanced."""
     order = house.order()

@@ -90,12 +90,12 @@ async def test_without_its_servers_it_says_503_and_recovers(settings: Settings) 
     """Without both servers every path answers 503 with Retry-After, and health says which is missing. When they return,
     so does the API."""
     home = Path(tempfile.mkdtemp(prefix="trellis-api-"))
-    mine = settings.model_copy(update={"home": home})
+    own = settings.model_copy(update={"home": home})
     try:
-        await migrate((await stack.up(mine)).database_url)
-        async with serving(mine) as api:
+        await migrate((await stack.up(own)).database_url)
+        async with serving(own) as api:
             assert (await api.post("/orders/a/start", {"payment_id": "p"})).status_code == 201
-            await asyncio.to_thread(stack.down, mine)
+            await asyncio.to_thread(stack.down, own)
             health = await api.http.get("/health")
             assert (health.status_code, health.json()) == (503, {"ok": False, "temporal": False, "database": False})
             for answer in await asyncio.gather(
@@ -106,7 +106,7 @@ async def test_without_its_servers_it_says_503_and_recovers(settings: Settings) 
             ):
                 assert_problem(answer, 503)
                 assert answer.headers["retry-after"] == "1"
-            await stack.up(mine)
+            await stack.up(own)
             async with asyncio.timeout(30):
                 while (await api.http.get("/health")).status_code != 200:
                     await asyncio.sleep(0.2)
@@ -115,7 +115,7 @@ async def test_without_its_servers_it_says_503_and_recovers(settings: Settings) 
                     await asyncio.sleep(0.2)
             assert (await api.post("/orders/b/start", {"payment_id": "q"})).status_code == 201
     finally:
-        stack.down(mine)
+        stack.down(own)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -63,8 +63,8 @@ async def test_a_mixed_bag_of_orders_is_clean(house: House) -> None:
     await handle.result()
     orders += [late, unseen, failed, faulty, loser, unreceived]
     report = await audit(house.desk.client, house.pool)
-    mine = {order.order_id for order in orders}
-    assert [violation for violation in report.violations if violation.order_id in mine] == []
+    started = {order.order_id for order in orders}
+    assert [violation for violation in report.violations if violation.order_id in started] == []
     assert report.orders >= 6
     assert report.charges >= 5
     assert report.faults >= 5
@@ -91,13 +91,13 @@ PLANTS: dict[str, tuple[set[int], Callable[[House], Awaitable[Order]], str]] = {
     "shipped elsewhere": (
         {3}, completed, "UPDATE provider.parcels SET address_json = '{\"line1\": \"X\"}' WHERE order_id = %(order)s",
     ),
-    "our payment is not theirs": (
+    "the payment is not the provider's": (
         {4, 5}, completed, "UPDATE payments SET status = 'FAILED' WHERE order_id = %(order)s",
     ),
-    "our payment is not the total": (
+    "the payment is not the total": (
         {2, 4}, completed, "UPDATE orders SET total = total + 1 WHERE id = %(order)s",
     ),
-    "our payment and the charge are not the total": (
+    "the payment and the charge are not the total": (
         {4}, cancelled, "UPDATE payments SET amount = amount + 1 WHERE order_id = %(order)s",
     ),
     "a payment is pending after the end": (
@@ -155,11 +155,11 @@ async def test_running_orders_raise_no_false_alarm(house: House) -> None:
     await house.faults("canonical")
     query = f"StartTime >= '{datetime.now(UTC).isoformat()}'"
     orders = await asyncio.gather(*(house.start(approve=True) for _ in range(50)))
-    mine = {order.order_id for order in orders}
+    started = {order.order_id for order in orders}
     while True:
-        states = await asyncio.gather(*(house.desk.ledger.order(id_) for id_ in mine))
+        states = await asyncio.gather(*(house.desk.ledger.order(id_) for id_ in started))
         report = await audit(house.desk.client, house.pool, query=query)
-        assert [violation for violation in report.violations if violation.order_id in mine] == []
+        assert [violation for violation in report.violations if violation.order_id in started] == []
         if all(row is not None and State(row["state"]).terminal for row in states):
             break
 

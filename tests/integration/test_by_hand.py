@@ -172,7 +172,7 @@ async def test_a_signal_that_cannot_be_understood_is_refused_in_the_ledger(house
 async def test_an_update_that_cannot_be_understood_is_rejected(
     house: House, name: str, arguments: list[object]
 ) -> None:
-    """The sender is told why, and the history holds nothing of it."""
+    """The sender gets the reason, and the history holds nothing of it."""
     order, handle = await in_review(house)
     with pytest.raises(WorkflowUpdateFailedError) as rejected:
         await handle.execute_update(name, args=arguments)

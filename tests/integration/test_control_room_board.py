@@ -86,9 +86,9 @@ def test_modules_of_the_page_can_be_joined() -> None:
         source = (assets.FOLDER / f"{name}.js").read_text("utf-8")
         names += re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", source, re.MULTILINE)
         for imported, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', source, re.MULTILINE):
-            theirs = (assets.FOLDER / f"{other}.js").read_text("utf-8")
+            source = (assets.FOLDER / f"{other}.js").read_text("utf-8")
             for one in imported.split(","):
-                assert re.search(rf"^export (async )?(function|class|const|let) {one.strip()}\b", theirs, re.MULTILINE)
+                assert re.search(rf"^export (async )?(function|class|const|let) {one.strip()}\b", source, re.MULTILINE)
     assert len(names) == len(set(names))
     assert set(assets.modules()) == {path.stem for path in assets.FOLDER.glob("*.js")}, "no module is left out"
     joined = assets.script()

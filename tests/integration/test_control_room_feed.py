@@ -139,12 +139,12 @@ def test_a_board_whose_servers_die_says_so_and_comes_back_by_itself(
     """Disconnected in words, live again when the servers are; orders finish, and nothing is printed."""
     home = Path(tempfile.mkdtemp(prefix="trellis-lab-"))
     settings = Settings.model_validate({"TRELLIS_HOME": home, "TRELLIS_FAULTS": "calm"})
-    mine = Session(settings)
+    own_session = Session(settings)
     try:
-        room = mine.control_room()
+        room = own_session.control_room()
         seen = Seen(room)
         assert eventually(lambda: room.link["live"])
-        order = mine.start_order(policy="patient")
+        order = own_session.start_order(policy="patient")
         assert eventually(lambda: seen.state(order) == "AWAITING_APPROVAL")
         stack.down(settings)
         assert eventually(lambda: not room.link["live"])
@@ -157,7 +157,7 @@ def test_a_board_whose_servers_die_says_so_and_comes_back_by_itself(
         assert eventually(lambda: seen.state(order) == "COMPLETED", 60)
         assert "Traceback" not in "".join(capfd.readouterr())
     finally:
-        mine.stop()
+        own_session.stop()
         assert "has stopped" in room.link["text"]
         # A click that comes even so is answered: its button would wait for ever.
         assert asked(room, "start", **FORM) == {"answer": "mine"}

@@ -113,25 +113,25 @@ def test_starting_the_lab_twice_gives_the_same_session(session: Session) -> None
 @pytest.mark.usefixtures("at_home")
 def test_a_stopped_lab_says_so_and_keeps_nobody_waiting(session: Session) -> None:
     """After a stop every call is refused with a sentence, a wait under way ends, and an open panel goes quiet."""
-    mine = lab.start()
-    order = mine.start_order()
-    panel = lab.panel(mine, order)
+    own_session = lab.start()
+    order = own_session.start_order()
+    panel = lab.panel(own_session, order)
     assert eventually(lambda: panel.state == "AWAITING_APPROVAL")
 
     async def stop_while_waiting() -> None:
-        waiting = asyncio.create_task(mine.wait(order))
+        waiting = asyncio.create_task(own_session.wait(order))
         await asyncio.sleep(0.2)
-        await asyncio.to_thread(mine.stop)
+        await asyncio.to_thread(own_session.stop)
         with pytest.raises(TrellisError, match=r"Run lab\.start"):
             await waiting
 
     asyncio.run(stop_while_waiting())
     with pytest.raises(TrellisError, match=r"Run lab\.start"):
-        mine.status(order)
+        own_session.status(order)
     assert eventually(lambda: "has stopped" in panel.detail.value)
     assert panel.approve.disabled
     assert panel.cancel.disabled
-    mine.stop()
+    own_session.stop()
     session.cancel(order)
 
 

@@ -53,13 +53,13 @@ def lines_of(stream: Path) -> list[dict[str, Any]]:
 async def logged(house: House, stream: Path, order: Order) -> None:
     """Assert that the lines of an order are the events of the ledger, number by number."""
     events = await house.desk.ledger.events(order.order_id)
-    mine = [line for line in lines_of(stream) if line.get("order_id") == order.order_id and "outcome" in line]
-    assert all(line.keys() >= KEYS for line in mine)
-    assert all(line["worker"].startswith("worker-") for line in mine)
-    logged = [(line["event"], line["attempt"]) for line in mine]
+    order_lines = [line for line in lines_of(stream) if line.get("order_id") == order.order_id and "outcome" in line]
+    assert all(line.keys() >= KEYS for line in order_lines)
+    assert all(line["worker"].startswith("worker-") for line in order_lines)
+    logged = [(line["event"], line["attempt"]) for line in order_lines]
     assert sorted(logged, key=str) == sorted(((e.type, e.attempt) for e in events), key=str)
     numbered = {(e.step, e.attempt): e for e in events if e.attempt is not None}
-    for line in mine:
+    for line in order_lines:
         if line["attempt"] is not None:
             event = numbered.pop((line["step"], line["attempt"]))
             assert line["outcome"] == OUTCOMES.get(event.type, "succeeded")
@@ -67,7 +67,7 @@ async def logged(house: House, stream: Path, order: Order) -> None:
             child = event.step in ("prepare", "dispatch")
             assert line["workflow_id"] == (f"shipping-{order.order_id}-1" if child else f"order-{order.order_id}")
     assert not numbered
-    states = [line["state"] for line in mine if "state" in line]
+    states = [line["state"] for line in order_lines if "state" in line]
     assert states[0] == "ORDER_RECEIVED"
     assert set(itertools.pairwise(states)) <= {(str(a), str(b)) for a, b in EDGES}
     row = await house.desk.ledger.order(order.order_id)
@@ -99,11 +99,11 @@ async def test_a_terminal_reads_lines_without_json(house: House, tmp_path: Path,
     async with worker(house, uuid.uuid4().hex[:8], stream, LOG_FORMAT="console") as own:
         order = await own.start(quick, approve=True)
         await own.ends(order, State.COMPLETED)
-    mine = [line for line in stream.read_text().splitlines() if order.order_id in line]
-    assert len(mine) == len(await house.desk.ledger.events(order.order_id))
-    charged = next(line for line in mine if "PAYMENT_CHARGED" in line)
+    order_lines = [line for line in stream.read_text().splitlines() if order.order_id in line]
+    assert len(order_lines) == len(await house.desk.ledger.events(order.order_id))
+    charged = next(line for line in order_lines if "PAYMENT_CHARGED" in line)
     assert "step=charge attempt=1 outcome=succeeded duration_ms=" in charged
-    assert not any("None" in line or "{" in line for line in mine)
+    assert not any("None" in line or "{" in line for line in order_lines)
 
 
 def test_every_state_is_reached_by_an_event() -> None:

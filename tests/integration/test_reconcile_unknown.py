@@ -57,10 +57,10 @@ async def test_a_living_order_survives_the_wrong_temporal(house: House, running:
 
     with pytest.raises(TemporalUnavailable, match="elsewhere"):
         await mend()
-    [mine] = [repair for repair in found if repair.order_id == order.order_id]
-    assert (mine.outcome, mine.ended) == (Outcome.LEFT_ALONE, None)
-    assert "not known in namespace elsewhere" in mine.workflow
-    assert "until 20" in mine.action
+    [left_alone] = [repair for repair in found if repair.order_id == order.order_id]
+    assert (left_alone.outcome, left_alone.ended) == (Outcome.LEFT_ALONE, None)
+    assert "not known in namespace elsewhere" in left_alone.workflow
+    assert "until 20" in left_alone.action
     assert await house.desk.ledger.order(order.order_id) == before
     await house.faults("calm")
     await house.ends(order, State.COMPLETED)

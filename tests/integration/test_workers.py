@@ -38,12 +38,12 @@ def worker_process(
 async def test_a_worker_killed_while_charging_charges_once(house: House, settings: Settings) -> None:
     """The worker dies in the middle of a charge; the next one finishes the order, and money is taken once."""
     queues = queues_of_its_own(settings)
-    mine = settings.model_copy(
+    own_settings = settings.model_copy(
         update={"orders_queue": queues["ORDERS_TASK_QUEUE"], "shipping_queue": queues["SHIPPING_TASK_QUEUE"]}
     )
     assert house.desk.stack is not None
     await house.faults("charge: reply-lost, hang, hang, hang, hang, hang, hang, hang, hang, hang, hang, hang*")
-    desk = await open_desk(house.desk.stack, mine, house.pool)
+    desk = await open_desk(house.desk.stack, own_settings, house.pool)
     its = House(desk, house.pool, house.watch)
     first = worker_process(settings, queues)
     try:
@@ -91,16 +91,16 @@ async def test_what_temporals_core_says_is_logged_and_never_printed(house: House
 async def test_without_workers_the_desk_still_answers(idle_desk: Desk, settings: Settings, house: House) -> None:
     """Workers down: status comes from Temporal and the ledger, an approval is pending, and is honoured later."""
     queues = queues_of_its_own(settings)
-    mine = settings.model_copy(
+    own_settings = settings.model_copy(
         update={"orders_queue": queues["ORDERS_TASK_QUEUE"], "shipping_queue": queues["SHIPPING_TASK_QUEUE"]}
     )
     assert idle_desk.stack is not None
-    desk = await open_desk(idle_desk.stack, mine, house.pool)
+    desk = await open_desk(idle_desk.stack, own_settings, house.pool)
     order = house.order()
     await desk.start(order, preset("swift"))
     assert (await desk.status(order.order_id))["state"] == State.ORDER_RECEIVED
     assert (await desk.approve(order.order_id)).verdict == "pending"
-    async with workers.running(desk.client, house.pool, mine):
+    async with workers.running(desk.client, house.pool, own_settings):
         await House(desk, house.pool, house.watch).ends(order, State.COMPLETED)
     approvals = [e for e in await desk.events(order.order_id) if e["type"] == "ORDER_APPROVED"]
     assert len(approvals) == 1

@@ -170,7 +170,7 @@ def test_another_mix_is_told_from_the_thirds() -> None:
     assert found.shares["hang"] == pytest.approx(0.05, abs=0.015)
 
 
-def test_nothing_to_learn_from_is_said() -> None:
+def test_nothing_to_learn_from_is_refused_with_a_sentence() -> None:
     """An empty ledger, or one in which nothing worked, gives a sentence and not a zero."""
     empty = pd.DataFrame({"outcome": pd.Series(dtype="str"), "duration_ms": pd.Series(dtype="float64")})
     with pytest.raises(BadInput, match="no attempts"):
@@ -231,7 +231,9 @@ def test_rules_of_single_steps_reach_what_no_single_rule_does() -> None:
     [(0.2, 1e-9, None, "No policy reaches 1e-09 in 0.2 s; the best is"), (15, 1e-5, 2.0, "manages with 2 calls")],
 )
 @pytest.mark.slow
-def test_what_cannot_be_had_is_said(deadline: float, epsilon: float, max_calls: float | None, words: str) -> None:
+def test_an_impossible_goal_is_one_sentence(
+    deadline: float, epsilon: float, max_calls: float | None, words: str
+) -> None:
     """If no policy is good enough, the sentence names the best one."""
     with pytest.raises(BadInput, match=words):
         recommend(deadline, epsilon, max_calls=max_calls)

@@ -20,6 +20,7 @@ from trellis.desk import Desk, Receipt
 from trellis.errors import BadInput, ConfigError, OrderConflict, OrderNotFound, RequestRefused, StackError, TrellisError
 from trellis.model import State
 from trellis.parsing import parse_address, parse_approve, parse_cancel, parse_start, read_json
+from trellis.policies import read_policy
 
 log = structlog.get_logger("trellis.api")
 
@@ -71,8 +72,11 @@ def create(desk: Desk, *, token: str | None = None, inside: int = INSIDE) -> Fas
         status_code=201,
     )
     async def start(order_id: Id, request: Request) -> JSONResponse:
-        order = parse_start(order_id, read_json(await request.body()))
-        started = await desk.start(order)
+        body = read_json(await request.body())
+        wanted = body.pop("policy", None) if isinstance(body, dict) else None
+        order = parse_start(order_id, body)
+        policy = None if wanted is None else read_policy(wanted, desk.settings.policy)
+        started = await desk.start(order, policy)
         return JSONResponse(
             {"workflow_id": started.workflow_id, "run_id": started.run_id}, 201 if started.created else 200
         )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from trellis.model import State
 from trellis.parsing import MAX_ITEMS, NOT_IN_TEXT
+from trellis.policies import PRESETS
 from trellis.status import OrderStatus
 
 Json = dict[str, Any]
@@ -58,11 +59,18 @@ ITEM: Json = {
         for quantity in ("quantity", "qty")
     ]
 }
+POLICY: Json = {
+    "anyOf": [{"enum": list(PRESETS)}, {"type": "object"}, {"type": "null"}],
+    "description": "A preset, or an object of the fields to change. `preset` names the preset that is changed, `steps` "
+    "holds the retry rules of single steps.",
+    "examples": [{"preset": "swift", "max_tries": 20, "steps": {"dispatch": {"max_tries": 9}}}],
+}
 START: Json = _object(
     {
         "payment_id": ID | {"examples": ["pay-1"]},
         "items": {"type": "array", "items": ITEM, "maxItems": MAX_ITEMS},
         "address": {"anyOf": [ADDRESS, {"type": "null"}]},
+        "policy": POLICY,
     },
     ["payment_id"],
 )

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 BLACK, GREY = "#000000", "#999999"
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
-ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
+ORANGE, VERMILION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
 
 OUTCOMES = {
     "succeeded": GREEN,
-    "failed": VERMILLION,
+    "failed": VERMILION,
     "timed out": ORANGE,
     "abandoned": GREY,
     "lost": BLACK,
@@ -25,7 +25,7 @@ OUTCOMES = {
 
 PARTS = {
     "success": GREEN,
-    "failed attempts": VERMILLION,
+    "failed attempts": VERMILION,
     "hangs": ORANGE,
     "backoff": SKY,
     "queue": BLUE,
@@ -41,7 +41,7 @@ STATES = {
     "SHIPPING": BLUE,
     "SHIPPED": BLUE,
     "COMPLETED": GREEN,
-    "FAILED": VERMILLION,
+    "FAILED": VERMILION,
     "CANCELLED": GREY,
     "APPROVAL_TIMEOUT": PURPLE,
 }
@@ -82,7 +82,7 @@ def jupyterlab() -> dict[str, str]:
 
 
 # Black is the text colour itself, and the tables above name it already.
-_DRAWN = (GREY, BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE)
+_DRAWN = (GREY, BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE)
 
 
 def contrast(one: str, other: str) -> float:

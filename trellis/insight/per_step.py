@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.grid import Grid
-from trellis.insight.retries import reach
+from trellis.insight.retries import grid_length
 from trellis.insight.step_time import StepTime, step_time
 from trellis.policies import Policy, Retry
 
@@ -81,7 +81,7 @@ class _Search:
         deadline: float,
     ) -> None:
         dt = max(0.01, deadline / 4000)
-        needed = max(2 * deadline, reach([(policy.retry, calls) for calls in chain.values()], overhead)) / dt
+        needed = max(2 * deadline, grid_length([(policy.retry, calls) for calls in chain.values()], overhead)) / dt
         self._grid = Grid(min(_MOST_POINTS, 1 << math.ceil(math.log2(max(needed, 4096)))), dt, "mid", _TILT)
         self._chain, self._rules, self._overhead = chain, rules, overhead
         self._points = int(deadline / dt + 1e-9) + 1

@@ -88,24 +88,24 @@ def recommend(
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
     chain = _chain(faults)
     timing = overhead or Overhead(order=Overhead().order * len(chain) / len(FORWARD_OUTSIDE_STEPS))
-    wish = _Wish(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
+    goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
     policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
     table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
-    affordable = table[table["calls_per_step"] <= wish.ceiling + 1e-9]
+    affordable = table[table["calls_per_step"] <= goal.ceiling + 1e-9]
     ranked = _ranked(affordable)
     likely = ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]
-    found = next(filter(None, (wish.granted(policies[name]) for name in likely)), None)
+    found = next(filter(None, (goal.predicted_if_met(policies[name]) for name in likely)), None)
     least = float(table["calls_per_step"].min())
     # Only the steps of an order can have rules of their own.
     if set(chain) <= set(FORWARD_OUTSIDE_STEPS) and (found is None or found.calls_per_step * (1 - WORTH) > least):
         base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
-        mixed = wish.mixed(base)
+        mixed = goal.met_by_mixing(base)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
             found = mixed
             row = sweep([mixed.policy], chain, deadline=deadline, overhead=timing)
             table = pd.concat([table, row], ignore_index=True)
     if found is None and affordable.empty:
-        raise BadInput(f"No policy manages with {wish.ceiling:g} calls a step: these faults need {least:.2f}.")
+        raise BadInput(f"No policy manages with {goal.ceiling:g} calls a step: these faults need {least:.2f}.")
     if found is None:
         best = affordable.sort_values("p_miss").iloc[0]
         raise BadInput(
@@ -116,7 +116,7 @@ def recommend(
     table["pareto"] = _pareto(table)
     worst = None
     if isinstance(faults, Learned):
-        worst = predict(found.policy, faults.at_worst, **wish.fine).p_miss(deadline)
+        worst = predict(found.policy, faults.at_worst, **goal.fine).p_miss(deadline)
     return Recommendation(
         found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
         found.calls_per_step, table, worst,
@@ -124,7 +124,7 @@ def recommend(
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Goal:
     """What a policy must reach: P(missed `deadline` [s]) <= `epsilon`, with at most `ceiling` calls a step."""
 
     deadline: float
@@ -138,13 +138,13 @@ class _Wish:
         """The grid on which a policy is checked."""
         return {"overhead": self.timing, "dt": max(0.002, self.deadline / 8000)}
 
-    def granted(self, policy: Policy) -> Prediction | None:
+    def predicted_if_met(self, policy: Policy) -> Prediction | None:
         """The prediction for `policy`, or None where it is not good enough."""
         found = predict(policy, self.chain, **self.fine)
         good = found.p_miss(self.deadline) <= self.epsilon and found.calls_per_step <= self.ceiling + 1e-9
         return found if good else None
 
-    def mixed(self, base: Policy) -> Prediction | None:
+    def met_by_mixing(self, base: Policy) -> Prediction | None:
         """The prediction for a policy with rules for single steps that is good enough, or None."""
         backoffs = [(base.retry.first_backoff, base.retry.max_backoff), _BACKOFFS[0]]
         rules = {
@@ -154,7 +154,7 @@ class _Wish:
         # A policy that is good enough on the coarse grid may not be on the fine one.
         for margin in (1.0, 0.7, 0.4):
             policy = cheapest_mix(base, self.chain, rules, self.timing, self.deadline, self.epsilon * margin)
-            found = None if policy is None else self.granted(policy)
+            found = None if policy is None else self.predicted_if_met(policy)
             if found is not None:
                 return found
         return None

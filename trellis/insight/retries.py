@@ -157,7 +157,7 @@ def predict(
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {str(step): Calls.planned(plan, step) for step in steps}
     chain = tuple(Link(str(step), calls[str(step)], policy.retry_of(str(step))) for step in steps)
-    needed = reach([(link.retry, link.calls) for link in chain], overhead) if chain else 0.0
+    needed = grid_length([(link.retry, link.calls) for link in chain], overhead) if chain else 0.0
     dt = 0.002 * max(1.0, needed / 60) if dt is None else dt
     if not chain or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
@@ -226,7 +226,7 @@ def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -
     for knob in ("try_timeout", "first_backoff", "max_backoff", "hedge"):
         row = {"p_miss": base.p_miss(deadline), "calls_per_step": base.calls_per_step}
         for word, factor in (("half", 0.5), ("double", 2.0)):
-            changed = _turned(policy, knob, factor)
+            changed = _scaled(policy, knob, factor)
             found = None if changed is None else predict(changed, faults)
             row[f"p_miss_{word}"] = float("nan") if found is None else found.p_miss(deadline)
             row[f"calls_{word}"] = float("nan") if found is None else found.calls_per_step
@@ -234,16 +234,16 @@ def marginal(policy: Policy, faults: Faults = None, *, deadline: float = 15.0) -
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _turned(policy: Policy, knob: str, factor: float) -> Policy | None:
+def _scaled(policy: Policy, knob: str, factor: float) -> Policy | None:
     """The policy with one field of its rules multiplied by `factor`, or None where that makes no sense."""
-    general = _turned_rule(policy.retry, knob, factor)
-    rules = {step: _turned_rule(rule, knob, factor) for step, rule in policy.steps.items()}
+    general = _scaled_rule(policy.retry, knob, factor)
+    rules = {step: _scaled_rule(rule, knob, factor) for step, rule in policy.steps.items()}
     if general is None or None in rules.values():
         return None
     return replace(policy, retry=general, steps={step: rule for step, rule in rules.items() if rule is not None})
 
 
-def _turned_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
+def _scaled_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
     value = getattr(retry, knob) * factor
     if knob == "hedge":
         if value != int(value) or value < 1 or retry.placement is Placement.SERVER:
@@ -253,7 +253,7 @@ def _turned_rule(retry: Retry, knob: str, factor: float) -> Retry | None:
     return None if turned.first_backoff > turned.max_backoff else turned
 
 
-def reach(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> float:
+def grid_length(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> float:
     """A good length for the grid [s], from the means: a geometric tail falls to a billionth after about 25 means."""
     means = []
     for retry, calls in steps:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.insight.charts.theme import MOST, WIDTH, need_rows
-from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILLION, on_paper
+from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILION, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -246,7 +246,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     x = alt.X("seconds:Q", scale=alt.Scale(type="log"), title="seconds from first start to last end (log scale)")
     line = alt.Chart(wide).mark_rule(color=on_paper(GREY)).encode(y=y, x=alt.X("p50:Q", scale=alt.Scale(type="log"),
                      title="seconds from first start to last end (log scale)"), x2="p99:Q")  # fmt: skip
-    names, colours = ["p50", "p95", "p99"], [on_paper(one) for one in (BLUE, ORANGE, VERMILLION)]
+    names, colours = ["p50", "p95", "p99"], [on_paper(one) for one in (BLUE, ORANGE, VERMILION)]
     legend = alt.Legend(orient="top", title=None)
     points = (
         alt.Chart(cuts)

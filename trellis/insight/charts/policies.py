@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows
-from trellis.insight.colours import BLUE, GREY, VERMILLION, on_paper
+from trellis.insight.colours import BLUE, GREY, VERMILION, on_paper
 
 if TYPE_CHECKING:
     import altair as alt
@@ -56,7 +56,7 @@ def completion_by_policy(
 def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 15.0) -> alt.LayerChart:
     """P(missed) against calls a step, one mark for each policy. A line joins the frontier; `chosen` is recommended.
 
-    `table`: columns name, calls_per_step, p_miss, pareto, as in the `frontier` of a recommendation.
+    `table`: columns name, calls_per_step, p_miss, pareto, hedge, as in the `frontier` of a recommendation.
     """
     import altair as alt
 
@@ -71,7 +71,7 @@ def frontier(table: pd.DataFrame, chosen: str | None = None, deadline: float = 1
         y=alt.Y("p_miss:Q", title=f"share that misses {deadline:g} s", scale=alt.Scale(type="log"),
                 axis=alt.Axis(format=".0e")),
     )  # fmt: skip
-    hues = [on_paper(one) for one in (VERMILLION, BLUE, GREY)]
+    hues = [on_paper(one) for one in (VERMILION, BLUE, GREY)]
     marks = base.mark_point(filled=True, size=60, opacity=0.8).encode(
         color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=hues), legend=legend),
         shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["diamond", "circle", "cross"]), legend=legend),

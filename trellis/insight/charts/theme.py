@@ -36,7 +36,7 @@ _CONFIG: dict[str, Any] = {
     "text": {"color": INK},
     "rule": {"color": INK},
 }
-# In a dark theme JupyterLab asks Vega for its theme "dark". So each colour of Vega's theme must be set above.
+# In a dark theme JupyterLab asks Vega for Vega's theme "dark". So each colour of that theme must be set above.
 
 _EMBED = {
     "renderer": "svg",
@@ -59,7 +59,7 @@ def need_rows(frame: pd.DataFrame, what: str) -> None:
 def measured_or_predicted(alt: Any) -> dict[str, Any]:
     """Encodings of a line's column `line`: "measured" as a blue line, "predicted" as a red and dashed one."""
     names, legend = ["measured", "predicted"], alt.Legend(orient="top", title=None)
-    hues = [colours.on_paper(one) for one in (colours.BLUE, colours.VERMILLION)]
+    hues = [colours.on_paper(one) for one in (colours.BLUE, colours.VERMILION)]
     return {
         "color": alt.Color("line:N", scale=alt.Scale(domain=names, range=hues), legend=legend),
         "strokeDash": alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=[[1, 0], [6, 4]]), legend=legend),

@@ -67,7 +67,7 @@ class ControlRoom(anywidget.AnyWidget):
             link={"live": False, "text": "Connecting …"},
             troubles=list(engine.log),
         )
-        self.on_msg(self._heard)
+        self.on_msg(self._receive)
         engine.log.listeners.add(self._logged)
         self._following = engine.submit(self._follow())
 
@@ -119,7 +119,7 @@ class ControlRoom(anywidget.AnyWidget):
 
     # --- what the page asks for ----------------------------------------------------------------------------
 
-    def _heard(self, _: object, message: Message, __: object) -> None:
+    def _receive(self, _: object, message: Message, __: object) -> None:
         handler = self._handlers.get(str(message.get("kind")))
         if handler is None:
             return

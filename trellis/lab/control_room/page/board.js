@@ -43,10 +43,10 @@ function table(store, on) {
     );
     node.addEventListener("click", (event) => {
       if (event.target === tick) return;
-      if (event.shiftKey) stretch(id);
+      if (event.shiftKey) selectUpTo(id);
       else if (event.ctrlKey || event.metaKey) store.toggle(id);
       else store.choose(id);
-      walk(id);
+      moveTo(id);
     });
     const line = { node, tick, row: null };
     line.show = (row) => {
@@ -101,14 +101,14 @@ function table(store, on) {
     all.indeterminate = here > 0 && here < store.order.length;
   }
 
-  function walk(id) {
+  function moveTo(id) {
     if (!id) return;
     cursor = id;
     for (const [other, made] of lines) set(made.node, "tabindex", other === id ? "0" : "-1");
     lines.get(id)?.node.focus();
   }
 
-  function stretch(id) {
+  function selectUpTo(id) {
     const from = Math.max(0, store.order.indexOf(store.focused ?? cursor));
     const to = store.order.indexOf(id);
     store.select(store.order.slice(Math.min(from, to), Math.max(from, to) + 1), true);
@@ -120,7 +120,7 @@ function table(store, on) {
     const moves = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: store.order.length - 1 };
     if (event.key in moves) {
       const id = store.order[Math.min(store.order.length - 1, Math.max(0, moves[event.key]))];
-      walk(id);
+      moveTo(id);
       if (event.shiftKey) store.select([id], true);
     } else if (event.key === " ") store.toggle(cursor);
     else if (event.key === "Enter") store.choose(cursor);
@@ -136,12 +136,12 @@ function table(store, on) {
   on(store, "selection", mark);
   on(store, "focus", mark);
   show();
-  return { nodes: [grid, empty], beat: () => lines.forEach((made) => made.beat()), walk: () => walk(cursor) };
+  return { nodes: [grid, empty], beat: () => lines.forEach((made) => made.beat()), moveTo: () => moveTo(cursor) };
 }
 
 export function board({ store, on, prefix, options }) {
   const orders = table(store, on);
   const node = h("section", { class: "tr-card", "aria-label": "Board" },
-    filter(store, on, options.counted), orders.nodes, requests(store, on, prefix, orders.walk));
+    filter(store, on, options.counted), orders.nodes, requests(store, on, prefix, orders.moveTo));
   return { node, beat: orders.beat };
 }

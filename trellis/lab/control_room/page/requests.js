@@ -3,12 +3,12 @@
 import { h, text, set, keep, button, enable } from "./dom.js";
 import { clock } from "./words.js";
 
-export function requests(store, on, prefix, walk) {
+export function requests(store, on, prefix, moveTo) {
   const { setup, model } = store;
   const chosen = h("span", { class: "tr-chosen", "aria-live": "polite" });
   const clear = button("Clear", { class: "tr-link", "aria-label": "Clear the selection" }, () => {
     store.choose(null);
-    walk();
+    moveTo();
   });
   let waiting = false;
   const asks = setup.requests.map((request) => {
