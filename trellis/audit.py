@@ -30,9 +30,10 @@ from temporalio.worker import Replayer
 from trellis.db.audit import AuditBooks
 from trellis.db.pool import Pool
 from trellis.db.rows import AuditedRow, FindingRow
-from trellis.histories import NoOrder, OrderHistory, Request, UnreadableHistory
+from trellis.histories import NoOrder, OrderHistory, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
-from trellis.model import OUTSIDE_STEPS, STEPS, EventType, State, Step, workflow_id
+from trellis.model import State, Step, workflow_id
+from trellis.outcomes import has_outcome, left_its_event
 from trellis.parsing import ID_PATTERN
 from trellis.temporal_calls import unavailable
 from trellis.workers import RUNNER
@@ -44,8 +45,6 @@ GRACE = 15.0
 
 _FETCHES = 8
 _KEPT = 1000
-
-_IN_REVIEW = {State.ORDER_RECEIVED, State.ORDER_VALIDATED, State.AWAITING_APPROVAL}
 
 _KILLED = {
     WorkflowExecutionStatus.TERMINATED,
@@ -299,7 +298,7 @@ class _Histories:
         for name, round_ in history.completed:
             # A workflow task that was lost had ended the order already. Validating it after that changes nothing.
             late = name == Step.VALIDATE and row.ending is not None
-            if not late and not _left_its_event(name, round_, events):
+            if not late and not left_its_event(name, round_, events):
                 findings.add(5, f"{name} completed, and it has no event", activity=name, round=round_)
 
     async def _life(
@@ -325,7 +324,7 @@ class _Histories:
     def _requests(self, findings: _Findings, history: OrderHistory, row: AuditedRow | None, *, running: bool) -> None:
         """Invariant 9: the ledger shows the outcome of each acknowledged request."""
         for request in history.requests:
-            if request.acknowledged and not (running if row is None else _has_outcome(request, row)):
+            if request.acknowledged and not (running if row is None else has_outcome(request, row)):
                 answer = {True: "accepted", False: "refused", None: "received as a signal"}[request.accepted]
                 findings.add(9, f"{request.kind} was {answer}, and the ledger does not show it", request=request.id)
 
@@ -364,39 +363,6 @@ class _Findings:
 
 def _age(execution: WorkflowExecution) -> float:
     return (datetime.now(UTC) - execution.start_time).total_seconds()
-
-
-def _left_its_event(activity: str, round_: int | None, events: set[tuple[str, int | None]]) -> bool:
-    """Whether a completed activity has its event. Activities that call out leave exactly one of their events."""
-    if activity not in OUTSIDE_STEPS:
-        return True
-    info = STEPS[Step(activity)]
-    if info.per_round:
-        return any((type_, round_) in events for type_ in info.leaves)
-    return bool({type_ for type_, _ in events} & info.leaves.keys())
-
-
-def _has_outcome(request: Request, row: AuditedRow) -> bool:
-    """Whether the events or the row show the outcome of a request."""
-    leaves = STEPS[Step(request.kind)].leaves
-    granted = any(event["type"] in leaves for event in row.events)
-    seen = {event["type"] for event in row.events if event["request_id"] == request.id}
-    if not request.id:
-        # Sent by hand. The workflow gave it an id of its own, which the history does not hold.
-        seen = {event["type"] for event in row.events} & {*leaves, EventType.REQUEST_REFUSED}
-    state = State(row.state)
-    if request.accepted is False:
-        return EventType.REQUEST_REFUSED in seen
-    if request.accepted is None and not state.terminal:
-        return True
-    if request.kind == "approve":
-        # An early approval is written when the review begins. A second one finds the event of the first. One that came
-        # after the order's ending changes nothing.
-        return bool(seen) or granted or row.ending is not None or state in _IN_REVIEW
-    if request.kind == "cancel":
-        # Its event is written when everything is undone.
-        return bool(seen) or granted or (row.ending is not None and not state.terminal)
-    return bool(seen)
 
 
 def _order_of(id_: str) -> str:

@@ -142,7 +142,9 @@ async def test_every_form_of_a_cancel_is_taken(house: House, api: Api, content: 
     order = await house.start()
     await house.until(order, "AWAITING_APPROVAL")
     answer = await api.http.post(f"/orders/{order.order_id}/signals/cancel", content=content)
-    assert (answer.status_code, answer.json()["verdict"]) == (202, "accepted")
+    # A busy machine may judge it after the second that the API waits; the order's end is the proof.
+    assert answer.status_code == 202
+    assert answer.json()["verdict"] in ("accepted", "pending")
     await house.ends(order, State.CANCELLED)
 
 

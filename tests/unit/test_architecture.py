@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"config", "db", "desk", "stack", "workers", *WORDS},
     "driving": {"config", "desk", *WORDS},
     "histories": {"errors", "incoming", "messages", "model", "parsing"},
-    "audit": {"db", "histories", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
+    "outcomes": {"db", "histories", "model"},
+    "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
     # surfaces

@@ -56,7 +56,7 @@ async def bench_stack(settings: Settings, *, own_servers: bool = False) -> Async
     """
     with runtime.workspace(settings, own_servers=own_servers) as own, logs.into_file(own, own.home / "worker.log"):
         async with (
-            runtime.opened(own, start=True, pool_size=16, pool_wait=30) as opened,
+            runtime.opened(own, start=True, pool_wait=30) as opened,
             opened.workers() as watch,
         ):
             yield BenchStack(opened.desk, opened.pool, watch, own, opened.stack.database_url)
