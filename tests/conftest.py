@@ -4,6 +4,7 @@ says so."""
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from trellis.config import Settings
 from trellis.db.pool import Pool, open_pool
 from trellis.desk import Desk
 from trellis.faults import FaultPlan
+from trellis.lab import reloading
 from trellis.lab.session import Session
 from trellis.model import Order, State, charge_key, dispatch_key
 from trellis.parsing import parse_order
@@ -38,11 +40,18 @@ CALM_LIFE = [
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    """A lab with its stack, for the tests of one module."""
+    """A lab with its stack, for the tests of one module.
+
+    A lab can reload modules, and then they hold new classes. Afterwards they hold the ones that other tests imported.
+    """
+    loaded = {name: dict(vars(sys.modules[name])) for name in reloading.modules()}
     with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm"})) as settings:
         session = Session(settings)
         yield session
         session.stop()
+    for name, names in loaded.items():
+        vars(sys.modules[name]).clear()
+        vars(sys.modules[name]).update(names)
 
 
 @pytest.fixture(scope="session")
