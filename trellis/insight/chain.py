@@ -1,0 +1,66 @@
+"""What a workflow does, as far as its time is concerned: steps one after another, side by side, or in a loop.
+
+A chain is one part. A `Series` holds parts that follow each other, a `Parallel` holds branches that run at the same
+time and ends with the last of them, and a `Repeat` runs its body several times. A `Step` is an activity, tried under
+its retry rule. A `Measured` is a time that no retry rule changes: a timer, a wait for a signal, or what is left when
+everything known has been subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One activity. `name`: its type, by which its calls and its retry rule are found."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A time that no retry rule changes. `seconds`: equally likely durations [s]. `what`: in words, for people."""
+
+    what: str
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Parts that follow each other."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches that begin together. The part ends when the last branch ends."""
+
+    branches: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A body that runs several times, one after another. `times`: equally likely numbers of rounds, 0 or more."""
+
+    body: Part
+    times: tuple[int, ...]
+
+
+Part = Step | Measured | Series | Parallel | Repeat
+
+
+def steps_of(part: Part) -> Iterator[Step]:
+    """Every step of a part, in order of appearance. A step that occurs twice is given twice."""
+    match part:
+        case Step():
+            yield part
+        case Series(parts) | Parallel(parts):
+            for one in parts:
+                yield from steps_of(one)
+        case Repeat(body):
+            yield from steps_of(body)
+        case Measured():
+            return
