@@ -71,9 +71,9 @@ async def run_through_outage(
     session: Session,
     policy: str | Policy = "patient",
     *,
-    orders: int = 150,
-    seconds: float = 30.0,
-    outage: float = 8.0,
+    orders: int = 60,
+    seconds: float = 24.0,
+    outage: float = 6.0,
     error: float = 0.02,
 ) -> list[str]:
     """Start `orders` orders of one policy over `seconds`, and let every call fail for `outage` seconds in the middle.
