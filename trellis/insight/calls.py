@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.grid import Pieces
-from trellis.insight.server_timers import Shard
+from trellis.insight.server_timers import ALONE, Shard
 from trellis.model import REPLY_CAN_BE_LOST
 
 
@@ -83,4 +83,4 @@ class Overhead:
     order: float = 0.12
     execution: float = 0.01
     round: float = 0.1
-    shard: Shard = Shard()
+    shard: Shard = ALONE

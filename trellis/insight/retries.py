@@ -147,11 +147,11 @@ def predict(
 ) -> Prediction:
     """The distribution of the completion time of an order that is approved at once. Each step has its own retry rule.
 
-    `load`: how many such orders share the server. It decides how early the server's timers fire. None: as `overhead`
-    says, one order alone. `dt`: the grid's step [s]. None: 2 ms, and more, in proportion, for what takes over a minute. `horizon`: the grid's
-    end [s]. None: all but a billionth lies before it, within a million points. Raises BadInput for a plan with a
-    script, for shares that are not from 0 to 1, and for a grid that makes no sense. Raises ConfigError for a policy or
-    plan that contradicts itself.
+    `load`: how many such orders share the server, which decides how early its timers fire. None: as `overhead` says,
+    by default one order alone. `dt`: the grid's step [s]. None: 2 ms, and more, in proportion, for what takes over a
+    minute. `horizon`: the grid's end [s]. None: all but a billionth lies before it, within a million points. Raises
+    BadInput for a plan with a script, for shares that are not from 0 to 1, and for a grid that makes no sense. Raises
+    ConfigError for a policy or plan that contradicts itself.
     """
     policy.check()
     if isinstance(faults, Mapping):

@@ -81,6 +81,9 @@ class Shard:
     timers: float = 0.0
 
 
+ALONE = Shard()
+
+
 @dataclass(frozen=True)
 class Tries:
     """How the server repeats a step, as far as its timers are concerned. Times in seconds, shares from 0 to 1.
@@ -119,8 +122,9 @@ class Waits:
     cut: tuple[tuple[float, ...], ...]
     late: tuple[float, ...]
 
-    def of(self, kind: Literal["raised", "cut"], number: int) -> tuple[float, ...]:
-        return getattr(self, kind)[min(number, _NUMBERS) - 1]
+    def after(self, kind: Literal["raised", "cut"], number: int) -> tuple[float, ...]:
+        """The waits after the n-th failed try, which raised or was cut off."""
+        return (self.raised if kind == "raised" else self.cut)[min(number, _NUMBERS) - 1]
 
 
 SET_AND_RUN = 2 * PRECISION
@@ -144,7 +148,7 @@ def waits(tries: Tries) -> Waits:
 
 
 class _Played:
-    """`_LANES` workflows, each on a shard of its own, so that arrays hold all of them. Fields are as in `TimerQueue`."""
+    """`_LANES` workflows, each on a shard of its own, so that arrays hold all of them. Names are as in `TimerQueue`."""
 
     def __init__(self, tries: Tries) -> None:
         self._tries = tries
@@ -173,7 +177,9 @@ class _Played:
             self._pass(now, noticed, hung)
             self._keep(np.where(hung, -np.inf, timeout))
             failed = noticed + np.where(hung, PRECISION, 0.0)
-            self._seen.append((number.copy(), hung, ~worked, np.stack([self._least - failed, timeout - now - one.timeout])))
+            self._seen.append(
+                (number.copy(), hung, ~worked, np.stack([self._least - failed, timeout - now - one.timeout]))
+            )
             again = self._fires(failed + one.backoff(number))
             self._pass(failed, np.where(worked, failed, again), ~worked)
             after = self._workflow_task(failed, worked)

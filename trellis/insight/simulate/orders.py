@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
-from trellis.insight.chain import Measured, Parallel, Part, Repeat, Series, Step, steps_of
+from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Series, Step, steps_of
 from trellis.insight.frames import OUTCOMES
 from trellis.insight.retries import IN_ROUNDS
 from trellis.insight.server_timers import STICKY_TIMEOUT, WORKFLOW_TASK_TIMEOUT, TimerQueue
@@ -60,7 +61,12 @@ def simulate(
     The same seed gives each order the same luck, whatever the policy. Not simulated: the order's budget, a review, and
     the wait for a core (see `queued`, which turns it into overhead). Raises BadInput and ConfigError as `predict` does.
     """
-    if orders < 1 or shards < 1 or (at_once is not None and at_once < 1) or (rate is not None and not 0 < rate < math.inf):
+    if (
+        orders < 1
+        or shards < 1
+        or (at_once is not None and at_once < 1)
+        or (rate is not None and not 0 < rate < math.inf)
+    ):
         raise BadInput("A simulation needs at least one order and one shard, and a rate above 0.")
     if at_once is not None and rate is not None:
         raise BadInput("Give at_once or rate, not both: orders begin when others end, or at random times.")
@@ -174,8 +180,8 @@ class _World:
 
     def _part(self, order: _Order, part: Part, shard: TimerQueue) -> Process:
         match part:
-            case Step(name):
-                if not (yield from self._step(order, name, shard)):
+            case Step():
+                if not (yield from self._step(order, part, shard)):
                     raise _GaveUp
                 yield from self._workflow_task(order, shard)
             case Measured(_, seconds):
@@ -183,6 +189,9 @@ class _World:
             case Series(parts):
                 for one in parts:
                     yield from self._part(order, one, shard)
+            case Choice(options, shares):
+                (one,) = order.luck.choices(options, shares)
+                yield from self._part(order, one, shard)
             case Repeat(body, times):
                 for _ in range(order.luck.choice(times)):
                     yield from self._part(order, body, shard)
@@ -207,7 +216,7 @@ class _World:
             child.read(self._loop.now)
             ended = Event()
             task = self._loop.start(self._branch(order, rounds.body, child))
-            task.then(lambda ended=ended, task=task: ended.set(task.value))
+            task.then(partial(_pass_on, task, ended))
             if self._policy.child_run_timeout is not None:
                 child.add(self._loop.now + self._policy.child_run_timeout, ended.set)
             yield ended
@@ -221,22 +230,30 @@ class _World:
 
     # --- a step ----------------------------------------------------------------------------------------------
 
-    def _step(self, order: _Order, step: str, shard: TimerQueue) -> Process:
+    def _step(self, order: _Order, step: Step, shard: TimerQueue) -> Process:
         """Whether the step succeeds."""
-        retry = self._policy.retry_of(step)
+        retry = self._policy.retry_of(step.name)
         if retry.placement is Placement.SERVER:
             return (yield from self._executions(order, step, retry, shard))
         if retry.hedge == 1:
             return (yield from self._lane_of_tries(order, step, retry, 0, []))
         return (yield from self._hedged(order, step, retry))
 
-    def _executions(self, order: _Order, step: str, retry: Retry, shard: TimerQueue) -> Process:
+    def _call(self, order: _Order, step: Step, retry: Retry) -> tuple[Outcome, float]:
+        """(how a call that begins now ends if nobody cuts it off, seconds it takes)."""
+        outcome, seconds = self._provider.call(step.name, self._loop.now, order.luck)
+        if step.only_retries and outcome is Outcome.SUCCEEDED and seconds < retry.try_timeout:
+            # The time of good calls is in another part of the chain.
+            return outcome, 0.0
+        return outcome, seconds
+
+    def _executions(self, order: _Order, step: Step, retry: Retry, shard: TimerQueue) -> Process:
         """The server repeats the step: each try is an execution, and its timeout and its backoff are server timers."""
         execution = 0
         while True:
             execution += 1
             began = self._loop.now
-            outcome, seconds = self._provider.call(step, began, order.luck)
+            outcome, seconds = self._call(order, step, retry)
             timed_out = Event()
             # The timer stays in the queue when the try ends before it.
             shard.add(began + retry.try_timeout, timed_out.set)
@@ -246,7 +263,7 @@ class _World:
                 outcome = Outcome.TIMED_OUT
                 yield timed_out
             ended = began + min(seconds, retry.try_timeout)
-            self._tries.append((order.id, step, order.round, execution, 1, 0, outcome, began, ended))
+            self._tries.append((order.id, step.name, order.round, execution, 1, 0, outcome, began, ended))
             if outcome is Outcome.SUCCEEDED:
                 return True
             if execution == retry.max_tries:
@@ -256,32 +273,32 @@ class _World:
             way = self._overhead.execution / 2
             yield self._about(way, order) if outcome is Outcome.FAILED else 0.0
             again = Event()
-            shard.add(self._loop.now + max(retry.backoff(execution, 1.0), PRECISION_OF_POLICY), again.set)
+            shard.add(self._loop.now + max(retry.backoff(execution, 1.0), _SHORTEST_BACKOFF), again.set)
             yield again
             yield self._about(way if outcome is Outcome.FAILED else 2 * way, order)
 
     def _lane_of_tries(
-        self, order: _Order, step: str, retry: Retry, lane: int, running: list[tuple[int, int, float]]
+        self, order: _Order, step: Step, retry: Retry, lane: int, running: list[tuple[int, int, float]]
     ) -> Process:
         """The worker repeats the step. `running` holds the try in progress: (number, lane, its beginning)."""
         number = 0
         while True:
             number += 1
             began = self._loop.now
-            outcome, seconds = self._provider.call(step, began, order.luck)
+            outcome, seconds = self._call(order, step, retry)
             if seconds >= retry.try_timeout:
                 outcome, seconds = Outcome.TIMED_OUT, retry.try_timeout
             running.append((number, lane, began))
             yield seconds
             running.remove((number, lane, began))
-            self._tries.append((order.id, step, order.round, 1, number, lane, outcome, began, self._loop.now))
+            self._tries.append((order.id, step.name, order.round, 1, number, lane, outcome, began, self._loop.now))
             if outcome is Outcome.SUCCEEDED:
                 return True
             if number == retry.max_tries:
                 return False
             yield retry.backoff(number, order.luck.random())
 
-    def _hedged(self, order: _Order, step: str, retry: Retry) -> Process:
+    def _hedged(self, order: _Order, step: Step, retry: Retry) -> Process:
         """Several lanes at once. The first success ends the step and the tries of the others."""
         running: list[tuple[int, int, float]] = []
         over = Event()
@@ -289,13 +306,13 @@ class _World:
             self._loop.start(self._lane_of_tries(order, step, retry, lane, running)) for lane in range(retry.hedge)
         ]
         for one in lanes:
-            one.then(lambda one=one: over.set(True) if one.value else None)
+            one.then(partial(_pass_on_success, one, over))
         _all(lanes).then(lambda: over.set(False))
         yield over
         for one in lanes:
             one.cancel()
         for number, lane, began in running:
-            tried = (order.id, step, order.round, 1, number, lane, Outcome.ABANDONED, began, self._loop.now)
+            tried = (order.id, step.name, order.round, 1, number, lane, Outcome.ABANDONED, began, self._loop.now)
             self._tries.append(tried)
         return over.value
 
@@ -323,7 +340,7 @@ class _World:
         }).reset_index(drop=True))  # fmt: skip
 
 
-PRECISION_OF_POLICY = 0.001
+_SHORTEST_BACKOFF = 0.001
 """The shortest backoff that a workflow asks the server for [s]."""
 
 
@@ -334,12 +351,15 @@ class _Rounds:
     body: Series
 
 
+_PART = Step | Measured | Series | Parallel | Repeat | Choice
+
+
 def _is_part(steps: Sequence[str] | Part) -> bool:
-    return isinstance(steps, Step | Measured | Series | Parallel | Repeat)
+    return isinstance(steps, _PART)
 
 
 def _parts(steps: Sequence[str] | Part) -> tuple[Part | _Rounds, ...]:
-    if isinstance(steps, Step | Measured | Series | Parallel | Repeat):
+    if isinstance(steps, _PART):
         return (steps,)
     if not steps:
         raise BadInput("A chain needs at least one step.")
@@ -371,6 +391,15 @@ def _all(tasks: Sequence[Task]) -> Event:
 
 def _times(seconds: pd.Series[Any]) -> pd.Series[Any]:
     return (_EPOCH + pd.to_timedelta(seconds, unit="s")).astype("datetime64[us, UTC]")
+
+
+def _pass_on(task: Task, to: Event) -> None:
+    to.set(task.value)
+
+
+def _pass_on_success(task: Task, to: Event) -> None:
+    if task.value:
+        to.set(True)
 
 
 def _nothing() -> None:
