@@ -3,7 +3,7 @@
 A chain is one part. A `Series` holds parts that follow each other, a `Parallel` holds branches that run at the same
 time and ends with the last of them, and a `Repeat` runs its body several times. A `Step` is an activity, tried under
 its retry rule. A `Measured` is a time that no retry rule changes: a timer, a wait for a signal, or what is left when
-everything known has been subtracted.
+everything known has been subtracted. A `Choice` is one of several parts, each with its share.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """One activity. `name`: its type, by which its calls and its retry rule are found."""
+    """One activity. `name`: its type, by which its calls and its retry rule are found.
+
+    `only_retries`: only the time that its failed tries and the backoffs after them take. Good calls take no time, but a
+    good call that is slower than the timeout fails as before. Such a step adds what retries cost to a measured time
+    that already holds the good calls.
+    """
 
     name: str
+    only_retries: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,15 @@ class Repeat:
     times: tuple[int, ...]
 
 
-Part = Step | Measured | Series | Parallel | Repeat
+@dataclass(frozen=True)
+class Choice:
+    """One of several parts, as the workflow's own conditions decide. `shares`: of the options, adding up to 1."""
+
+    options: tuple[Part, ...]
+    shares: tuple[float, ...]
+
+
+Part = Step | Measured | Series | Parallel | Repeat | Choice
 
 
 def steps_of(part: Part) -> Iterator[Step]:
@@ -57,7 +71,7 @@ def steps_of(part: Part) -> Iterator[Step]:
     match part:
         case Step():
             yield part
-        case Series(parts) | Parallel(parts):
+        case Series(parts) | Parallel(parts) | Choice(parts):
             for one in parts:
                 yield from steps_of(one)
         case Repeat(body):

@@ -31,6 +31,9 @@ _QUIET = (
 )  # fmt: skip
 
 
+_OF_ONE_ATTEMPT = ("started_at", "ended_at", "worker", "build_id", "failure_type", "error", "end_event")
+
+
 def _time(stamp: Timestamp) -> datetime | None:
     return stamp.ToDatetime(tzinfo=UTC) if stamp.seconds or stamp.nanos else None
 
@@ -252,11 +255,11 @@ class _Reader:
 
     def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
         """Note that `row` is this attempt. Returns rows for the earlier attempts."""
-        earlier: list[dict[str, Any]] = [
-            {"attempt": number, "outcome": "unknown", "ended_at": None, "started_at": None, "worker": None,
-             "failure_type": None, "error": None, "build_id": None, "end_event": None, "scheduled_at": row["scheduled_at"] if number == 1 else None}
+        unknown: dict[str, Any] = {"outcome": "unknown"} | dict.fromkeys(_OF_ONE_ATTEMPT)
+        earlier = [
+            {"attempt": number, **unknown, "scheduled_at": row["scheduled_at"] if number == 1 else None}
             for number in range(1, attempt)
-        ]  # fmt: skip
+        ]
         if earlier and failure is not None:
             type_, message = _failed(failure)
             outcome = "timed out" if "timeout" in str(type_) else "failed"
