@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -15,13 +14,23 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
-from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Series, Step, steps_of
+from trellis.insight.chain import (
+    ORDER,
+    Choice,
+    Measured,
+    Parallel,
+    Part,
+    Repeat,
+    Rounds,
+    Series,
+    Step,
+    in_a_row,
+    steps_of,
+)
 from trellis.insight.frames import OUTCOMES
-from trellis.insight.retries import IN_ROUNDS
 from trellis.insight.server_timers import STICKY_TIMEOUT, WORKFLOW_TASK_TIMEOUT, TimerQueue
 from trellis.insight.simulate.loop import Event, Loop, Process, Task
 from trellis.insight.simulate.provider import Outcome, Provider
-from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
 
 _EPOCH = pd.Timestamp("2000-01-01", tz="UTC")
@@ -49,7 +58,7 @@ def simulate(
     rate: float | None = None,
     seed: int = 0,
     shards: int = 1,
-    steps: Sequence[str] | Part = FORWARD_OUTSIDE_STEPS,
+    steps: Sequence[str] | Part = ORDER,
     overhead: Overhead = _OVERHEAD,
 ) -> Simulated:
     """Play `orders` orders, each approved at once, call by call.
@@ -96,8 +105,10 @@ class _World:
         self._policy, self._seed, self._overhead = policy, seed, overhead
         self._loop = Loop()
         self._shards = [TimerQueue(self._loop.call_at) for _ in range(shards)]
-        self._parts = _parts(tuple(faults) if isinstance(faults, Mapping) and not _is_part(steps) else steps)
-        names = {step.name for part in self._parts for step in _steps(part)}
+        if not isinstance(steps, Part):
+            steps = in_a_row(faults if isinstance(faults, Mapping) else steps)
+        self._chain = steps
+        names = {step.name for step in steps_of(steps)}
         if isinstance(faults, Mapping):
             calls = {str(step): one.check() for step, one in faults.items()}
             if missing := sorted(names - calls.keys()):
@@ -111,7 +122,7 @@ class _World:
                 raise BadInput(f"No call of {name} ever works, and its tries have no limit: no order would end.")
         self._provider = Provider(calls)
         # An order's overhead is spent where its workflow runs: at its start and after each step.
-        self._pause = overhead.order / (1 + sum(1 for part in self._parts for _ in _steps(part)))
+        self._pause = overhead.order / (1 + sum(1 for _ in steps_of(steps)))
         self._tries: list[tuple[Any, ...]] = []
         self._runs: list[tuple[Any, ...]] = []
 
@@ -148,11 +159,7 @@ class _World:
         state = "COMPLETED"
         try:
             yield from self._workflow_task(order, shard)
-            for part in self._parts:
-                if isinstance(part, _Rounds):
-                    yield from self._rounds(order, part, shard)
-                else:
-                    yield from self._part(order, part, shard)
+            yield from self._part(order, self._chain, shard)
         except _GaveUp:
             state = "FAILED"
         # The closed workflow's task is read, too.
@@ -189,6 +196,8 @@ class _World:
             case Series(parts):
                 for one in parts:
                     yield from self._part(order, one, shard)
+            case Rounds(body):
+                yield from self._rounds(order, body, shard)
             case Choice(options, shares):
                 (one,) = order.luck.choices(options, shares)
                 yield from self._part(order, one, shard)
@@ -208,14 +217,14 @@ class _World:
             return False
         return True
 
-    def _rounds(self, order: _Order, rounds: _Rounds, parent: TimerQueue) -> Process:
+    def _rounds(self, order: _Order, body: Part, parent: TimerQueue) -> Process:
         for order.round in range(1, self._policy.dispatch_retries + 2):
             child = self._shard(order)
             # The parent's task starts the child, and the child's start is a task for the parent.
             parent.read(self._loop.now)
             child.read(self._loop.now)
             ended = Event()
-            task = self._loop.start(self._branch(order, rounds.body, child))
+            task = self._loop.start(self._branch(order, body, child))
             task.then(partial(_pass_on, task, ended))
             if self._policy.child_run_timeout is not None:
                 child.add(self._loop.now + self._policy.child_run_timeout, ended.set)
@@ -342,36 +351,6 @@ class _World:
 
 _SHORTEST_BACKOFF = 0.001
 """The shortest backoff that a workflow asks the server for [s]."""
-
-
-@dataclass(frozen=True)
-class _Rounds:
-    """Steps of the shipping workflow, which are repeated together."""
-
-    body: Series
-
-
-_PART = Step | Measured | Series | Parallel | Repeat | Choice
-
-
-def _is_part(steps: Sequence[str] | Part) -> bool:
-    return isinstance(steps, _PART)
-
-
-def _parts(steps: Sequence[str] | Part) -> tuple[Part | _Rounds, ...]:
-    if isinstance(steps, _PART):
-        return (steps,)
-    if not steps:
-        raise BadInput("A chain needs at least one step.")
-    found: list[Part | _Rounds] = []
-    for in_rounds, names in groupby(map(str, steps), key=IN_ROUNDS.__contains__):
-        row = Series(tuple(Step(name) for name in names))
-        found.append(_Rounds(row) if in_rounds else row)
-    return tuple(found)
-
-
-def _steps(part: Part | _Rounds) -> Iterator[Step]:
-    yield from steps_of(part.body if isinstance(part, _Rounds) else part)
 
 
 def _all(tasks: Sequence[Task]) -> Event:
