@@ -76,7 +76,10 @@ class Retry:
         Full jitter is uniform between nothing and the exponential step (Brooker, "Exponential Backoff And
         Jitter", AWS Architecture Blog, 2015).
         """
-        step = min(self.max_backoff, self.first_backoff * self.multiplier ** min(failures - 1, 64))
+        try:
+            step = min(self.max_backoff, self.first_backoff * self.multiplier ** (failures - 1))
+        except OverflowError:
+            step = self.max_backoff if self.first_backoff else 0.0
         return step * draw if self.jitter is Jitter.FULL else step
 
 

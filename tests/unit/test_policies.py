@@ -85,6 +85,14 @@ def test_backoff_doubles_to_its_ceiling_and_jitter_spreads_it() -> None:
     assert preset("classic").retry.backoff(1, 0.0) == 0.2
 
 
+def test_a_backoff_that_grows_slowly_reaches_its_ceiling() -> None:
+    """By 3 % a failure, 5 ms become 50 ms after the 79th failure; a huge multiplier does not overflow."""
+    slow = replace(preset("swift").retry, multiplier=1.03, jitter=Jitter.NONE)
+    assert slow.backoff(65, 0.0) < slow.backoff(75, 0.0) < slow.backoff(79, 0.0) == 0.05
+    assert replace(slow, multiplier=1e6).backoff(1000, 0.0) == 0.05
+    assert replace(slow, multiplier=1e6, first_backoff=0.0).backoff(1000, 0.0) == 0.0
+
+
 @pytest.mark.parametrize("name", ["swift", "compact", "reviewed", "warehouse"])
 def test_a_preset_that_promises_further_rounds_limits_its_dispatch(name: str) -> None:
     """Only a dispatch with a limit of tries ends a round, so that the next one can begin."""

@@ -27,7 +27,7 @@ class Grid:
     def __init__(self, size: int, dt: float, side: Side, tilt: float) -> None:
         self.size = size
         self.dt = dt
-        self._side = side
+        self.side = side
         self._tilt = tilt ** (np.arange(size) / size)
 
     def of(self, pmf: Array) -> Any:
@@ -50,7 +50,7 @@ class Grid:
             whole = int(seconds / self.dt + 1e-9)
             part = max(0.0, seconds / self.dt - whole)
             part = 0.0 if part < 1e-6 else part
-            part = {"down": 0.0, "mid": part, "up": float(part > 0)}[self._side]
+            part = {"down": 0.0, "mid": part, "up": float(part > 0)}[self.side]
             pmf[whole] += share * (1.0 - part)
             if whole + 1 < self.size:
                 pmf[whole + 1] += share * part
@@ -63,7 +63,7 @@ class Grid:
             return self.at(most)
         edges = np.clip(np.arange(first, last + 1) * self.dt, least, most)
         mass = np.diff(edges) / (most - least)
-        up = {"down": 0.0, "mid": 0.5, "up": 1.0}[self._side]
+        up = {"down": 0.0, "mid": 0.5, "up": 1.0}[self.side]
         pmf = np.zeros(self.size)
         pmf[first:last] += mass * (1.0 - up)
         pmf[first + 1 : last + 1] += mass * up
