@@ -60,7 +60,7 @@ class _Run:
     """One run of a program. Makes the rows of its history and of its children's."""
 
     def __init__(self, rng: Any, workflow_id: str, type_: str, began: float, parent: str | None = None) -> None:
-        self.rng, self.rows, self.numbers = rng, [], itertools.count(4)
+        self.rng, self.numbers = rng, itertools.count(4)
         self.base = {
             "workflow_id": workflow_id, "run_id": f"run of {workflow_id}", "workflow_type": type_, "parent": parent,
             "namespace": "default",

@@ -13,6 +13,8 @@ from tests.courses import Program, act, child, drawn_seconds, history_of, local,
 from trellis.insight.chain import Choice, Measured, Parallel, Repeat, Series, Step, steps_of
 from trellis.insight.history import history_attempts, history_workflows
 from trellis.insight.structure import Structure, structure_of
+from trellis.insight.structure.groups import groups_of
+from trellis.insight.structure.items import from_history
 
 Draw = Callable[[Any], tuple[float, float]]
 
@@ -322,15 +324,12 @@ def orders_waiting(rng: Any, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(orders)
 
 
-def test_equal_courses_of_many_runs_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_courses_of_many_runs_are_one_group() -> None:
     """The work grows with the number of different courses, not with the number of runs."""
-    from trellis.insight.structure import groups
-
-    read = []
-    original = groups.tree_of
-    monkeypatch.setattr(groups, "tree_of", lambda *args: read.append(1) or original(*args))
-    learned(history_of(loop_of_ten, 50))
-    assert len(read) == 1
+    items = from_history(history_of(loop_of_ten, 50))
+    groups = groups_of(items, np.arange(50))
+    assert [len(group.runs) for group in groups] == [50]
+    assert groups[0].value.shape == (50, 10)
 
 
 def test_two_workflow_types_are_two_courses() -> None:
