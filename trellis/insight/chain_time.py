@@ -12,7 +12,8 @@ import numpy as np
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Rounds, Series, Step
 from trellis.insight.grid import Array, Grid, total
-from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
+from trellis.insight.server_timers import MAX_TIME_SHIFT
+from trellis.insight.step_time import StepTime, step_time
 from trellis.policies import Placement, Policy, Retry
 
 _MOST_TIMES = 50
@@ -251,8 +252,8 @@ def _lengths(
 def _mean_time(retry: Retry, calls: Calls, overhead: Overhead) -> float:
     """The mean time of a step if every backoff were the longest [s]."""
     server = retry.placement is Placement.SERVER
-    pause = max(retry.max_backoff, SHORTEST_TIMER) if server else retry.max_backoff
-    lost = max(retry.try_timeout, SHORTEST_TIMER) if server else retry.try_timeout
+    pause = max(retry.max_backoff, MAX_TIME_SHIFT) if server else retry.max_backoff
+    lost = max(retry.try_timeout, MAX_TIME_SHIFT) if server else retry.try_timeout
     works, raises, cut = calls.under(retry.try_timeout)
     good = max(total(works), 1e-3)
     most = max(seconds for _, seconds in (*works, *raises, (0.0, 0.0)))

@@ -32,6 +32,7 @@ from trellis.insight.calls import Calls, Faults, Overhead
 from trellis.insight.chain import ORDER, Part, checked, executions, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, PartTime, chain_length, in_series
 from trellis.insight.grid import Array, Grid, Side
+from trellis.insight.load import Load, shard_under
 from trellis.model import OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
 
@@ -208,6 +209,7 @@ def predict(
     steps: Sequence[str] | Part | None = None,
     overhead: Overhead = _OVERHEAD,
     deadline: float | None = None,
+    load: Load | None = None,
     dt: float | None = None,
     horizon: float | None = None,
 ) -> Prediction:
@@ -216,13 +218,15 @@ def predict(
     Each step has its own retry rule, found by its name in the policy. `steps`: names of steps in a row, where those of
     shipping run in rounds, or a chain. None: the steps of `faults` where it names them, else an order.
 
-    `dt`: the finest grid's step [s]. None: 2 ms, and less for what takes less than a tenth of a second. `deadline`: at
-    this time [s] the bounds should be tight. If they are not, the grids are made finer, by a factor of
-    four at most. (`Prediction.tight` tells whether that was enough.) `horizon`: the end of the only grid [s]. None: all but a billionth lies before the end.
+    `load`: how many such orders share the server, which decides how early its timers fire. None: as `overhead` says, by
+    default one order alone. `deadline`: at this time [s] the bounds should be tight. If they are not, the grids are
+    made finer, by a factor of four at most (`Prediction.tight` tells whether that was enough). `dt`: the finest grid's
+    step [s]. None: 2 ms, and less for what takes less than a tenth of a second. `horizon`: the end of the only grid
+    [s]. None: all but a billionth lies before the end.
     Raises BadInput for a plan with a script, for shares that are not from 0 to 1, for a step without calls, and for a
     grid that makes no sense. Raises ConfigError for a policy or plan that contradicts itself.
     """
-    problem = _problem(policy, faults, steps, overhead)
+    problem = _problem(policy, faults, steps, overhead, load)
     finest = 0.002 if dt is None else dt
     if not 0 < finest < math.inf or (horizon is not None and not finest < horizon <= finest * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
@@ -240,7 +244,9 @@ def predict(
     return _predicted(problem, _begin(problem, finest / finer, _POINTS * finer))
 
 
-def _problem(policy: Policy, faults: Faults, steps: Sequence[str] | Part | None, overhead: Overhead) -> Problem:
+def _problem(
+    policy: Policy, faults: Faults, steps: Sequence[str] | Part | None, overhead: Overhead, load: Load | None
+) -> Problem:
     """What is to be predicted, checked. Raises BadInput and ConfigError."""
     if steps is None:
         chain: Part = in_a_row(faults) if isinstance(faults, Mapping) else ORDER
@@ -256,6 +262,9 @@ def _problem(policy: Policy, faults: Faults, steps: Sequence[str] | Part | None,
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {name: Calls.planned(plan, name) for name in names}
     checked(chain)
+    if load is not None:
+        tried = [(policy.retry_of(step.name), calls[step.name]) for step in steps_of(chain)]
+        overhead = replace(overhead, shard=shard_under(load, tried, overhead))
     return Problem(policy, chain, calls, overhead)
 
 
@@ -314,6 +323,7 @@ def sweep(
     deadline: float = 15.0,
     steps: Sequence[str] | Part | None = None,
     overhead: Overhead = _OVERHEAD,
+    load: Load | None = None,
 ) -> pd.DataFrame:
     """One row for each policy, computed on coarse grids (steps of 10 ms; for short deadlines 1/100 of the deadline).
 
@@ -322,7 +332,7 @@ def sweep(
     """
     rows = []
     for policy in policies:
-        problem = _problem(policy, faults, steps, overhead)
+        problem = _problem(policy, faults, steps, overhead, load)
         found = _predicted(problem, _begin(problem, min(0.01, deadline / 100), _SWEPT_POINTS))
         retry = policy.retry
         rows.append({
