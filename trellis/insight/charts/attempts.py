@@ -29,7 +29,7 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
     times = {name: rows[name] for name in ("started_at", "ended_at", "scheduled_at") if name in rows}
-    first = pd.concat(times.values()).min()
+    first: Any = pd.concat(times.values()).min()
     first = pd.Timestamp(0, tz="UTC") if pd.isna(first) else first
     # In seconds: a product with a time that is not known would overflow.
     none = pd.Series(np.nan, rows.index)
