@@ -156,7 +156,7 @@ def steps(
     """
     if isinstance(source, pd.DataFrame) and "outcome" in source:
         _only_a_frame(order, batches, filters)
-        return _steps(whole_attempts(source))
+        return _steps(whole_attempts(source, "order_id", "step", "round", "started_at", "ended_at", "duration_ms"))
     if batches is not None:
         return map(_steps, attempts(source, order, batches=batches, **filters))
     return _steps(attempts(source, order, **filters))

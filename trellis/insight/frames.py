@@ -280,12 +280,11 @@ def restored(
     return frame.assign(**made)
 
 
-def whole_attempts(frame: pd.DataFrame) -> pd.DataFrame:
+def whole_attempts(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
     """A frame of attempts with its dtypes and an index of its own, after `pd.concat` or from a file.
 
-    Raises BadInput where `frame` is another kind of frame.
+    Raises BadInput where a `needed` column is missing.
     """
-    needed = ["order_id", "step", "attempt", "round", "outcome", "started_at", "ended_at", "duration_ms"]
     if missing := [name for name in needed if name not in frame.columns]:
         raise BadInput(
             f"This frame has no {', '.join(missing)}: give a frame that insight.attempts or insight.history_attempts "
@@ -299,12 +298,12 @@ def whole_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def whole_orders(frame: pd.DataFrame) -> pd.DataFrame:
+def whole_orders(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
     """A frame of orders or workflows with its dtypes, each of them once, after `pd.concat` or from a file.
 
-    Raises BadInput where `frame` is another kind of frame.
+    Raises BadInput where a `needed` column is missing.
     """
-    if missing := [name for name in ("order_id", "state", "began_at", "ended_at", "seconds") if name not in frame]:
+    if missing := [name for name in needed if name not in frame]:
         raise BadInput(
             f"This frame has no {', '.join(missing)}: give a frame that insight.orders or insight.history_workflows "
             f"returned."
@@ -313,4 +312,4 @@ def whole_orders(frame: pd.DataFrame) -> pd.DataFrame:
         frame, times=["created_at", "began_at", "claimed_at", "closing_at", "ended_at"], categories=["state", "policy"],
         strings=["order_id", "last_error"], numbers=["seconds"],
     )  # fmt: skip
-    return typed[~typed["order_id"].duplicated(keep="last")].reset_index(drop=True)
+    return typed.drop_duplicates("order_id", keep="last") if "order_id" in typed else typed

@@ -20,6 +20,9 @@ _ROUND_MARKS = {"succeeded": "circle", "failed": "cross", "timed out": "square",
                 "lost": "triangle-down", "unknown": "triangle-up", "open": "triangle-right"}  # fmt: skip
 
 
+_PLACED = ("order_id", "step", "round", "execution", "try", "outcome", "started_at", "ended_at")
+
+
 def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated` (the times were recorded).
 
@@ -96,7 +99,7 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
 
     words = words_of(attempts)
     need_rows(attempts, "attempts")
-    rows = _placed(whole_attempts(attempts)).head(MOST)
+    rows = _placed(whole_attempts(attempts, *_PLACED)).head(MOST)
     need_rows(rows, "attempts with a known time")
     first = rows["from"].min()
     data = pd.DataFrame(
@@ -143,7 +146,8 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
 
     words = words_of(orders)
     need_rows(orders, f"{words.run}s")
-    orders, attempts = whole_orders(orders), whole_attempts(attempts)
+    orders = whole_orders(orders, "order_id", "state", "began_at", "ended_at")
+    attempts = whole_attempts(attempts, *_PLACED)
     shown = orders.sort_values("began_at").head(most)
     tries = attempts[attempts["order_id"].isin(shown["order_id"])]
     moments = tries[[name for name in ("ended_at", "started_at", "scheduled_at") if name in tries]].max(axis=1)
@@ -205,7 +209,7 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
 
     words = words_of(attempts)
     need_rows(attempts, "attempts")
-    attempts = whole_attempts(attempts)
+    attempts = whole_attempts(attempts, "order_id", "step", "round", "outcome")
     # Hedge losers and lost tries say nothing about how often one must call. An attempt that is missing from a history
     # was followed by another one, so it did not work.
     judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]

@@ -24,7 +24,7 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
     need_rows(attempts, "attempts")
     if by not in attempts.columns:
         raise BadInput(f"by={by!r}: the attempts have no such column.")
-    attempts = whole_attempts(attempts)
+    attempts = whole_attempts(attempts, "started_at", "ended_at")
     rows = attempts[attempts["started_at"].notna() & attempts["ended_at"].notna() & attempts[by].notna()]
     need_rows(rows, "attempts with a start and an end")
     began = rows["started_at"].min()

@@ -87,7 +87,7 @@ def completion(
 
     words = words_of(orders)
     need_rows(orders, f"{words.run}s")
-    orders = whole_orders(orders)
+    orders = whole_orders(orders, "state", "seconds")
     done = np.sort(orders.loc[orders["state"] == "COMPLETED", "seconds"].to_numpy(dtype=float))
     if not len(done):
         raise BadInput(f"No {words.run} has completed yet: there is no completion time to draw.")
