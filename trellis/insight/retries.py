@@ -29,16 +29,16 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
+from trellis.insight.chain import IN_ROUNDS
 from trellis.insight.grid import Array, Grid, Side, total
-from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
-from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
+from trellis.insight.load import Load, shard_under
+from trellis.insight.server_timers import MAX_TIME_SHIFT
+from trellis.insight.step_time import StepTime, step_time
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
 
 RESOLUTION = 1e-12
 """The smallest share that the computation can tell from zero."""
-
-IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
-"""The steps of the shipping workflow: a round runs all of them."""
 
 _OVERHEAD = Overhead()
 _UNSEEN = 1e-9
@@ -139,15 +139,17 @@ def predict(
     *,
     steps: Sequence[str] = FORWARD_OUTSIDE_STEPS,
     overhead: Overhead = _OVERHEAD,
+    load: Load | None = None,
     dt: float | None = None,
     horizon: float | None = None,
 ) -> Prediction:
     """The distribution of the completion time of an order that is approved at once. Each step has its own retry rule.
 
-    `dt`: the grid's step [s]. None: 2 ms, and more, in proportion, for what takes over a minute. `horizon`: the grid's
-    end [s]. None: all but a billionth lies before it, within a million points. Raises BadInput for a plan with a
-    script, for shares that are not from 0 to 1, and for a grid that makes no sense. Raises ConfigError for a policy or
-    plan that contradicts itself.
+    `load`: how many such orders share the server, which decides how early its timers fire. None: as `overhead` says,
+    by default one order alone. `dt`: the grid's step [s]. None: 2 ms, and more, in proportion, for what takes over a
+    minute. `horizon`: the grid's end [s]. None: all but a billionth lies before it, within a million points. Raises
+    BadInput for a plan with a script, for shares that are not from 0 to 1, and for a grid that makes no sense. Raises
+    ConfigError for a policy or plan that contradicts itself.
     """
     policy.check()
     if isinstance(faults, Mapping):
@@ -157,6 +159,8 @@ def predict(
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {str(step): Calls.planned(plan, step) for step in steps}
     chain = tuple(Link(str(step), calls[str(step)], policy.retry_of(str(step))) for step in steps)
+    if load is not None:
+        overhead = replace(overhead, shard=shard_under(load, [(link.retry, link.calls) for link in chain], overhead))
     needed = grid_length([(link.retry, link.calls) for link in chain], overhead) if chain else 0.0
     dt = 0.002 * max(1.0, needed / 60) if dt is None else dt
     if not chain or not 0 < dt < math.inf or (horizon is not None and not dt < horizon <= dt * 2**22):
@@ -258,8 +262,8 @@ def grid_length(steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> flo
     means = []
     for retry, calls in steps:
         server = retry.placement is Placement.SERVER
-        pause = max(retry.max_backoff, SHORTEST_TIMER) if server else retry.max_backoff
-        lost = max(retry.try_timeout, SHORTEST_TIMER) if server else retry.try_timeout
+        pause = max(retry.max_backoff, MAX_TIME_SHIFT) if server else retry.max_backoff
+        lost = max(retry.try_timeout, MAX_TIME_SHIFT) if server else retry.try_timeout
         works, raises, cut = calls.under(retry.try_timeout)
         good = max(total(works), 1e-3)
         most = max(seconds for _, seconds in (*works, *raises, (0.0, 0.0)))
