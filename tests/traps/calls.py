@@ -31,13 +31,16 @@ def heavy(least: float, alpha: float) -> Latency:
     return lambda random: least * random.paretovariate(alpha)
 
 
+_QUICK = constant(0.02)
+
+
 @dataclass(frozen=True)
 class Mix:
     """Independent calls: shares that raise and hang, and how long good calls and raising ones take."""
 
     error: float = 0.0
     hang: float = 0.0
-    latency: Latency = constant(0.02)
+    latency: Latency = _QUICK
     error_s: float = 0.002
 
     def draw(self, random: Random, error: float | None = None) -> tuple[str, float]:

@@ -381,4 +381,3 @@ TRAPS: dict[str, Scenario] = {
     ),
 }  # fmt: skip
 """Each by its name."""
-
