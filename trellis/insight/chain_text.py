@@ -71,8 +71,8 @@ def _branch(part: Part) -> str:
 
 
 def _quoted(name: str) -> str:
-    plain = name == name.lstrip() and _TOKEN.fullmatch(name) and not _DURATIONS.fullmatch(name) and not _SHARE.fullmatch(name)
-    if plain and name not in (*_WORDS, "x") and name[0] not in '"(),|;: ':
+    plain = _TOKEN.fullmatch(name) and not _DURATIONS.fullmatch(name) and not _SHARE.fullmatch(name)
+    if plain and name == name.strip() and name not in (*_WORDS, "x") and name[0] not in '"(),|;: ':
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
