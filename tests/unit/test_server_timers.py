@@ -28,7 +28,10 @@ class Clock:
         self.fired: dict[str, float] = {}
 
     def ask(self, name: str, now: float, at: float) -> None:
-        self.loop.call_at(now, lambda: self.queue.add(at, lambda: self.fired.setdefault(name, self.loop.now)))
+        def fire() -> None:
+            self.fired[name] = self.loop.now
+
+        self.loop.call_at(now, lambda: self.queue.add(at, fire))
 
     def read(self, now: float) -> None:
         self.loop.call_at(now, lambda: self.queue.read(self.loop.now))
