@@ -9,8 +9,11 @@ import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.insight.calls import Calls
-from trellis.insight.fit.risks import ERROR, OK, VALUES, Risks, interval
+from trellis.insight.fit.risks import CUT, ERROR, OK, VALUES, Risks
 from trellis.insight.fit.tries import read
+
+_MISS = 0.05 / 3
+"""P(a share lies outside its interval). With a third of 5 % for each, all three hold at once at 95 % (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,6 @@ def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
     curve = Risks(kind, seconds, weight)
     total = float(weight.sum())
     ok, error, hang = curve.share(OK), curve.share(ERROR), curve.left
-    variances = {"ok": curve.variance(OK), "error": curve.variance(ERROR), "hang": curve.left_variance}
     # Of failures that are missing from a history, we know the number but not the kind.
     unknown = total - len(kind)
     split = 0.0
@@ -77,8 +79,8 @@ def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
         tries=round(total),
         shares=shares,
         intervals={
-            name: interval(share, variances[name] + (0.0 if name == "ok" else split), total)
-            for name, share in shares.items()
+            name: curve.interval(cause, _MISS, 0.0 if cause == OK else split)
+            for name, cause in (("ok", OK), ("error", ERROR), ("hang", CUT))
         },
         latency=curve.values(OK),
         error_s=curve.values(ERROR) if error > 0 else (0.0,),

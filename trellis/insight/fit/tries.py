@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.fit.risks import CUT, ERROR, OK
+from trellis.insight.fit.risks import CUT, ERROR, OK, TIMED_OUT
 
-_KINDS = {"succeeded": OK, "failed": ERROR, "timed out": CUT, "abandoned": CUT}
+_KINDS = {"succeeded": OK, "failed": ERROR, "timed out": TIMED_OUT, "abandoned": CUT}
 _CLUSTER = 1.25
 
 
@@ -23,7 +23,7 @@ def read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
     known = attempts[kinds.notna().to_numpy()]
     kind = kinds.dropna().to_numpy(dtype=int)
     seconds = known["duration_ms"].to_numpy(dtype="float64", na_value=np.nan) / 1000
-    cut_by_clock = (known["outcome"].astype("string") == "timed out").to_numpy()
+    cut_by_clock = kind == TIMED_OUT
     # Timeouts fire late, each by a different amount. A good call just before a late timeout would seem to have outlived
     # all hung calls, and would count for all of them. So the times of timeouts are rounded up to common values.
     seconds = np.where(
@@ -38,7 +38,7 @@ def read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
     usual = float(np.median(good)) if len(good) else 0.0
     fill = np.select([kind == OK, kind == ERROR], [usual, 0.0], longest)
     seconds = np.maximum(np.where(np.isfinite(seconds), seconds, fill), 0.0)
-    failed = ((kind == ERROR) | cut_by_clock).astype(bool)
+    failed = (kind == ERROR) | cut_by_clock
     weight = np.ones(len(kind))
     if unknown and failed.any():
         weight[failed] += unknown / failed.sum()
