@@ -79,11 +79,22 @@ class Stuck:
         await workflow.execute_activity(never, start_to_close_timeout=SOON, retry_policy=QUICK)
 
 
+@workflow.defn(name="Together")
+class Together:
+    """Two activities and a timer, started together."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await asyncio.gather(
+            *(workflow.execute_activity(tiny, start_to_close_timeout=SOON) for _ in range(2)), workflow.sleep(0.2)
+        )
+
+
 @pytest.fixture(scope="module")
 async def client(idle_desk: Desk) -> AsyncIterator[Client]:
-    """A client beside a worker that runs the two workflows above."""
+    """A client beside a worker that runs the workflows above."""
     async with Worker(
-        idle_desk.client, task_queue="many", workflows=[Many, Stuck], activities=[tiny, third_time, never],
+        idle_desk.client, task_queue="many", workflows=[Many, Stuck, Together], activities=[tiny, third_time, never],
         workflow_runner=UnsandboxedWorkflowRunner(),
     ):  # fmt: skip
         yield idle_desk.client
@@ -130,7 +141,36 @@ async def test_runs_of_one_id_stand_apart(client: Client) -> None:
     assert tries.groupby(["order_id", "step"], observed=True)["round"].max().tolist() == [0, 5] * 3
     runs = insight.history_workflows(found)
     assert sorted(runs["order_id"]) == sorted(tries["order_id"].unique())
-    assert all(one.startswith(f"{id_} ") for one in runs["order_id"])
+    assert set(runs["order_id"]) == {f"{id_} {one}" for one in found["run_id"].unique()}, "run ids are not cut"
+    assert len(insight.timelines(runs, tries).to_dict()["layer"]) > 1
+
+
+async def test_a_row_says_which_workflow_task_made_it_and_under_which_policy(client: Client) -> None:
+    """Activities that follow one another have different tasks; timeouts and retry policy are those of the history."""
+    found = await insight.download(client, await run(client))
+    acts = found[found["kind"] == "activity"]
+    first = acts.groupby("event").first()
+    assert first["task"].is_monotonic_increasing
+    assert first["task"].nunique() == len(first) == 6
+    assert (first["task"] > first["end_event"].shift()).iloc[1:].all(), "the task follows the end of the one before"
+    third = acts[acts["name"] == "third_time"].iloc[-1]
+    limits = third[["start_to_close_timeout", "initial_interval", "backoff_coefficient", "maximum_attempts"]]
+    assert list(limits) == [30, 0.01, 1, 0]
+    assert set(found["namespace"]) == {client.namespace}
+    assert found["parent"].isna().all()
+    tries = insight.history_attempts(found)
+    assert set(tries.loc[tries["step"] == "third_time", "initial_interval"]) == {0.01}
+
+
+async def test_activities_started_together_share_a_workflow_task(client: Client) -> None:
+    """A task's number tells what ran side by side; a timer's column says how long it was set to."""
+    id_ = f"together-{uuid.uuid4().hex[:8]}"
+    await client.execute_workflow("Together", id=id_, task_queue="many")
+    found = await insight.download(client, id_)
+    assert found.loc[found["kind"] == "activity", "task"].nunique() == 1
+    timer = found[found["kind"] == "timer"].iloc[0]
+    assert timer["start_to_close_timeout"] == 0.2
+    assert timer["task"] == found.loc[found["kind"] == "activity", "task"].iloc[0]
 
 
 async def test_a_reset_run_has_its_own_id(client: Client) -> None:

@@ -16,6 +16,7 @@ from temporalio.worker import Worker
 from trellis import insight
 from trellis.bench.bare import BareChild, BareOrder, nothing
 from trellis.errors import BadInput, TrellisError
+from trellis.insight.history.frames import POLICY
 from trellis.stack import Stack
 
 
@@ -67,7 +68,7 @@ async def test_a_query_finds_many_and_their_attempts_draw(stranger: Client, runn
     tries = insight.history_attempts(found)
     assert len(tries) == 10
     ledger = insight.attempts(insight.events(running.database_url, "nobody"))
-    assert set(tries.columns) == {*ledger.columns, "queue", "scheduled_at"}
+    assert set(tries.columns) == {*ledger.columns, "queue", "scheduled_at", *POLICY}
     assert "succeeded" in insight.gantt(tries[tries["order_id"] == "bare-0"]).to_json()
 
 

@@ -3,13 +3,20 @@
 A chain is one part. A `Series` holds parts that follow each other, a `Parallel` holds branches that run at the same
 time and ends with the last of them, and a `Repeat` runs its body several times. A `Step` is an activity, tried under
 its retry rule. A `Measured` is a time that no retry rule changes: a timer, a wait for a signal, or what is left when
-everything known has been subtracted. A `Choice` is one of several parts, each with its share.
+everything known has been subtracted. A `Choice` is one of several parts, each with its share. `Rounds` is the child
+workflow of an order. `ORDER` is the chain of an order. `chain_text` reads and writes chains as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+
+from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
+
+IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
+"""The steps of the shipping workflow: a round runs all of them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,15 @@ class Choice:
     shares: tuple[float, ...]
 
 
-Part = Step | Measured | Series | Parallel | Repeat | Choice
+@dataclass(frozen=True)
+class Rounds:
+    """A child workflow that is started again when it fails, as shipping is. The policy says how often
+    (`dispatch_retries`), and after how long it fails (`child_run_timeout`)."""
+
+    body: Part
+
+
+Part = Step | Measured | Series | Parallel | Repeat | Choice | Rounds
 
 
 def steps_of(part: Part) -> Iterator[Step]:
@@ -74,7 +89,20 @@ def steps_of(part: Part) -> Iterator[Step]:
         case Series(parts) | Parallel(parts) | Choice(parts):
             for one in parts:
                 yield from steps_of(one)
-        case Repeat(body):
+        case Repeat(body) | Rounds(body):
             yield from steps_of(body)
         case Measured():
             return
+
+
+def in_a_row(names: Iterable[str]) -> Series:
+    """Steps that follow each other. Those of the shipping workflow run in rounds."""
+    parts: list[Part] = []
+    for in_rounds, group in groupby(map(str, names), key=IN_ROUNDS.__contains__):
+        steps = tuple(map(Step, group))
+        parts += [Rounds(Series(steps))] if in_rounds else steps
+    return Series(tuple(parts))
+
+
+ORDER = in_a_row(FORWARD_OUTSIDE_STEPS)
+"""What an order does: three steps, rounds of shipping, one more step."""

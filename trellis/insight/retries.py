@@ -29,16 +29,14 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
+from trellis.insight.chain import IN_ROUNDS
 from trellis.insight.grid import Array, Grid, Side, total
 from trellis.insight.step_time import SHORTEST_TIMER, StepTime, step_time
-from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
+from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
 
 RESOLUTION = 1e-12
 """The smallest share that the computation can tell from zero."""
-
-IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
-"""The steps of the shipping workflow: a round runs all of them."""
 
 _OVERHEAD = Overhead()
 _UNSEEN = 1e-9

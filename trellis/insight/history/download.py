@@ -48,9 +48,17 @@ def history(
     the settings name). `limit`: at most this many workflows. Blocks; in a coroutine use `await download(...)`.
 
     Columns: workflow_id, run_id, error [string], workflow_type, kind, name, queue, worker, failure_type [category],
-    event [Int64: number of the history event that opened the row], attempt [Int32], outcome [category: succeeded,
-    failed, timed out, abandoned, unknown (missing from the history), open (running, or cut off by the workflow's end)],
-    scheduled_at, started_at, ended_at [UTC], schedule_to_start, start_to_close [s].
+    event, end_event [Int64: numbers of the history events that opened and ended the row], task [Int64: number of the
+    workflow task's completed event whose commands made the row; missing for what came from outside, such as signals and
+    updates], attempt [Int32], outcome [category: succeeded, failed, timed out, abandoned, unknown (missing from the
+    history), open (running, or cut off by the workflow's end)], scheduled_at, started_at, ended_at [UTC],
+    schedule_to_start, start_to_close [s], parent [string: workflow id of the run's parent], target [string: workflow id
+    of the child, or of the workflow to which a signal or a cancel was sent], namespace, build_id (of the worker),
+    endpoint, service (of a Nexus operation) [category].
+    Timeouts and retry policy of activities, children, workflows: start_to_close_timeout, schedule_to_close_timeout [s;
+    for children and workflows the run's and the execution's timeout; for a timer, start_to_close_timeout is the time it
+    was set to], initial_interval, maximum_interval [s], backoff_coefficient [float], maximum_attempts [Int32, 0 for no
+    limit]. NaN where a value is not set or not known.
     Kinds: workflow, activity, local activity, timer, signal, signal sent, update, child, marker, request to cancel,
     nexus, unknown event, gap (a workflow of a query whose history was gone when its turn came).
     Negative seconds come from clocks that differ between servers. They are not corrected.
@@ -120,10 +128,10 @@ async def download(
                     except RPCError as error:
                         if error.status is not RPCStatusCode.NOT_FOUND or not many:
                             raise
-                        return [_gap(workflow_id, run)]
+                        return [_gap(workflow_id, run) | {"namespace": client.namespace}]
                     finally:
                         tick()
-                return rows(workflow_id, events, run_id=run, pending=pending)
+                return rows(workflow_id, events, run_id=run, pending=pending, namespace=client.namespace)
 
             running = WorkflowExecutionStatus.RUNNING
             parts = await asyncio.gather(*(one(each.id, each.run_id, each.status is running) for each in found))

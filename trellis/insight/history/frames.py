@@ -8,15 +8,24 @@ import pandas as pd
 
 from trellis.insight.frames import OUTCOMES
 
-_STRINGS = ["workflow_id", "run_id", "error"]
+POLICY = [
+    "start_to_close_timeout", "schedule_to_close_timeout", "initial_interval", "backoff_coefficient",
+    "maximum_interval", "maximum_attempts",
+]  # fmt: skip
+"""The columns that hold an activity's timeouts and its retry policy."""
 
-_CATEGORIES = ["workflow_type", "kind", "name", "queue", "worker", "failure_type"]
+_STRINGS = ["workflow_id", "run_id", "error", "parent", "target"]
+
+_CATEGORIES = [
+    "workflow_type", "kind", "name", "queue", "worker", "failure_type", "namespace", "build_id", "endpoint", "service",
+]  # fmt: skip
 
 _TIMES = ["scheduled_at", "started_at", "ended_at"]
 
 _COLUMNS = [
     "workflow_id", "run_id", "workflow_type", "event", "kind", "name", "attempt", "outcome", "queue", "worker",
     "scheduled_at", "started_at", "ended_at", "schedule_to_start", "start_to_close", "failure_type", "error",
+    "task", "end_event", "namespace", "build_id", "parent", "target", "endpoint", "service", *POLICY,
 ]  # fmt: skip
 
 _STATES = {
@@ -32,24 +41,27 @@ def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
     frame["start_to_close"] = (frame["ended_at"] - frame["started_at"]).dt.total_seconds()
     types = dict.fromkeys(_STRINGS, pd.StringDtype("pyarrow")) | dict.fromkeys(_CATEGORIES, "category")
     frame["outcome"] = pd.Categorical(frame["outcome"], categories=OUTCOMES)
-    return frame.astype({**types, "event": "Int64", "attempt": "Int32"})
+    numbers = {"event": "Int64", "attempt": "Int32", "task": "Int64", "end_event": "Int64"}
+    limits = {**dict.fromkeys(POLICY, "float64"), "maximum_attempts": "Int32"}
+    return frame.astype({**types, **numbers, **limits})
 
 
 def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
     """The order's id of each row: the workflow's id, and the run's id too where the frame holds several runs of it."""
     ids = frame["workflow_id"]
     several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
-    return ids.where(~several.astype(bool), ids + " " + frame["run_id"].str.slice(0, 8))
+    return ids.where(~several.astype(bool), ids + " " + frame["run_id"])
 
 
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """The activities of a `history` frame, with the columns of `insight.attempts`. Charts and fits accept both.
 
-    order_id: the workflow's id (and the first eight letters of the run's id, where the frame holds several runs). step:
-    the activity's type. round: 0 for the run's first activity of that type, 1 for its second, and so on. try: 1. lane:
-    0. execution: the attempt that Temporal counted. attempt: counts over all rounds. Two more columns: queue [category]
-    and scheduled_at [UTC, of the first attempt of each activity]. The outcome is `unknown` for an attempt that is
-    missing from the history, and `open` for one that has not ended.
+    order_id: the workflow's id (and the run's id, where the frame holds several runs of that workflow). step: the
+    activity's type. round: 0 for the run's first activity of that type, 1 for its second, and so on. try: 1. lane: 0.
+    execution: the attempt that Temporal counted. attempt: counts over all rounds. More columns: queue [category],
+    scheduled_at [UTC, of the first attempt of each activity], and the activity's timeouts and retry policy, as in
+    `history`. The outcome is `unknown` for an attempt that is missing from the history, and `open` for one that has not
+    ended.
     """
     acts = frame.assign(order_id=_orders(frame))[frame["kind"].isin(["activity", "local activity"])]
     n = len(acts)
@@ -75,6 +87,7 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
             "skewed": (acts["start_to_close"] < 0) | (acts["schedule_to_start"] < 0),
             "queue": acts["queue"],
             "scheduled_at": acts["scheduled_at"],
+            **{name: acts[name] for name in POLICY},
         }
     )
     return made.reset_index(drop=True)

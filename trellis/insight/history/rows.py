@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
@@ -29,8 +31,43 @@ _QUIET = (
 )  # fmt: skip
 
 
+_OF_ONE_ATTEMPT = ("started_at", "ended_at", "worker", "build_id", "failure_type", "error", "end_event")
+
+
 def _time(stamp: Timestamp) -> datetime | None:
     return stamp.ToDatetime(tzinfo=UTC) if stamp.seconds or stamp.nanos else None
+
+
+def _seconds(duration: Duration) -> float | None:
+    """None where it is not set: the server stores no limit as zero."""
+    return duration.seconds + duration.nanos / 1e9 or None
+
+
+def _limits(start_to_close: Duration, schedule_to_close: Duration | None, retry: RetryPolicy | None) -> dict[str, Any]:
+    """The columns that hold timeouts and the retry policy."""
+    limits: dict[str, Any] = {
+        "start_to_close_timeout": _seconds(start_to_close),
+        "schedule_to_close_timeout": schedule_to_close and _seconds(schedule_to_close),
+    }
+    if retry is not None:
+        limits |= {
+            "initial_interval": _seconds(retry.initial_interval),
+            "backoff_coefficient": retry.backoff_coefficient or None,
+            "maximum_interval": _seconds(retry.maximum_interval),
+            "maximum_attempts": retry.maximum_attempts,
+        }
+    return limits
+
+
+def _policy(a: Any) -> RetryPolicy | None:
+    return a.retry_policy if a.HasField("retry_policy") else None
+
+
+def _build_id(a: Any) -> str | None:
+    """The worker's build id, wherever this version of the server keeps it."""
+    if hasattr(a, "deployment_version") and a.deployment_version.build_id:
+        return str(a.deployment_version.build_id)
+    return a.worker_version.build_id or None
 
 
 def _failed(failure: Failure) -> tuple[str | None, str | None]:
@@ -52,30 +89,45 @@ def rows(
     *,
     run_id: str | None = None,
     pending: Sequence[PendingActivityInfo] = (),
+    namespace: str | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of one history. An event of an unknown type becomes a row `unknown event`.
 
     `pending`: the running activities, as Describe returns them.
     """
-    reader = _Reader(workflow_id, run_id)
+    reader = _Reader(workflow_id, run_id, namespace)
     reader.read(events)
     for activity in pending:
         reader.pending(activity)
     return reader.rows()
 
 
+def _more(kind: str, a: Any) -> dict[str, Any]:
+    """What only rows of some kinds have."""
+    if kind == "child":
+        limits = _limits(a.workflow_run_timeout, a.workflow_execution_timeout, _policy(a))
+        return {"queue": a.task_queue.name, "target": a.workflow_id, **limits}
+    if kind == "nexus":
+        limits = _limits(a.start_to_close_timeout, a.schedule_to_close_timeout, None)
+        return {"endpoint": a.endpoint, "service": a.service, **limits}
+    return {"target": a.workflow_execution.workflow_id}
+
+
 class _Reader:
-    def __init__(self, workflow_id: str, run_id: str | None) -> None:
-        self._base: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "workflow_type": None}
+    def __init__(self, workflow_id: str, run_id: str | None, namespace: str | None) -> None:
+        self._base: dict[str, Any] = {
+            "workflow_id": workflow_id, "run_id": run_id, "namespace": namespace, "workflow_type": None, "parent": None,
+        }  # fmt: skip
         self._rows: list[dict[str, Any]] = []
         self._open: dict[tuple[str, object], dict[str, Any]] = {}
         self._scheduled: dict[str, int] = {}
         self._earlier: dict[int, list[dict[str, Any]]] = {}
+        self._task: int | None = None
 
     def _row(self, event: HistoryEvent, kind: str, name: str, **more: Any) -> dict[str, Any]:
         row = {
             **self._base, "event": event.event_id, "kind": kind, "name": name, "outcome": "open",
-            "scheduled_at": _time(event.event_time), **more,
+            "scheduled_at": _time(event.event_time), "task": self._task, **more,
         }  # fmt: skip
         self._rows.append(row)
         return row
@@ -84,7 +136,7 @@ class _Reader:
         row = self._open.pop(key, None)
         if row is None:
             row = self._row(event, "unknown event", f"end of {key[0]} {key[1]}, whose beginning is missing")
-        row |= {"outcome": outcome, "ended_at": _time(event.event_time)}
+        row |= {"outcome": outcome, "ended_at": _time(event.event_time), "end_event": event.event_id}
         if failure is not None:
             row["failure_type"], row["error"] = _failed(failure)
 
@@ -96,7 +148,9 @@ class _Reader:
                 self._row(event, "unknown event", f"type {int(event.event_type)}", outcome="unknown")
                 continue
             attributes = event.WhichOneof("attributes")
-            self._one(name, event, getattr(event, attributes) if attributes else None)
+            a = getattr(event, attributes) if attributes else None
+            self._task = getattr(a, "workflow_task_completed_event_id", 0) or None
+            self._one(name, event, a)
 
     def rows(self) -> list[dict[str, Any]]:
         found = []
@@ -111,16 +165,19 @@ class _Reader:
         if name == "WORKFLOW_EXECUTION_STARTED":
             self._base["workflow_type"] = a.workflow_type.name
             self._base["run_id"] = self._base["run_id"] or a.original_execution_run_id
+            self._base["parent"] = a.parent_workflow_execution.workflow_id or None
             self._open["workflow", None] = self._row(
-                event, "workflow", a.workflow_type.name, queue=a.task_queue.name, started_at=_time(event.event_time)
-            )
+                event, "workflow", a.workflow_type.name, queue=a.task_queue.name, started_at=_time(event.event_time),
+                attempt=a.attempt, **_limits(a.workflow_run_timeout, a.workflow_execution_timeout, _policy(a)),
+            )  # fmt: skip
         elif name in _CLOSED:
             self._end(("workflow", None), event, _CLOSED[name], a.failure if name.endswith("_FAILED") else None)
         elif name == "ACTIVITY_TASK_SCHEDULED":
             self._scheduled[a.activity_id] = event.event_id
             self._open["activity", event.event_id] = self._row(
-                event, "activity", a.activity_type.name, queue=a.task_queue.name
-            )
+                event, "activity", a.activity_type.name, queue=a.task_queue.name,
+                **_limits(a.start_to_close_timeout, a.schedule_to_close_timeout, _policy(a)),
+            )  # fmt: skip
         elif name == "ACTIVITY_TASK_STARTED":
             self._activity_started(event, a)
         elif name.startswith("ACTIVITY_TASK_") and hasattr(a, "scheduled_event_id") and "CANCEL_REQ" not in name:
@@ -129,8 +186,9 @@ class _Reader:
             self._end(("activity", a.scheduled_event_id), event, outcome[name.removeprefix("ACTIVITY_TASK_")], failure)
         elif name == "TIMER_STARTED":
             self._open["timer", event.event_id] = self._row(
-                event, "timer", a.timer_id, started_at=_time(event.event_time)
-            )
+                event, "timer", a.timer_id, started_at=_time(event.event_time),
+                **_limits(a.start_to_fire_timeout, None, None),
+            )  # fmt: skip
         elif name in ("TIMER_FIRED", "TIMER_CANCELED"):
             outcome_ = "succeeded" if name == "TIMER_FIRED" else "abandoned"
             self._end(("timer", a.started_event_id), event, outcome_)
@@ -165,8 +223,7 @@ class _Reader:
         }  # fmt: skip
         if name in openers:
             kind, named = openers[name]
-            queue = a.task_queue.name if kind == "child" else None
-            self._open["initiated", event.event_id] = self._row(event, kind, named(), queue=queue)
+            self._open["initiated", event.event_id] = self._row(event, kind, named(), **_more(kind, a))
             return True
         key = getattr(a, "initiated_event_id", 0) or (
             getattr(a, "scheduled_event_id", 0) if name.startswith("NEXUS_OPERATION_") else 0
@@ -194,15 +251,15 @@ class _Reader:
             self._row(event, "unknown event", f"start of activity {a.scheduled_event_id}", outcome="unknown")
             return
         self._reached(row, a.attempt, a.last_failure if a.HasField("last_failure") else None)
-        row |= {"started_at": _time(event.event_time), "worker": a.identity or None}
+        row |= {"started_at": _time(event.event_time), "worker": a.identity or None, "build_id": _build_id(a)}
 
     def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
         """Note that `row` is this attempt. Returns rows for the earlier attempts."""
-        earlier: list[dict[str, Any]] = [
-            {"attempt": number, "outcome": "unknown", "ended_at": None, "started_at": None, "worker": None,
-             "failure_type": None, "error": None, "scheduled_at": row["scheduled_at"] if number == 1 else None}
+        unknown: dict[str, Any] = {"outcome": "unknown"} | dict.fromkeys(_OF_ONE_ATTEMPT)
+        earlier = [
+            {"attempt": number, **unknown, "scheduled_at": row["scheduled_at"] if number == 1 else None}
             for number in range(1, attempt)
-        ]  # fmt: skip
+        ]
         if earlier and failure is not None:
             type_, message = _failed(failure)
             outcome = "timed out" if "timeout" in str(type_) else "failed"
