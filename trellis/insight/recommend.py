@@ -163,7 +163,7 @@ class _Goal:
 def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[str, Calls]:
     """Each step's calls."""
     if isinstance(faults, Learned):
-        return faults.calls
+        return faults.check().calls
     if isinstance(faults, Mapping):
         return faults
     plan = FaultPlan.canonical() if faults is None else faults

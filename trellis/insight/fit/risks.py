@@ -55,6 +55,13 @@ class Risks:
         }
         self.left = float(max(0.0, after[-1])) if len(after) else 1.0
 
+    @property
+    def size(self) -> float:
+        """The number of calls that would fix the share that works as well, if all of them had ended."""
+        mean, square = self._moments(OK, 0.0, 0.0)
+        variance = square - mean**2
+        return mean * (1.0 - mean) / variance - 1.0 if variance > 1e-15 else float(self._running.max(initial=0.0))
+
     def share(self, cause: int) -> float:
         return float(self._rises[cause].sum())
 
