@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.grid import Pieces
+from trellis.insight.server_timers import ALONE, Shard
 from trellis.model import REPLY_CAN_BE_LOST
 
 
@@ -76,8 +77,10 @@ class Overhead:
 
     `round` was measured with dispatches that always fail: 14 orders with one round, 14 with six. The fastest orders
     differ by 0.11 s a round, the medians by 0.21 s (on a busy machine, with five programs for each core).
+    `shard`: what other orders do to the order's history shard in a second. See `predict(load=...)`.
     """
 
     order: float = 0.12
     execution: float = 0.01
     round: float = 0.1
+    shard: Shard = ALONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,13 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Overhead
+from trellis.insight.chain import Part, steps_of
+from trellis.insight.checks import Check, checked
+from trellis.insight.checks.measured import Measured
+from trellis.insight.checks.model import setting
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
+from trellis.insight.policy_words import as_options, one_in, rules
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Jitter, Placement, Policy, Retry
@@ -28,14 +33,20 @@ _OF_LATENCY = (1.5, 3.0, 6.0)
 _BACKOFFS = ((0.005, 0.05), (0.01, 0.2), (0.05, 0.5), (0.2, 1.0))
 _LANES = (1, 2, 3, 4)
 
+_GIVEN = Check("given", True, "The faults were given, not learned, so there are no data to check them against.")
+
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A policy for the desk, its predicted results, and the frontier from which it was chosen.
+    """A policy, its predicted results, the frontier from which it was chosen, and the checks of what it assumes.
 
     `p_miss_at_worst`: P(missed) at the bad ends of the intervals of the learned faults; None where the faults were
     given, not learned. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto` (no other policy is better
-    in both P(missed) and calls).
+    in both P(missed) and calls). `measured`: how many runs of the data missed the deadline, under the policy in force
+    and under all policies; None where the faults were given. `steps`: the steps of the chain.
+
+    Where a check failed, no number here is better than the upper 95 % limit of what was measured: not `p_miss`, `p50`,
+    `p99`, nor those of the frontier. Percentiles are then infinite where the data are too few to limit them.
     """
 
     policy: Policy
@@ -46,21 +57,42 @@ class Recommendation:
     calls_per_step: float
     frontier: pd.DataFrame
     p_miss_at_worst: float | None = None
+    checks: tuple[Check, ...] = ()
+    noun: str = "order"
+    measured: Measured | None = None
+    steps: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def today(self) -> float | None:
+        """The share of the measured runs that missed the deadline under the policy in force. None: not measured."""
+        return self.measured.today.share if self.measured and self.measured.today.runs else None
 
     def words(self) -> str:
-        worst = "" if self.p_miss_at_worst is None else f" (at worst {one_in(self.p_miss_at_worst)})"
-        apart = "".join(f"; for {step} {_rule(rule)}" for step, rule in self.policy.steps.items())
+        """The advice in a few sentences. Checks that failed come first."""
+        now = "" if self.measured is None else f" {self.measured.words(self.deadline, self.noun)}"
+        advice = f"{rules(self.policy)}: "
+        cost = f"costs {self.calls_per_step:.1f} calls a step"
+        if not self.trust:
+            failed = " ".join(check.words for check in self.checks if not check.ok)
+            return (
+                f"Do not rely on this advice. {failed}{now} No better figure can be given for {advice}"
+                f"up to {one_in(self.p_miss, self.noun)} may miss {self.deadline:g} s; {cost}."
+            )
+        if self.p_miss_at_worst is None:
+            return f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s; {cost}"
         return (
-            f"{_rule(self.policy.retry)}{apart}: {one_in(self.p_miss)} misses {self.deadline:g} s{worst}; "
-            f"costs {self.calls_per_step:.1f} calls a step"
+            f"{advice}at worst {one_in(self.p_miss_at_worst, self.noun)} misses {self.deadline:g} s (by the estimate "
+            f"{one_in(self.p_miss, self.noun)}); {cost}.{now}"
         )
 
-
-def _rule(retry: Retry) -> str:
-    lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
-    where = " by the server" if retry.placement is Placement.SERVER else ""
-    backoff = f"{retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
-    return f"timeout {retry.try_timeout:.3g} s, backoff {backoff}{where}{lanes}"
+    def paste(self) -> str:
+        """The policy as Temporal's options for each step, in Python."""
+        return as_options(self.policy, self.steps)
 
 
 def recommend(
@@ -69,6 +101,7 @@ def recommend(
     faults: FaultPlan | Mapping[str, Calls] | Learned | None = None,
     *,
     max_calls: float | None = None,
+    steps: Part | None = None,
     overhead: Overhead | None = None,
 ) -> Recommendation:
     """The cheapest policy under which at most a share `epsilon` of orders misses `deadline` [s]. Of policies that cost
@@ -76,9 +109,13 @@ def recommend(
 
     The policy has one retry rule for all steps, unless rules for single steps save at least a twentieth of the calls,
     or reach `epsilon` where one rule cannot. `faults`: None for the canonical faults; a mapping or the result of
-    `fit.learn` sets the chain of steps. `max_calls`: the most calls a step may take on average. `overhead`: None for
-    an order's, in proportion to the number of steps. Raises BadInput when no policy is good enough; the message names
-    the best policy with one rule.
+    `fit.learn` sets the chain of steps. `max_calls`: the most calls a step may take on average. `steps`: what a run
+    does, in place of the chain that `faults` sets. `overhead`: None for the measured one, or for an order's in
+    proportion to the number of steps. Raises BadInput when no policy is good enough; the message names the best policy
+    with one rule.
+
+    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy is considered that makes more
+    calls at once than those in force, because failures may come from load.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("The deadline must be more than 0 s and less than a day, epsilon between 0 and 1.")
@@ -86,11 +123,56 @@ def recommend(
         raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
-    chain = _chain(faults)
-    timing = overhead or Overhead(order=Overhead().order * len(chain) / len(FORWARD_OUTSIDE_STEPS))
-    goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, chain, timing)
-    policies = {policy.name: policy for policy in _candidates(deadline, chain.values())}
-    table = sweep(policies.values(), chain, deadline=deadline, overhead=timing)
+    world = _world(faults, steps, overhead)
+    learned = faults if isinstance(faults, Learned) else None
+    if learned is not None:
+        learned = (learned if steps is None else replace(learned, chain=steps)).check()
+    checks = (_GIVEN,) if learned is None else checked(learned, deadline)
+    measured = None if learned is None else Measured.of(learned, deadline)
+    trust = all(check.ok for check in checks)
+    goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
+    lanes = max(_LANES) if trust or measured is None else measured.lanes
+    try:
+        found, table = _chosen(goal, lanes)
+    except BadInput as error:
+        if trust:
+            raise
+        failed = " ".join(check.words for check in checks if not check.ok)
+        raise BadInput(f"No policy can be advised. {failed}") from error
+    worst = None
+    if learned is not None:
+        worst = learned.worst(lambda calls: predict(found.policy, calls, **goal.fine).p_miss(deadline))
+    answer = Recommendation(
+        found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
+        found.calls_per_step, table, worst, checks, "order" if learned is None else learned.noun, measured,
+        tuple(world.calls),
+    )  # fmt: skip
+    return answer if trust or measured is None else _no_better_than(measured, answer)
+
+
+def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendation:
+    """`answer` with every figure at least the upper 95 % limit of what was measured."""
+    least = measured.limit
+    frontier = answer.frontier.assign(
+        p_miss=answer.frontier["p_miss"].clip(lower=least),
+        p50=answer.frontier["p50"].clip(lower=measured.p50),
+        p99=answer.frontier["p99"].clip(lower=measured.p99),
+    )
+    return replace(
+        answer,
+        p_miss=max(answer.p_miss, least),
+        p_miss_at_worst=None if answer.p_miss_at_worst is None else max(answer.p_miss_at_worst, least),
+        p50=max(answer.p50, measured.p50),
+        p99=max(answer.p99, measured.p99),
+        frontier=frontier,
+    )
+
+
+def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
+    """The cheapest policy that reaches the goal with at most `lanes`, and the table of those considered."""
+    deadline, epsilon, chain = goal.deadline, goal.epsilon, goal.world.calls
+    policies = {policy.name: policy for policy in _candidates(deadline, chain.values(), lanes)}
+    table = sweep(policies.values(), chain, deadline=deadline, **goal.world.known)
     affordable = table[table["calls_per_step"] <= goal.ceiling + 1e-9]
     ranked = _ranked(affordable)
     likely = ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]
@@ -99,10 +181,10 @@ def recommend(
     # Only the steps of an order can have rules of their own.
     if set(chain) <= set(FORWARD_OUTSIDE_STEPS) and (found is None or found.calls_per_step * (1 - WORTH) > least):
         base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
-        mixed = goal.met_by_mixing(base)
+        mixed = goal.met_by_mixing(base, lanes)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
             found = mixed
-            row = sweep([mixed.policy], chain, deadline=deadline, overhead=timing)
+            row = sweep([mixed.policy], chain, deadline=deadline, **goal.world.known)
             table = pd.concat([table, row], ignore_index=True)
     if found is None and affordable.empty:
         raise BadInput(f"No policy manages with {goal.ceiling:g} calls a step: these faults need {least:.2f}.")
@@ -110,17 +192,47 @@ def recommend(
         best = affordable.sort_values("p_miss").iloc[0]
         raise BadInput(
             f"No policy reaches {epsilon:g} in {deadline:g} s"
-            + ("" if max_calls is None else f" with {max_calls:g} calls a step")
+            + ("" if goal.ceiling == math.inf else f" with {goal.ceiling:g} calls a step")
             + f"; the best is {best['name']}: {one_in(float(best['p_miss']))} misses."
         )
     table["pareto"] = _pareto(table)
-    worst = None
+    return found, table
+
+
+@dataclass(frozen=True)
+class _World:
+    """How calls behave, and what `predict` needs to know besides: the chain and the overhead."""
+
+    calls: Mapping[str, Calls]
+    known: Mapping[str, Any]
+
+
+def _world(
+    faults: FaultPlan | Mapping[str, Calls] | Learned | None, steps: Part | None, overhead: Overhead | None
+) -> _World:
     if isinstance(faults, Learned):
-        worst = predict(found.policy, faults.at_worst, **goal.fine).p_miss(deadline)
-    return Recommendation(
-        found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
-        found.calls_per_step, table, worst,
-    )  # fmt: skip
+        calls = faults.calls if steps is None else {step: one.calls for step, one in faults.steps.items()}
+        known = setting(faults)
+    else:
+        calls, known = _planned(faults, steps), {}
+    if steps is not None:
+        names = dict.fromkeys(step.name for step in steps_of(steps))
+        if missing := [name for name in names if name not in calls]:
+            raise BadInput(f"Nothing is known of {', '.join(missing)}. Known are {', '.join(calls)}.")
+        calls, known = {name: calls[name] for name in names}, {**known, "steps": steps}
+    if overhead is not None or "overhead" not in known:
+        usual = Overhead(order=Overhead().order * len(calls) / len(FORWARD_OUTSIDE_STEPS))
+        known = {**known, "overhead": overhead or usual}
+    return _World(calls, known)
+
+
+def _planned(faults: FaultPlan | Mapping[str, Calls] | None, steps: Part | None) -> Mapping[str, Calls]:
+    """Each step's calls, where they were given."""
+    if isinstance(faults, Mapping):
+        return faults
+    plan = FaultPlan.canonical() if faults is None else faults
+    names = FORWARD_OUTSIDE_STEPS if steps is None else [step.name for step in steps_of(steps)]
+    return {str(step): Calls.planned(plan, step) for step in names}
 
 
 @dataclass(frozen=True)
@@ -130,67 +242,61 @@ class _Goal:
     deadline: float
     epsilon: float
     ceiling: float
-    chain: Mapping[str, Calls]
-    timing: Overhead
+    world: _World
 
     @property
     def fine(self) -> dict[str, Any]:
         """The grid on which a policy is checked."""
-        return {"overhead": self.timing, "dt": max(0.002, self.deadline / 8000)}
+        return {**self.world.known, "dt": max(0.002, self.deadline / 8000)}
 
     def predicted_if_met(self, policy: Policy) -> Prediction | None:
         """The prediction for `policy`, or None where it is not good enough."""
-        found = predict(policy, self.chain, **self.fine)
+        found = predict(policy, self.world.calls, **self.fine)
         good = found.p_miss(self.deadline) <= self.epsilon and found.calls_per_step <= self.ceiling + 1e-9
         return found if good else None
 
-    def met_by_mixing(self, base: Policy) -> Prediction | None:
+    def met_by_mixing(self, base: Policy, lanes: int) -> Prediction | None:
         """The prediction for a policy with rules for single steps that is good enough, or None."""
         backoffs = [(base.retry.first_backoff, base.retry.max_backoff), _BACKOFFS[0]]
         rules = {
-            step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs)]))
-            for step, calls in self.chain.items()
+            step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs, lanes)]))
+            for step, calls in self.world.calls.items()
         }
         # A policy that is good enough on the coarse grid may not be on the fine one.
         for margin in (1.0, 0.7, 0.4):
-            policy = cheapest_mix(base, self.chain, rules, self.timing, self.deadline, self.epsilon * margin)
+            policy = cheapest_mix(
+                base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon * margin
+            )
             found = None if policy is None else self.predicted_if_met(policy)
             if found is not None:
                 return found
         return None
 
 
-def _chain(faults: FaultPlan | Mapping[str, Calls] | Learned | None) -> Mapping[str, Calls]:
-    """Each step's calls."""
-    if isinstance(faults, Learned):
-        return faults.check().calls
-    if isinstance(faults, Mapping):
-        return faults
-    plan = FaultPlan.canonical() if faults is None else faults
-    return {str(step): Calls.planned(plan, step) for step in FORWARD_OUTSIDE_STEPS}
-
-
-def _candidates(deadline: float, chain: Collection[Calls]) -> Iterator[Policy]:
+def _candidates(deadline: float, chain: Collection[Calls], lanes: int) -> Iterator[Policy]:
     """Policies with one retry rule for all steps."""
     budget = max(deadline, 1.0)
-    for rule in _quick_rules(deadline, chain, _BACKOFFS):
+    for rule in _quick_rules(deadline, chain, _BACKOFFS, lanes):
         yield Policy(short(rule), budget=budget, retry=rule)
         if rule.hedge == 1:
             server = Retry(rule.try_timeout, rule.first_backoff, rule.max_backoff)
             yield Policy(short(server), budget=budget, retry=server)
 
 
-def _quick_rules(deadline: float, chain: Collection[Calls], backoffs: Sequence[tuple[float, float]]) -> Iterator[Retry]:
-    """Retry rules inside the activity. No timeout is shorter than the slow good calls of `chain`."""
+def _quick_rules(
+    deadline: float, chain: Collection[Calls], backoffs: Sequence[tuple[float, float]], most: int
+) -> Iterator[Retry]:
+    """Retry rules inside the activity, with at most `most` lanes. No timeout is shorter than the slow good calls of
+    `chain`."""
     slow = max(float(np.quantile(calls.latency, 0.99)) for calls in chain)
     budget = max(deadline, 1.0)
     timeouts = {timeout for timeout in _TIMEOUTS if timeout >= slow}
     timeouts |= {float(f"{slow * factor:.2g}") for factor in _OF_LATENCY if slow * factor > _TIMEOUTS[0]}
     timeouts = {timeout for timeout in timeouts if timeout < budget} or {budget / 2}
     for timeout in sorted(timeouts):
-        for first, most in backoffs:
-            for lanes in _LANES:
-                yield Retry(timeout, first, most, jitter=Jitter.FULL, placement=Placement.ACTIVITY, hedge=lanes)
+        for first, longest in backoffs:
+            for lanes in (one for one in _LANES if one <= most):
+                yield Retry(timeout, first, longest, jitter=Jitter.FULL, placement=Placement.ACTIVITY, hedge=lanes)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,16 +314,3 @@ def _pareto(table: pd.DataFrame) -> list[bool]:
         not bool(np.any((miss <= m) & (calls <= c) & ((miss < m) | (calls < c))))
         for m, c in zip(miss, calls, strict=True)
     ]
-
-
-def one_in(share: float) -> str:
-    """A small share in words: "1 in 1.6 million orders"."""
-    if share <= RESOLUTION:
-        return "fewer than 1 in a trillion orders"
-    if share > 0.05:
-        return f"{share:.0%} of orders"
-    number = 1 / share
-    for size, word in ((1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"1 in {number / size:.1f} {word} orders"
-    return f"1 in {number:,.0f} orders"

@@ -15,7 +15,7 @@ from scipy import stats
 from trellis.desk import Desk
 from trellis.driving import run_order
 from trellis.faults import FaultPlan
-from trellis.insight.recommend import one_in
+from trellis.insight.policy_words import one_in
 from trellis.insight.retries import Prediction, predict
 from trellis.lab.session import Session
 from trellis.model import State

@@ -1,0 +1,74 @@
+"""A policy in words, and as Temporal's options to paste into a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trellis.insight.retries import RESOLUTION
+from trellis.policies import Jitter, Placement, Policy, Retry
+
+
+def rules(policy: Policy) -> str:
+    """The retry rules of a policy: "timeout 0.25 s, backoff 5-50 ms; for dispatch timeout 2 s, backoff ..."."""
+    apart = "".join(f"; for {step} {_rule(rule)}" for step, rule in policy.steps.items())
+    return f"{_rule(policy.retry)}{apart}"
+
+
+def _rule(retry: Retry) -> str:
+    lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
+    where = " by the server" if retry.placement is Placement.SERVER else ""
+    backoff = f"{retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
+    return f"timeout {retry.try_timeout:.3g} s, backoff {backoff}{where}{lanes}"
+
+
+def one_in(share: float, noun: str = "order") -> str:
+    """A small share in words: "1 in 1.6 million orders"."""
+    if share <= RESOLUTION:
+        return f"fewer than 1 in a trillion {noun}s"
+    if share > 0.05:
+        return f"{share:.0%} of {noun}s"
+    number = 1 / share
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"1 in {number / size:.1f} {word} {noun}s"
+    return f"1 in {number:,.0f} {noun}s"
+
+
+def as_options(policy: Policy, steps: Iterable[str]) -> str:
+    """The arguments of `workflow.execute_activity` for each step, in Python. Steps with the same rule share a block."""
+    by: dict[Retry, list[str]] = {}
+    for step in steps:
+        by.setdefault(policy.retry_of(step), []).append(step)
+    return "\n".join(f"# {', '.join(names)}\n{_options(rule, policy.budget)}" for rule, names in by.items())
+
+
+def _options(rule: Retry, budget: float) -> str:
+    attempts = f"    maximum_attempts={rule.max_tries},\n" if rule.max_tries else ""
+    if rule.placement is Placement.SERVER:
+        return (
+            f"start_to_close_timeout=timedelta(seconds={rule.try_timeout:g}),\n"
+            f"schedule_to_close_timeout=timedelta(seconds={budget:g}),\n"
+            f"retry_policy=RetryPolicy(\n"
+            f"    initial_interval=timedelta(seconds={rule.first_backoff:g}),\n"
+            f"    backoff_coefficient={rule.multiplier:g},\n"
+            f"    maximum_interval=timedelta(seconds={rule.max_backoff:g}),\n"
+            f"{attempts}"
+            f"),\n"
+        )
+    # The loop retries. Temporal's own retry is for a worker that was lost, and its timers take about a second anyway.
+    jitter = ", jitter=Jitter.FULL" if rule.jitter is Jitter.FULL else ""
+    lanes = f", hedge={rule.hedge}" if rule.hedge > 1 else ""
+    return (
+        f"# A RetryPolicy cannot retry within a second, because the server's timers take about 1 s. Loop in the\n"
+        f"# activity, with heartbeats: Retry(try_timeout={rule.try_timeout:g}, first_backoff={rule.first_backoff:g}, "
+        f"max_backoff={rule.max_backoff:g},\n"
+        f"# multiplier={rule.multiplier:g}{jitter}, max_tries={rule.max_tries}, placement=Placement.ACTIVITY{lanes})\n"
+        f"start_to_close_timeout=timedelta(seconds={budget:g}),\n"
+        f"schedule_to_close_timeout=timedelta(seconds={budget:g}),\n"
+        f"heartbeat_timeout=timedelta(seconds=3),\n"
+        f"retry_policy=RetryPolicy(\n"
+        f"    initial_interval=timedelta(seconds=1),\n"
+        f"    backoff_coefficient=1,\n"
+        f"    maximum_interval=timedelta(seconds=1),\n"
+        f"),\n"
+    )
