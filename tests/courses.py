@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Rounds, Series, Step
-from trellis.insight.history.frames import _frame
+from trellis.insight.history.frames import made
 
 Program = Generator[tuple[Any, ...], None, None]
 _START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -170,7 +170,7 @@ def history_of(program: Callable[[Any], Program], runs: int = 100, seed: int = 1
         for name in ("scheduled_at", "started_at", "ended_at"):
             at = row.get(name)
             row[name] = None if at is None else _START + pd.Timedelta(seconds=at)
-    return _frame(rows)
+    return made(rows)
 
 
 def drawn_seconds(part: Part, steps: Mapping[str, Callable[[Any], tuple[float, float]]], runs: int = 2000) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.calls import Calls
+from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, in_a_row, steps_of
 from trellis.insight.fit.frame import each_row_once, one_namespace, usable
 from trellis.insight.fit.pooling import ENOUGH, alike_in_latency, in_words, toward_common
@@ -20,8 +20,12 @@ from trellis.insight.fit.runs import measured_runs
 from trellis.insight.fit.step import Fit, fitted
 from trellis.insight.fit.tries import Tries
 from trellis.insight.history.frames import history_attempts, history_workflows
+from trellis.insight.structure import Structure, structure_of
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Policy
+
+_TIMED = {"order_id", "step", "round", "started_at", "ended_at", "outcome", "duration_ms"}
+"""The columns from which the order of steps is learned."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Learned:
     `chain`: what a run does. `runs`: columns as `measured_runs`, one row per run that ended. `attempts`: the attempts
     that it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run
     that neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
+    `structure`: how the chain was learned; None where it was given, or the frame has no times.
     """
 
     steps: dict[str, Fit]
@@ -39,6 +44,13 @@ class Learned:
     attempts: pd.DataFrame
     noun: str = "order"
     remainder: tuple[float, ...] = ()
+    structure: Structure | None = None
+
+    @property
+    def overhead(self) -> Overhead | None:
+        """What a prediction of the chain adds; None where it was not measured. A learned chain holds it as a part."""
+        learned = self.structure is not None and self.chain == self.structure.chain
+        return self.structure.overhead if self.structure is not None and learned else None
 
     @property
     def tries(self) -> int:
@@ -111,8 +123,9 @@ class Learned:
 def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.DataFrame | None = None) -> Learned:
     """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
 
-    `steps`: the chain, in order. None: the six steps of an order where the frame has them, else every step of the
-    frame, by its first appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
+    `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
+    has its steps, else what the workflows' times show. A frame without times gives every step once, by its first
+    appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
     `history_workflows`. How far the steps lend each other evidence: see `pooling`. A step that never worked is learned
     too, as far as its tries say; `Learned.check` refuses a chain that needs it.
 
@@ -137,14 +150,22 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     if missing:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
     of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
+    fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
+    measured = measured_runs(attempts, runs)
+    # Only Temporal's histories know the task queue.
+    noun = "workflow" if "queue" in attempts else "order"
+    if steps is not None or not set(attempts.columns) >= _TIMED:
+        return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
+    structure = structure_of(frame if whole_history else attempts, attempts, runs)
+    # The structure knows which runs are children of others, and how long each waited for a person.
+    known = structure.runs.set_index("order_id")
+    measured = measured[measured["order_id"].isin(known.index)].reset_index(drop=True)
+    for name in ("seconds", "waited"):
+        measured[name] = known[name].reindex(measured["order_id"]).to_numpy()
     return Learned(
-        _steps({step: of[step] for step in dict.fromkeys(chain)}),
-        chain=in_a_row(chain),
-        runs=measured_runs(attempts, runs),
-        attempts=attempts,
-        # Only Temporal's histories know the task queue.
-        noun="workflow" if "queue" in attempts else "order",
-    )
+        fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
+        structure=structure,
+    )  # fmt: skip
 
 
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:

@@ -63,6 +63,10 @@ def from_history(frame: pd.DataFrame) -> Items:
     """The items of a frame that `insight.history` returned."""
     kind = frame["kind"].astype(object)
     runs = _runs(frame[(kind == "workflow").to_numpy()])
+    if "copied" in frame:
+        # A run after a reset lacks what it copied from the run before it, so it is no whole run.
+        partly = runs["run_id"].isin(set(frame.loc[frame["copied"].fillna(False).to_numpy(dtype=bool), "run_id"]))
+        runs["outcome"] = runs["outcome"].mask(partly, "open")
     frame = frame.assign(
         kind=kind, run=pd.Index(runs["run_id"]).get_indexer(pd.Index(frame["run_id"].astype(object)))
     ).loc[lambda found: found["run"] >= 0]

@@ -192,8 +192,9 @@ def _alike_widths(rows: list[list[Shape]]) -> list[list[Shape]]:
 
 
 def _unsteady(items: Items) -> set[Token]:
-    """Local activities that needed more than one try in some run."""
-    rows = items.table[(items.table["tries"] > 1).to_numpy()]
+    """Local activities that needed more than one try in some run. Without the times of single tries, no timeout of
+    theirs can be judged, and they stay measured."""
+    rows = items.table[(items.table["tries"] > 1).to_numpy() & items.table["start_to_close"].notna().to_numpy()]
     return {items.tokens[one] for one in rows["token"].unique()}
 
 
