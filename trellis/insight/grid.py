@@ -34,7 +34,8 @@ class Grid:
         return np.fft.rfft(pmf * self._tilt)
 
     def back(self, transform: Any) -> Array:
-        pmf: Array = np.fft.irfft(transform, self.size) / self._tilt
+        whole = np.broadcast_to(np.asarray(transform, dtype=np.complex128), (self.size // 2 + 1,))
+        pmf: Array = np.fft.irfft(whole, self.size) / self._tilt
         return np.maximum(pmf, 0.0)
 
     def at(self, seconds: float) -> Any:
@@ -43,18 +44,21 @@ class Grid:
 
     def of_pieces(self, pieces: Pieces) -> Any:
         """A time that takes one of several values, each with its share."""
-        pmf = np.zeros(self.size)
-        for share, seconds in pieces:
-            if seconds >= self.size * self.dt:
-                continue
-            whole = int(seconds / self.dt + 1e-9)
-            part = max(0.0, seconds / self.dt - whole)
-            part = 0.0 if part < 1e-6 else part
-            part = {"down": 0.0, "mid": part, "up": float(part > 0)}[self.side]
-            pmf[whole] += share * (1.0 - part)
-            if whole + 1 < self.size:
-                pmf[whole + 1] += share * part
-        return self.of(pmf)
+        shares, seconds = np.array(pieces, dtype=np.float64).reshape(-1, 2).T
+        cells = seconds / self.dt
+        seen = cells < self.size
+        shares, cells = shares[seen], cells[seen]
+        whole = np.floor(cells + 1e-9).astype(np.int64)
+        part = cells - whole
+        part = np.where(part < 1e-6, 0.0, part)
+        part = {"down": np.zeros_like(part), "mid": part, "up": np.ceil(part)}[self.side]
+        both = np.concatenate((shares * (1.0 - part), shares * part))
+        pmf: Array = np.bincount(np.concatenate((whole, whole + 1)), both, minlength=self.size).astype(np.float64)
+        return self.of(pmf[: self.size])
+
+    def cells_before(self, seconds: float) -> int:
+        """How many points of the grid lie before a time."""
+        return math.ceil(seconds / self.dt - 1e-6)
 
     def uniform(self, least: float, most: float) -> Any:
         """A time between `least` and `most`, uniformly distributed."""
@@ -63,7 +67,9 @@ class Grid:
             return self.at(most)
         edges = np.clip(np.arange(first, last + 1) * self.dt, least, most)
         mass = np.diff(edges) / (most - least)
-        up = {"down": 0.0, "mid": 0.5, "up": 1.0}[self.side]
+        # Rounded in proportion, the mean stays, also where the range begins or ends within a cell.
+        middle = (edges[:-1] + edges[1:]) / 2 / self.dt - np.arange(first, last)
+        up = {"down": np.zeros_like(middle), "mid": middle, "up": np.ones_like(middle)}[self.side]
         pmf = np.zeros(self.size)
         pmf[first:last] += mass * (1.0 - up)
         pmf[first + 1 : last + 1] += mass * up
