@@ -183,7 +183,8 @@ async def learned(client: Client, course: str, runs: int = 6) -> tuple[Structure
     frame = pd.concat(parts, ignore_index=True)
     attempts = insight.history_attempts(frame)
     found = structure_of(frame, attempts, insight.history_workflows(frame))
-    assert found.chain == learn(frame).chain
+    if course != "local_retried":  # its failures are of no known kind, so `learn` refuses
+        assert found.chain == learn(frame).chain
     return found, attempts
 
 
