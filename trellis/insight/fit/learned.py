@@ -158,7 +158,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
     structure = structure_of(frame if whole_history else attempts, attempts, runs)
     # The structure knows which runs are children of others, and how long each waited for a person.
-    known = structure.runs.set_index("order_id")
+    known = structure.runs.drop_duplicates("order_id").set_index("order_id")
     measured = measured[measured["order_id"].isin(known.index)].reset_index(drop=True)
     for name in ("seconds", "waited"):
         measured[name] = known[name].reindex(measured["order_id"]).to_numpy()

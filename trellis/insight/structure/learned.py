@@ -57,7 +57,7 @@ class Structure:
 
     @property
     def overhead(self) -> Overhead:
-        return Overhead(order=0.0)
+        return Overhead(order=0.0) if self.remainder else Overhead()
 
 
 @dataclass(frozen=True)

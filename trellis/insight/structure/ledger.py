@@ -43,10 +43,15 @@ def of_orders(attempts: pd.DataFrame, orders: pd.DataFrame | None) -> Structure:
     runs["waited"] = np.where(done, _waited(forward, of, orders), 0.0)
     runs["seconds"] = (runs["seconds"] - runs["waited"]).clip(lower=0)
     seconds = runs["seconds"].to_numpy(dtype="float64")
-    rest = np.maximum(seconds - took - again, 0.0)[done]
+    # An order of which a step's attempts are missing would count them as remainder.
+    whole = done & (each["step"].nunique().reindex(of).to_numpy(dtype="float64", na_value=0.0) == len(steps))
+    rest = np.maximum(seconds - took - again, 0.0)[whole]
+    if whole.sum() * 2 < done.sum():
+        text = f"An order runs {words}. The ledger lacks attempts of most orders, so the time between steps is assumed."
+        return Structure(in_a_row(steps), True, text, 1.0, _public(runs), ())
     remainder = values(rest)
     chain = Series((*in_a_row(steps).parts, Measured(REST, remainder)))
-    explained = float(1 - rest.sum() / seconds[done].sum()) if seconds[done].sum() > 0 else 1.0
+    explained = float(1 - rest.sum() / seconds[whole].sum()) if seconds[whole].sum() > 0 else 1.0
     text = (
         f"An order runs {words}. Its steps take {explained:.0%} of the time. Workflow tasks, scheduling and queues "
         f"take the rest: {np.median(rest):.2f} s in the middle order."
