@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,10 @@ Side = Literal["down", "mid", "up"]
 
 Pieces = list[tuple[float, float]]
 """(share, seconds) of each possible case."""
+
+
+_MOST_KNOWN = 64
+"""A grid keeps so many transforms of single times. Each takes 16 bytes for every second point of the grid."""
 
 
 def total(pieces: Pieces) -> float:
@@ -47,6 +52,8 @@ class Grid:
         self.dt = dt
         self.side = side
         self._tilt = tilt ** (np.arange(size) / size)
+        # Steps share timeouts and backoffs, and so do the policies of a sweep.
+        self._known: dict[tuple[float, float], Any] = {}
 
     def of(self, pmf: Array) -> Any:
         return np.fft.rfft(pmf * self._tilt)
@@ -58,7 +65,14 @@ class Grid:
 
     def at(self, seconds: float) -> Any:
         """A constant time. An infinite time contributes nothing."""
-        return self.of_pieces([(1.0, seconds)])
+        return self._once((seconds, seconds), lambda: self.of_pieces([(1.0, seconds)]))
+
+    def _once(self, key: tuple[float, float], compute: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = compute()
+        return self._known[key]
 
     def of_pieces(self, pieces: Pieces) -> Any:
         """A time that takes one of several values, each with its share."""
@@ -80,9 +94,12 @@ class Grid:
 
     def uniform(self, least: float, most: float) -> Any:
         """A time between `least` and `most`, uniformly distributed."""
+        return self._once((least, most), lambda: self._uniform(least, most))
+
+    def _uniform(self, least: float, most: float) -> Any:
         first, last = int(least / self.dt + 1e-9), min(self.size - 1, math.ceil(most / self.dt - 1e-9))
         if most - least <= 0 or last <= first:
-            return self.at(most)
+            return self.of_pieces([(1.0, most)])
         edges = np.clip(np.arange(first, last + 1) * self.dt, least, most)
         mass = np.diff(edges) / (most - least)
         # Rounded in proportion, the mean stays, also where the range begins or ends within a cell.

@@ -19,9 +19,9 @@ Not in the model: a review that nobody ends, the order's budget, and a try that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,8 @@ class Spacing:
     def coarser(self) -> Spacing:
         return Spacing(self.dt * _COARSER, self.size, _TILT_LONG)
 
-    def grid(self, side: Side) -> Grid:
+    def grid(self, side: Side = "mid") -> Grid:
+        """A grid on which every time is rounded by `side`."""
         return Grid(self.size, self.dt, side, self.tilt)
 
 
@@ -91,9 +92,8 @@ class Problem:
         alone = PartTime(works=grid.at(self.overhead.order))
         return in_series([alone, ChainTime(grid, self.calls, self.overhead).of(self.chain, self.policy)])
 
-    def cdf(self, spacing: Spacing, side: Side) -> tuple[Array, PartTime]:
-        """P(completed by t) on a grid, every time rounded to the grid by `side`."""
-        grid = spacing.grid(side)
+    def cdf(self, grid: Grid) -> tuple[Array, PartTime]:
+        """P(completed by t) on a grid."""
         whole = self.on(grid)
         values: Array = np.maximum.accumulate(np.clip(np.cumsum(grid.back(whole.works)), 0.0, 1.0))
         if not np.all(np.isfinite(values)):
@@ -185,7 +185,7 @@ class Prediction:
         at = min(int(max(0.0, deadline) / spacing.dt + 1e-9), spacing.size - 1)
         # What a tilted grid folds back makes the upper bound too small by at most this factor.
         folded = 1.0 + 20 * spacing.tilt
-        low, high = (1.0 - float(self.problem.cdf(spacing, side)[0][at]) for side in _SIDES)
+        low, high = (1.0 - float(self.problem.cdf(spacing.grid(side))[0][at]) for side in _SIDES)
         return max(0.0, low - RESOLUTION), min(1.0, high * folded + RESOLUTION)
 
     def tight(self, deadline: float) -> bool:
@@ -276,15 +276,24 @@ def _begin(problem: Problem, dt: float, most: int) -> list[Spacing]:
     return [Spacing(dt, size, _TILT_WHOLE if needed <= size else _TILT_LONG)]
 
 
-def _predicted(problem: Problem, spacings: list[Spacing]) -> Prediction:
-    """The prediction on these grids, and on as many coarser ones as are needed to see nearly all."""
+def _predicted(
+    problem: Problem,
+    spacings: list[Spacing],
+    grid: Callable[[Spacing], Grid] = Spacing.grid,
+    enough: Callable[[float, float], bool] = lambda _end, unseen: unseen <= _UNSEEN,
+) -> Prediction:
+    """The prediction on these grids, and on as many coarser ones as are needed.
+
+    `grid`: makes a grid, or takes one that was used before. `enough`: given the end of the last grid [s], and the share
+    of orders that complete after it, whether that suffices.
+    """
     cut = spacings[0].tilt == _TILT_CUT
-    values, first = problem.cdf(spacings[0], "mid")
+    values, first = problem.cdf(grid(spacings[0]))
     times = spacings[0].times
     never = 1.0 - first.succeeds
-    while not cut and 1.0 - never - values[-1] > _UNSEEN and len(spacings) < _MOST_GRIDS:
+    while not cut and not enough(spacings[-1].end, 1.0 - never - values[-1]) and len(spacings) < _MOST_GRIDS:
         spacings.append(spacings[-1].coarser)
-        more, _ = problem.cdf(spacings[-1], "mid")
+        more, _ = problem.cdf(grid(spacings[-1]))
         later = spacings[-1].times
         begin = int(np.searchsorted(later, times[-1], side="right"))
         times = np.concatenate((times, later[begin:]))
@@ -328,12 +337,18 @@ def sweep(
     """One row for each policy, computed on coarse grids (steps of 10 ms; for short deadlines 1/100 of the deadline).
 
     Columns: name, try_timeout, first_backoff, max_backoff, hedge, placement (of the policy's general retry rule),
-    p_miss, p_never (share of orders that never complete), p50, p99 [s], calls_per_step.
+    p_miss, p_never (share of orders that never complete), p50, p99 [s] (NaN where they are far beyond the deadline),
+    calls_per_step.
     """
     rows = []
+    grids = cache(Spacing.grid)
+
+    def enough(end: float, unseen: float) -> bool:
+        return end > deadline and (unseen < 0.001 or end > 16 * deadline)
+
     for policy in policies:
         problem = _problem(policy, faults, steps, overhead, load)
-        found = _predicted(problem, _begin(problem, min(0.01, deadline / 100), _SWEPT_POINTS))
+        found = _predicted(problem, _begin(problem, min(0.01, deadline / 100), _SWEPT_POINTS), grids, enough)
         retry = policy.retry
         rows.append({
             "name": policy.name, "try_timeout": retry.try_timeout, "first_backoff": retry.first_backoff,
