@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,12 @@ Side = Literal["down", "mid", "up"]
 Pieces = list[tuple[float, float]]
 """(share, seconds) of each possible case."""
 
+
+# What lies beyond the grid's end is folded back, multiplied by the tilt. Rounding errors at the end grow by 1/tilt.
+TILT_WHOLE, TILT_LONG, TILT_CUT = 1e-4, 1e-6, 1e-7
+
+COARSER = 4
+"""How much coarser and longer each further grid of a prediction is."""
 
 _MOST_KNOWN = 64
 """A grid keeps so many transforms of single times. Each takes 16 bytes for every second point of the grid."""
@@ -109,3 +116,29 @@ class Grid:
         pmf[first:last] += mass * (1.0 - up)
         pmf[first + 1 : last + 1] += mass * up
         return self.of(pmf)
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """A grid of time: so many points, `dt` [s] apart, and its tilt."""
+
+    dt: float
+    size: int
+    tilt: float
+
+    @property
+    def end(self) -> float:
+        return self.dt * self.size
+
+    @property
+    def times(self) -> Array:
+        times: Array = np.arange(self.size, dtype=np.float64) * np.float64(self.dt)
+        return times
+
+    @property
+    def coarser(self) -> Spacing:
+        return Spacing(self.dt * COARSER, self.size, TILT_LONG)
+
+    def grid(self, side: Side = "mid") -> Grid:
+        """A grid on which every time is rounded by `side`."""
+        return Grid(self.size, self.dt, side, self.tilt)

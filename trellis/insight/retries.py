@@ -31,7 +31,7 @@ from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
 from trellis.insight.chain import ORDER, Part, checked, executions, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, PartTime, chain_length, in_series
-from trellis.insight.grid import Array, Grid, Side
+from trellis.insight.grid import COARSER, TILT_CUT, TILT_LONG, TILT_WHOLE, Array, Grid, Side, Spacing
 from trellis.insight.load import Load, shard_under
 from trellis.model import OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
@@ -44,38 +44,10 @@ TIGHT = 0.1
 
 _OVERHEAD = Overhead()
 _UNSEEN = 1e-9
-# What lies beyond the grid's end is folded back, multiplied by the tilt. Rounding errors at the end grow by 1/tilt.
-_TILT_WHOLE, _TILT_LONG, _TILT_CUT = 1e-4, 1e-6, 1e-7
 _POINTS = 2**14
 _SWEPT_POINTS = 2**12
-_COARSER, _MOST_GRIDS = 4, 16
+_MOST_GRIDS = 16
 _MOST_FINER = 4
-
-
-@dataclass(frozen=True)
-class Spacing:
-    """A grid of time: so many points, `dt` [s] apart, and its tilt."""
-
-    dt: float
-    size: int
-    tilt: float
-
-    @property
-    def end(self) -> float:
-        return self.dt * self.size
-
-    @property
-    def times(self) -> Array:
-        times: Array = np.arange(self.size, dtype=np.float64) * np.float64(self.dt)
-        return times
-
-    @property
-    def coarser(self) -> Spacing:
-        return Spacing(self.dt * _COARSER, self.size, _TILT_LONG)
-
-    def grid(self, side: Side = "mid") -> Grid:
-        """A grid on which every time is rounded by `side`."""
-        return Grid(self.size, self.dt, side, self.tilt)
 
 
 @dataclass(frozen=True)
@@ -231,10 +203,10 @@ def predict(
     if not 0 < finest < math.inf or (horizon is not None and not finest < horizon <= finest * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
     if horizon is not None:
-        return _predicted(problem, [Spacing(finest, 1 << math.ceil(math.log2(horizon / finest)), _TILT_CUT)])
+        return _predicted(problem, [Spacing(finest, 1 << math.ceil(math.log2(horizon / finest)), TILT_CUT)])
     found = _predicted(problem, _begin(problem, finest, _POINTS))
     while dt is None and finest > 1e-5 and 0 < found.percentile(0.5 * (1.0 - found.never)) < 50 * finest:
-        finest /= _COARSER
+        finest /= COARSER
         found = _predicted(problem, _begin(problem, finest, _POINTS))
     if deadline is None or found.tight(deadline):
         return found
@@ -273,7 +245,7 @@ def _begin(problem: Problem, dt: float, most: int) -> list[Spacing]:
     rules = {step.name: problem.policy.retry_of(step.name) for step in steps_of(problem.chain)}
     needed = chain_length(problem.chain, rules, problem.calls, problem.overhead) / dt
     size = 1 << math.ceil(math.log2(min(max(needed, 4096), most)))
-    return [Spacing(dt, size, _TILT_WHOLE if needed <= size else _TILT_LONG)]
+    return [Spacing(dt, size, TILT_WHOLE if needed <= size else TILT_LONG)]
 
 
 def _predicted(
@@ -287,7 +259,7 @@ def _predicted(
     `grid`: makes a grid, or takes one that was used before. `enough`: given the end of the last grid [s], and the share
     of orders that complete after it, whether that suffices.
     """
-    cut = spacings[0].tilt == _TILT_CUT
+    cut = spacings[0].tilt == TILT_CUT
     values, first = problem.cdf(grid(spacings[0]))
     times = spacings[0].times
     never = 1.0 - first.succeeds
