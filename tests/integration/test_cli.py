@@ -241,6 +241,18 @@ async def test_the_deadline_benchmark_prints_figures_and_nothing_else(tmp_path: 
 
 
 @pytest.mark.slow
+async def test_the_advice_benchmark_needs_no_servers(tmp_path: Path) -> None:
+    """It learns from about as many attempts as it was asked for, whichever servers the settings name."""
+    named = {"DATABASE_URL": "postgresql://nowhere.invalid/x", "TEMPORAL_ADDRESS": "nowhere.invalid:1"}
+    settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
+    done = await trellis(settings, "bench", "advice", "--attempts", "3000", "--rounds", "1", "--json", **named)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 2000 < found["attempts"] < 5000
+    assert 0 < found["seconds"] == pytest.approx(found["learn_s"] + found["recommend_s"], abs=0.002)
+
+
+@pytest.mark.slow
 async def test_orders_that_used_up_their_rounds_are_counted_apart_from_late_ones(tmp_path: Path) -> None:
     """One round of one try: of twelve orders under canonical faults some fail in dispatch, and none of them is late."""
     settings = Settings.model_validate({"TRELLIS_HOME": tmp_path})
