@@ -316,7 +316,7 @@ def sweep(
     grids = cache(Spacing.grid)
 
     def enough(end: float, unseen: float) -> bool:
-        return end > deadline and (unseen < 0.001 or end > 16 * deadline)
+        return end > deadline and (unseen < 0.001 or end > 8 * deadline)
 
     for policy in policies:
         problem = _problem(policy, faults, steps, overhead, load)
