@@ -225,7 +225,6 @@ def _problem(
     else:
         chain = in_a_row(steps) if isinstance(steps, Sequence) else steps
     names = list(dict.fromkeys(step.name for step in steps_of(chain)))
-    policy.check({*OUTSIDE_STEPS, *names})
     if isinstance(faults, Mapping):
         calls = {str(step): one.check() for step, one in faults.items()}
         if missing := [name for name in names if name not in calls]:
@@ -233,6 +232,7 @@ def _problem(
     else:
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {name: Calls.planned(plan, name) for name in names}
+    policy.check(tuple(dict.fromkeys((*OUTSIDE_STEPS, *names, *calls))))
     checked(chain)
     if load is not None:
         tried = [(policy.retry_of(step.name), calls[step.name]) for step in steps_of(chain)]
