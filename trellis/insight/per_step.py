@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from trellis.insight.calls import Calls, Overhead
-from trellis.insight.chain import Part, in_a_row
+from trellis.insight.chain import Part, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, chain_length
 from trellis.insight.grid import Grid
 from trellis.policies import Policy, Retry
@@ -43,7 +43,9 @@ def cheapest_mix(
     it on a fine one. Where that says no, the search goes on with 0.7 and 0.4 of `epsilon`. None where no mix is good
     enough.
     """
-    search = _Search(policy, calls, rules, overhead, deadline, in_a_row(calls) if steps is None else steps)
+    chain = in_a_row(calls) if steps is None else steps
+    rules = {step.name: rules[step.name] for step in steps_of(chain)}
+    search = _Search(policy, calls, rules, overhead, deadline, chain)
     for margin in _MARGINS:
         mix = _cheapest(search, dict.fromkeys(rules, policy.retry), epsilon * margin)
         if mix is None:
