@@ -186,7 +186,7 @@ class Prediction:
         # What a tilted grid folds back makes the upper bound too small by at most this factor.
         folded = 1.0 + 20 * spacing.tilt
         low, high = (1.0 - float(self.problem.cdf(spacing, side)[0][at]) for side in _SIDES)
-        return max(0.0, low), min(1.0, high * folded)
+        return max(0.0, low - RESOLUTION), min(1.0, high * folded + RESOLUTION)
 
     def tight(self, deadline: float) -> bool:
         """Whether the bounds of P(missed) differ by less than a tenth, or both are below a billionth."""
