@@ -1,180 +1,44 @@
-"""Temporal's own history as frames, of workflows that repeat, retry, run on, are reset, and vanish."""
+"""Temporal's own history as frames, of workflows that repeat, retry, run on, and vanish."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio import activity, workflow
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import (
     Client,
     FetchWorkflowHistoryEventsInput,
     Interceptor,
     OutboundInterceptor,
-    WorkflowFailureError,
 )
-from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.frames import drawn
+from tests.integration.odd_workflows import listed, run, worker
 from trellis import insight
 from trellis.desk import Desk
 from trellis.errors import BadInput, TrellisError
 from trellis.insight.fit import learn
-from trellis.insight.history import PartialHistory, rows
+from trellis.insight.history import rows
 from trellis.insight.retries import predict
 from trellis.policies import preset
 
 pytestmark = pytest.mark.slow
 
-SOON = timedelta(seconds=30)
-QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
-
-
-@activity.defn
-async def tiny() -> None:
-    """Works at once."""
-
-
-@activity.defn
-async def third_time() -> None:
-    """Fails twice."""
-    if activity.info().attempt < 3:
-        raise ApplicationError("not yet", type="NotYet", category=ApplicationErrorCategory.BENIGN)
-
-
-@activity.defn
-async def never() -> None:
-    """Fails for ever."""
-    raise ApplicationError("never", type="Never", category=ApplicationErrorCategory.BENIGN)
-
-
-@workflow.defn(name="Many")
-class Many:
-    """Five tiny activities, one that needs three attempts, a local one, and a run more for each of `more`."""
-
-    @workflow.run
-    async def run(self, more: int) -> None:
-        for _ in range(5):
-            await workflow.execute_activity(tiny, start_to_close_timeout=SOON)
-        await workflow.execute_activity(third_time, start_to_close_timeout=SOON, retry_policy=QUICK)
-        await workflow.execute_local_activity(tiny, start_to_close_timeout=SOON)
-        if more:
-            workflow.continue_as_new(more - 1)
-
-
-@workflow.defn(name="Stuck")
-class Stuck:
-    """One activity that never works."""
-
-    @workflow.run
-    async def run(self) -> None:
-        await workflow.execute_activity(never, start_to_close_timeout=SOON, retry_policy=QUICK)
-
-
-@workflow.defn(name="Together")
-class Together:
-    """Two activities and a timer, started together."""
-
-    @workflow.run
-    async def run(self) -> None:
-        await asyncio.gather(
-            *(workflow.execute_activity(tiny, start_to_close_timeout=SOON) for _ in range(2)), workflow.sleep(0.2)
-        )
-
-
-@workflow.defn(name="Failing")
-class Failing:
-    """Fails at once."""
-
-    @workflow.run
-    async def run(self) -> None:
-        raise ApplicationError("no", type="No")
-
-
-@workflow.defn(name="Unserved")
-class Unserved:
-    """An activity on a queue without workers, and one that fails until its time is up."""
-
-    @workflow.run
-    async def run(self) -> None:
-        with suppress(ActivityError):
-            await workflow.execute_activity(
-                tiny, task_queue="nobody-works-here", start_to_close_timeout=SOON,
-                schedule_to_start_timeout=timedelta(seconds=0.2),
-            )  # fmt: skip
-        slow = RetryPolicy(initial_interval=timedelta(seconds=0.5), backoff_coefficient=1)
-        await workflow.execute_activity(never, schedule_to_close_timeout=timedelta(seconds=2.2), retry_policy=slow)
-
-
-@workflow.defn(name="Asked")
-class Asked:
-    """One activity, and two updates."""
-
-    def __init__(self) -> None:
-        self.finished = False
-
-    @workflow.run
-    async def run(self) -> None:
-        await workflow.execute_activity(tiny, start_to_close_timeout=SOON)
-        await workflow.wait_condition(lambda: self.finished and workflow.all_handlers_finished())
-
-    @workflow.update
-    async def rename(self, name: str) -> str:
-        await workflow.sleep(0.01)
-        return name
-
-    @workflow.update
-    async def finish(self) -> None:
-        self.finished = True
-
-
-@workflow.defn(name="Broken")
-class Broken:
-    """Its workflow task fails for ever."""
-
-    @workflow.run
-    async def run(self) -> None:
-        raise KeyError("colour")
-
 
 @pytest.fixture(scope="module")
 async def client(idle_desk: Desk) -> AsyncIterator[Client]:
-    """A client beside a worker that runs the workflows above."""
-    async with Worker(
-        idle_desk.client, task_queue="many", workflows=[Many, Stuck, Together, Failing, Unserved, Asked, Broken],
-        activities=[tiny, third_time, never], workflow_runner=UnsandboxedWorkflowRunner(),
-    ):  # fmt: skip
+    """A client beside a worker that runs the odd workflows."""
+    async with worker(idle_desk.client):
         yield idle_desk.client
-
-
-async def run(client: Client, more: int = 0) -> str:
-    id_ = f"many-{uuid.uuid4().hex[:8]}"
-    await client.execute_workflow("Many", more, id=id_, task_queue="many")
-    return id_
-
-
-async def listed(client: Client, id_: str, runs: int) -> str:
-    """A query for the id, once visibility knows so many runs."""
-    query = f'WorkflowId = "{id_}"'
-    async with asyncio.timeout(30):
-        while (await client.count_workflows(query)).count < runs:
-            await asyncio.sleep(0.1)
-    return query
 
 
 async def test_repeated_activities_are_no_attempts_of_one(client: Client) -> None:
@@ -233,154 +97,6 @@ async def test_activities_started_together_share_a_workflow_task(client: Client)
     timer = found[found["kind"] == "timer"].iloc[0]
     assert timer["start_to_close_timeout"] == 0.2
     assert timer["task"] == found.loc[found["kind"] == "activity", "task"].iloc[0]
-
-
-async def test_an_id_gives_all_runs_that_belong_together(client: Client) -> None:
-    """Three runs, each continuing the last, come with the id alone, oldest first; `run_id` gives one of them."""
-    id_ = await run(client, more=2)
-    found = await insight.download(client, id_)
-    runs = list(dict.fromkeys(found["run_id"]))
-    assert len(runs) == 3
-    assert insight.history_workflows(found)["began_at"].is_monotonic_increasing
-    assert found.attrs["notes"] == []
-    assert set((await insight.download(client, id_, run_id=runs[1]))["run_id"]) == {runs[1]}
-    with pytest.warns(PartialHistory, match="has more than 2 runs: the newest were read"):
-        newest = await insight.download(client, id_, limit=2)
-    assert list(dict.fromkeys(newest["run_id"])) == runs[1:]
-
-
-async def test_runs_that_were_not_read_are_named(client: Client) -> None:
-    """An id that was used twice is two workflows. The later one is read, and the other is mentioned."""
-    id_ = await run(client)
-    await client.execute_workflow("Many", 0, id=id_, task_queue="many")
-    await listed(client, id_, 2)
-    with pytest.warns(PartialHistory, match="1 other runs of many-.* were not read"):
-        found = await insight.download(client, id_)
-    assert found["run_id"].nunique() == 1
-
-
-async def test_a_retried_workflow_is_one_chain(client: Client) -> None:
-    """Each attempt of a workflow with a retry policy is a run of its own; all are read."""
-    id_ = f"failing-{uuid.uuid4().hex[:8]}"
-    twice = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=2)
-    with pytest.raises(WorkflowFailureError):
-        await client.execute_workflow("Failing", id=id_, task_queue="many", retry_policy=twice)
-    found = await insight.download(client, id_)
-    assert list(found.loc[found["kind"] == "workflow", "attempt"]) == [1, 2]
-    assert list(found.loc[found["kind"] == "workflow", "maximum_attempts"]) == [2, 2]
-    assert list(insight.history_workflows(found)["state"]) == ["FAILED", "FAILED"]
-
-
-async def test_of_many_workflows_a_sample_is_read_and_says_so(client: Client) -> None:
-    """Of five workflows three are read, the same three for the same seed. Times choose by the start."""
-    kind = f"sampled-{uuid.uuid4().hex[:8]}"
-    began = datetime.now(UTC)
-    for number in range(5):
-        await client.execute_workflow("Many", 0, id=f"{kind}-{number}", task_queue="many")
-    query = f"WorkflowId STARTS_WITH '{kind}'"
-    async with asyncio.timeout(30):
-        while (await client.count_workflows(query)).count < 5:
-            await asyncio.sleep(0.1)
-    chosen = []
-    for _ in range(2):
-        with pytest.warns(PartialHistory, match="found 5 workflows; a random sample of 3"):
-            found = await insight.download(client, query=query, sample=3, seed=7)
-        chosen.append(set(found["workflow_id"]))
-        assert len(found.attrs["notes"]) == 1
-    assert len(chosen[0]) == 3
-    assert chosen[0] == chosen[1]
-    newest = await insight.download(client, query=query, limit=2)
-    assert set(newest["workflow_id"]) == {f"{kind}-3", f"{kind}-4"}
-    assert (await insight.download(client, query=query, since=began))["workflow_id"].nunique() == 5
-    with pytest.raises(TrellisError, match="No workflow in namespace"):
-        await insight.download(client, query=query, until=began)
-    with pytest.raises(BadInput, match="since= has no time zone"):
-        await insight.download(client, query=query, since=datetime(2026, 1, 1))
-    with pytest.raises(BadInput, match="an id names one"):
-        await insight.download(client, id="x", since=began)
-    with pytest.raises(BadInput, match="sample= is a number"):
-        await insight.download(client, query=query, sample=0)
-
-
-async def test_an_activity_that_no_worker_takes_made_no_call(client: Client) -> None:
-    """It timed out in its queue, which the server's history tells from a call that timed out."""
-    id_ = f"nobody-{uuid.uuid4().hex[:8]}"
-    with pytest.raises(WorkflowFailureError):
-        await client.execute_workflow("Unserved", id=id_, task_queue="many")
-    tries = insight.history_attempts(await insight.download(client, id_))
-    assert dict(zip(tries["step"], tries["outcome"], strict=True)) == {"tiny": "lost", "never": "failed"}
-
-
-async def test_what_a_reset_copied_counts_once(client: Client) -> None:
-    """The base run and the reset one: attempts once, updates with names, seconds from the reset."""
-    id_ = f"asked-{uuid.uuid4().hex[:8]}"
-    handle = await client.start_workflow("Asked", id=id_, task_queue="many")
-    await handle.execute_update("rename", "x")
-    await handle.execute_update("finish")
-    await handle.result()
-    first = (await handle.describe()).run_id
-    events = (await handle.fetch_history()).events
-    worked = next(e.event_id for e in events if e.HasField("activity_task_completed_event_attributes"))
-    done = [e.event_id for e in events if e.HasField("workflow_task_completed_event_attributes")]
-    request = ResetWorkflowExecutionRequest(
-        namespace=client.namespace, workflow_execution=WorkflowExecution(workflow_id=id_, run_id=first),
-        workflow_task_finish_event_id=min(one for one in done if one > worked), request_id=uuid.uuid4().hex,
-        reason="again",
-    )  # fmt: skip
-    ended = (await handle.describe()).close_time
-    second = (await client.workflow_service.reset_workflow_execution(request)).run_id
-    await client.get_workflow_handle(id_, run_id=second).result()
-    found = await insight.download(client, id_)
-    assert list(dict.fromkeys(found["run_id"])) == [first, second]
-    again = found[found["run_id"] == second]
-    assert set(again.loc[again["kind"] == "update", "name"]) == {"rename", "finish"}
-    assert set(again["reset_from"]) == {first}
-    began = insight.history_workflows(found)["began_at"]
-    assert ended is not None
-    assert began.iloc[1] >= ended, "it began at the reset"
-    tries = insight.history_attempts(found)
-    assert len(tries) == 1, "the only activity ran once, before the reset"
-    assert insight.timelines(insight.history_workflows(found), tries).to_dict()
-    assert insight.state_map(found).to_dict()
-
-
-async def test_a_workflow_task_that_fails_is_a_row(client: Client) -> None:
-    """With cause, type and message; while it fails again, a row says at which attempt it is."""
-    id_ = f"broken-{uuid.uuid4().hex[:8]}"
-    handle = await client.start_workflow("Broken", id=id_, task_queue="many")
-    async with asyncio.timeout(30):
-        while True:
-            found = await insight.download(client, id_)
-            tasks = found[found["kind"] == "workflow task"]
-            if len(tasks) == 2:
-                break
-            await asyncio.sleep(0.2)
-    await handle.terminate(reason="enough")
-    assert list(tasks["outcome"]) == ["failed", "open"]
-    assert tasks["failure_type"].iloc[0] == "KeyError"
-    assert "colour" in tasks["error"].iloc[0]
-    assert tasks["attempt"].iloc[1] >= 2
-    ended = await insight.download(client, id_)
-    assert ended.loc[ended["kind"] == "workflow", "error"].tolist() == ["enough"]
-    assert ended.loc[ended["kind"] == "workflow", "build_id"].isna().all()
-
-
-async def test_a_reset_run_has_its_own_id(client: Client) -> None:
-    """After a reset the run that is asked for is the one that is shown, not the one that it was copied from."""
-    id_ = await run(client)
-    handle = client.get_workflow_handle(id_)
-    events = (await handle.fetch_history()).events
-    first = (await handle.describe()).run_id
-    done = next(e.event_id for e in events if e.HasField("workflow_task_completed_event_attributes"))
-    request = ResetWorkflowExecutionRequest(
-        namespace=client.namespace, workflow_execution=WorkflowExecution(workflow_id=id_, run_id=first),
-        workflow_task_finish_event_id=done, request_id=uuid.uuid4().hex, reason="again",
-    )  # fmt: skip
-    second = (await client.workflow_service.reset_workflow_execution(request)).run_id
-    await client.get_workflow_handle(id_, run_id=second).result()
-    assert set((await insight.download(client, id=id_))["run_id"]) == {first, second}
-    assert set((await insight.download(client, id=id_, run_id=second))["run_id"]) == {second}
-    assert set((await insight.download(client, id=id_, run_id=first))["run_id"]) == {first}
 
 
 async def test_a_running_activity_shows_how_far_it_is(client: Client) -> None:
