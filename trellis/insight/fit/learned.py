@@ -17,7 +17,7 @@ from trellis.insight.fit.frame import each_row_once, one_namespace, usable
 from trellis.insight.fit.pooling import ENOUGH, alike_in_latency, in_words, toward_common
 from trellis.insight.fit.risks import OK, Risks
 from trellis.insight.fit.runs import measured_runs
-from trellis.insight.fit.step import Fit, fitted
+from trellis.insight.fit.step import UNKNOWN, Fit, fitted
 from trellis.insight.fit.tries import Tries
 from trellis.insight.history.frames import history_attempts, history_workflows
 from trellis.insight.structure import Structure, structure_of
@@ -100,6 +100,8 @@ class Learned:
         one of whose good calls no duration is known."""
         for step in self.needed:
             found = self.steps[step]
+            if not found.tries:
+                raise BadInput(f"No attempt of `{step}` has ended yet: nothing is known about its calls.")
             if not found.worked:
                 raise BadInput(
                     f"`{step}` never worked in {found.tries} attempt{'s' * (found.tries != 1)}: no policy helps before "
@@ -171,13 +173,13 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:
     """The calls of each step, with what the steps lend each other."""
     ended = {step: one for step, one in tries.items() if len(one.kind)}
-    if without := sorted(set(tries) - set(ended)):
-        raise BadInput(f"There are no attempts of {', '.join(without)} that ended to learn from.")
+    if not ended:
+        raise BadInput("There are no attempts that ended to learn from.")
     if not any(one.worked for one in ended.values()):
         number = sum(len(one.kind) for one in ended.values())
         raise BadInput(f"None of the {number} attempts worked: no policy helps before one does.")
     found = {step: fitted(one) for step, one in ended.items()}
-    fits = {step: one for step, (one, _) in found.items()}
+    fits = {step: found[step][0] if step in found else UNKNOWN for step in tries}
     working = [step for step, one in fits.items() if one.worked]
     lent = toward_common({step: fits[step].shares for step in working}, {step: found[step][1] for step in working})
     weights = np.array([found[step][1] for step in working])

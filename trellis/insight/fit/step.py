@@ -94,6 +94,13 @@ class Fit:
         return replace(self, shares=shares, intervals=intervals, lent=by)
 
 
+UNKNOWN = Fit(
+    0, {"ok": 0.0, "error": 0.0, "hang": 1.0}, dict.fromkeys(("ok", "error", "hang"), (0.0, 1.0)), (0.0,), (0.0,), 0.0,
+    worked=0, timed=False,
+)  # fmt: skip
+"""What is known about a step of which no attempt has ended."""
+
+
 def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
     """Learn from these attempts, all of one kind. Raises BadInput where there are none, or none that worked."""
     of = f" of {step}" if step else ""
