@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 
 from tests.courses import Program, act, child, drawn_seconds, history_of, local, race, signal, timer, together
+from trellis.errors import BadInput
 from trellis.insight.chain import Choice, Measured, Parallel, Repeat, Series, Step, steps_of
+from trellis.insight.fit import learn
 from trellis.insight.history import history_attempts, history_workflows
+from trellis.insight.recommend import recommend
 from trellis.insight.structure import Structure, structure_of
 from trellis.insight.structure.groups import groups_of
 from trellis.insight.structure.items import from_history
@@ -79,6 +82,8 @@ def test_local_activities_that_never_fail_are_measured() -> None:
     assert not list(steps_of(found.chain))
     right(found, {})
     assert found.runs["seconds"].median() > 1.2
+    with pytest.raises(BadInput, match="No retry rule changes"):
+        recommend(5.0, 1e-3, learn(history_of(program)))
 
 
 def test_branches_side_by_side_are_told_from_a_barrier() -> None:
