@@ -99,7 +99,9 @@ class Learned:
         """Return itself. Raises BadInput where no policy can be judged: the chain needs a step that never worked, or
         one of whose good calls no duration is known, or it needs no step at all."""
         if not self.needed:
-            raise BadInput(f"No retry rule changes how long these {self.noun}s take: they run no activity that is tried.")
+            raise BadInput(
+                f"No retry rule changes how long these {self.noun}s take: they run no activity that is tried."
+            )
         for step in self.needed:
             found = self.steps[step]
             if not found.tries:
