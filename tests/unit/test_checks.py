@@ -263,6 +263,13 @@ def test_failures_that_a_history_forgot_are_placed_in_time() -> None:
     assert "come in runs" in independent.check(draws(attempts), 15).words
 
 
+def test_attempts_whose_worker_is_not_known_are_no_bad_worker() -> None:
+    """A history names the worker of an activity's last attempt only: all attempts without a name failed."""
+    attempts, _ = world(3)
+    attempts["worker"] = attempts["worker"].where(attempts["outcome"] == "succeeded")
+    assert independent.check(draws(attempts), 15).ok
+
+
 def test_a_race_of_lanes_is_one_draw() -> None:
     """Two lanes: one draw for each step of each order, and it failed only if both first tries failed."""
     rows = [
