@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -137,16 +137,19 @@ class Policy:
         rule = self.steps.get(step, self.retry)
         return replace(rule, max_tries=0) if step in _ENDLESS and rule.max_tries else rule
 
-    def check(self) -> Policy:
-        """Return the policy itself, or raise ConfigError with a sentence if it contradicts itself."""
+    def check(self, known: Collection[str] = OUTSIDE_STEPS) -> Policy:
+        """Return the policy itself, or raise ConfigError with a sentence if it contradicts itself.
+
+        `known`: the steps that may have rules of their own. An order's, or the activities of another workflow.
+        """
         _check_types(self, "")
         for name, rule in self._rules():
             if not isinstance(rule, Retry):
                 raise ConfigError(f"The policy's {name} must be a retry rule.")
             _check_types(rule, f"{name}.")
         problems = [
-            *((step not in OUTSIDE_STEPS, f"steps names {step!r}, and the steps that call out are "
-               f"{', '.join(OUTSIDE_STEPS)}") for step in self.steps),
+            *((step not in known, f"steps names {step!r}, and the steps that call out are "
+               f"{', '.join(known)}") for step in self.steps),
             (self.budget <= 0, "budget must be more than 0"),
             (
                 self.child_run_timeout is not None and self.child_run_timeout <= 0,

@@ -187,7 +187,8 @@ def test_durations_that_the_model_cannot_give_are_seen() -> None:
     """Every order waits for three seconds between its steps, which no attempt shows: the model is too fast."""
     attempts, runs = world(5)
     slow = runs.assign(seconds=runs["seconds"] + 3)
-    check = named(checked(learn(attempts, runs=slow), 15), "durations")
+    given = list(dict.fromkeys(attempts["step"].astype(str)))
+    check = named(checked(learn(attempts, given, runs=slow), 15), "durations")
     assert not check.ok
     assert "The model does not fit" in check.words
 
@@ -263,6 +264,13 @@ def test_failures_that_a_history_forgot_are_placed_in_time() -> None:
     assert "come in runs" in independent.check(draws(attempts), 15).words
 
 
+def test_attempts_whose_worker_is_not_known_are_no_bad_worker() -> None:
+    """A history names the worker of an activity's last attempt only: all attempts without a name failed."""
+    attempts, _ = world(3)
+    attempts["worker"] = attempts["worker"].where(attempts["outcome"] == "succeeded")
+    assert independent.check(draws(attempts), 15).ok
+
+
 def test_a_race_of_lanes_is_one_draw() -> None:
     """Two lanes: one draw for each step of each order, and it failed only if both first tries failed."""
     rows = [
@@ -282,6 +290,41 @@ def test_the_limit_of_a_share_without_a_miss_is_three_over_n() -> None:
     """The rule of three, and no promise from no runs."""
     assert upper_limit(0, 300) == pytest.approx(3 / 300, rel=0.01)
     assert upper_limit(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "runs", "failed"),
+    [
+        ({"step": None}, {}, set()),
+        ({"order_id": None}, {}, set()),
+        ({"duration_ms": -5.0}, {}, set()),
+        ({"duration_ms": np.nan}, {}, set()),
+        ({}, {"seconds": np.nan}, set()),
+        ({}, {"state": "FAILED"}, {"durations"}),
+        ({}, {"state": "CANCELLED"}, set()),
+        ({}, {"policy_json": "{"}, set()),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_third_of_the_rows_may_be_damaged(
+    attempts: dict[str, object], runs: dict[str, object], failed: set[str]
+) -> None:
+    """Missing values, clocks that ran backwards, and policies that cannot be read are left out. Only runs that failed
+    contradict the model."""
+    frames = list(world(7))
+    for frame, damage in zip(frames, (attempts, runs), strict=True):
+        third = pd.Series(np.arange(len(frame)) % 3 > 0, index=frame.index)
+        for name, value in damage.items():
+            frame[name] = frame[name].where(third, value)
+    checks = checked(learn(frames[0], runs=frames[1]), 15)
+    assert {check.name for check in checks if not check.ok} == failed
+
+
+def test_frames_in_any_order_give_the_same_checks() -> None:
+    """Rows in another order: the same words."""
+    attempts, runs = world(3, outage=(5, 25))
+    mixed = learn(attempts.sample(frac=1, random_state=1), runs=runs.sample(frac=1, random_state=2))
+    assert named(checked(mixed, 15), "independent") == named(checked(learn(attempts, runs=runs), 15), "independent")
 
 
 @pytest.mark.parametrize("name", ["swift", "patient"])

@@ -1,4 +1,4 @@
-"""`trellis bench`: measure. Each benchmark starts servers of its own and ends them."""
+"""`trellis bench`: measure. A benchmark that needs servers starts its own and ends them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trellis.cli.arguments import Changes, Preset, read_policy
 from trellis.cli.common import Json, progress, read_settings, run, show
 from trellis.policies import preset, tuned
 
-commands = typer.Typer(no_args_is_help=True, help="Measure; each benchmark starts servers of its own.")
+commands = typer.Typer(no_args_is_help=True, help="Measure. What needs servers starts its own and ends them.")
 
 
 @commands.command("deadline")
@@ -117,6 +117,22 @@ def bench_audit(
     settings = read_settings()
     with progress("orders", orders + orders // 10, as_json) as tick:
         result = run(bench.run(settings, orders, tick))
+    show(result, as_json)
+
+
+@commands.command("advice")
+def bench_advice(
+    attempts: Annotated[int, typer.Option(min=1, max=10_000_000, help="Learn from about so many attempts.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often it is measured.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated orders.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """How long it takes to learn from many attempts, simulated ones, and to recommend a policy."""
+    from trellis.bench import advice
+
+    read_settings()
+    with progress("learn and recommend", rounds, as_json) as tick:
+        result = advice.run(attempts, rounds, seed, tick)
     show(result, as_json)
 
 

@@ -9,10 +9,12 @@ workflow of an order. `ORDER` is the chain of an order. `chain_text` reads and w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from trellis.errors import BadInput
 from trellis.model import FORWARD_OUTSIDE_STEPS, STEPS
 
 IN_ROUNDS = frozenset(str(step) for step, info in STEPS.items() if info.queue == "shipping")
@@ -106,3 +108,47 @@ def in_a_row(names: Iterable[str]) -> Series:
 
 ORDER = in_a_row(FORWARD_OUTSIDE_STEPS)
 """What an order does: three steps, rounds of shipping, one more step."""
+
+
+def executions(part: Part) -> float:
+    """How often steps run in a part if nothing fails: a step in a loop of ten counts ten times."""
+    match part:
+        case Step():
+            return 1.0
+        case Measured():
+            return 0.0
+        case Series(parts) | Parallel(parts):
+            return sum(map(executions, parts))
+        case Repeat(body, times):
+            return executions(body) * sum(times) / len(times)
+        case Choice(options, shares):
+            return sum(share * executions(one) for one, share in zip(options, shares, strict=True))
+        case Rounds(body):
+            return executions(body)
+
+
+def checked(part: Part) -> Part:
+    """The part itself. Raises BadInput where its numbers make no sense."""
+    match part:
+        case Measured(what, seconds):
+            if not seconds or not all(math.isfinite(one) and one >= 0 for one in seconds):
+                raise BadInput(
+                    f"The durations of {what!r} are numbers of seconds, 0 or more, and there is at least one."
+                )
+        case Repeat(body, times):
+            if not times or min(times) < 0:
+                raise BadInput("A loop runs 0 times or more, and it is known how often.")
+            checked(body)
+        case Choice(options, shares):
+            if not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6 or len(options) != len(shares):
+                raise BadInput("The shares of a choice are 0 or more and add up to 1, one for each option.")
+            for one in options:
+                checked(one)
+        case Series(parts) | Parallel(parts):
+            for one in parts:
+                checked(one)
+        case Rounds(body):
+            checked(body)
+        case Step():
+            pass
+    return part

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trellis.insight.calls import Calls, Overhead
-from trellis.insight.grid import Grid, Pieces, total
+from trellis.insight.grid import Grid, Pieces, powers, total
 from trellis.insight.server_timers import PRECISION, SET_AND_RUN, Tries, waits
 from trellis.policies import Jitter, Placement, Retry
 
@@ -41,8 +41,8 @@ class StepTime:
     fails: float
 
 
-def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead) -> StepTime:
-    """The time of one step on `grid`, from its start."""
+def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead, *, only_retries: bool = False) -> StepTime:
+    """The time of one step on `grid`, from its start. `only_retries`: calls that work take no time."""
     works, _, _ = calls.under(retry.try_timeout)
     chance = min(1.0, total(works))
     nothing = np.zeros(grid.size // 2 + 1)
@@ -54,17 +54,22 @@ def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead) -> Ste
     reached: Any = 1.0
     for backoff, number, count in backoffs(retry, grid, chance):
         one = lost(number, backoff)
-        many = 0.0 if math.isinf(count) else one**count
-        if chance > 0.0:
-            begun = begun + reached * one * (1.0 if count == 1 else (1.0 - many) / (1.0 - one))
-        reached = reached * many
-    lane = grid.of_pieces(works) * begun
+        if count == 1:
+            reached = reached * one
+            begun = begun + reached
+        elif math.isinf(count):
+            begun = begun + reached * one / (1.0 - one)
+        else:
+            starts, last = powers(one, int(count))
+            begun = begun + reached * one * starts
+            reached = reached * last
+    lane = grid.of_pieces([(chance, 0.0)] if only_retries else works) * begun
     # After the last try there is no backoff.
     over = reached * lost(0, 0.0) if retry.max_tries else nothing
     fails = (1.0 - chance) ** retry.max_tries if retry.max_tries else 0.0
     if retry.hedge == 1:
         return StepTime(lane, over, (1.0 - fails) / chance if chance else float(retry.max_tries), 1.0 - fails, fails)
-    return _hedged(grid, retry, lane, begun, over, fails)
+    return _hedged(grid, retry, lane, begun, over, chance, fails)
 
 
 def backoffs(retry: Retry, grid: Grid, chance: float) -> Iterator[tuple[float, int, float]]:
@@ -153,20 +158,27 @@ def _mean(pieces: Pieces) -> float:
     return round(sum(share * seconds for share, seconds in pieces) / max(total(pieces), 1e-12), 3)
 
 
-def _hedged(grid: Grid, retry: Retry, lane: Any, begun: Any, over: Any, fails: float) -> StepTime:
+def _hedged(grid: Grid, retry: Retry, lane: Any, begun: Any, over: Any, chance: float, fails: float) -> StepTime:
     """Several lanes at once: the first success ends the step. The step gives up when the last lane gives up."""
-    whole = np.ones(grid.size // 2 + 1)
-    survival = np.clip(1.0 - np.cumsum(grid.back(lane * whole)), 0.0, 1.0)
+    survival = np.clip(1.0 - np.cumsum(grid.back(lane)), 0.0, 1.0)
     before = np.concatenate(([1.0], survival[:-1]))
     winner = before**retry.hedge - survival**retry.hedge
-    starts = grid.back(begun * whole)
+    starts = grid.back(begun)
     # The first try of every lane begins. A later try begins only while no other lane has won. Within one cell of the
     # grid either may be first, except where lanes move in step because no jitter spreads their backoffs.
     starts[0] -= 1.0
     alone, after = before ** (retry.hedge - 1), survival ** (retry.hedge - 1)
     if retry.jitter is Jitter.FULL:
         alone = np.concatenate((after[:1], (alone[1:] + after[1:]) / 2))
-    tries = retry.hedge * (1.0 + float(np.sum(starts * alone)))
-    last = np.diff(np.cumsum(grid.back(over * whole)) ** retry.hedge, prepend=0.0)
+    if chance > 0.0:
+        # Beyond the end of the grid the lanes are alike: each has the same share of the calls that are still to come.
+        seen = 1.0 + float(np.sum(starts))
+        beyond = max(0.0, (1.0 - fails) / chance - seen) * survival[-1] ** (retry.hedge - 1) / retry.hedge
+        tries = retry.hedge * (1.0 + float(np.sum(starts * alone)) + beyond)
+    else:
+        tries = float(retry.hedge * retry.max_tries)
+    if not retry.max_tries:
+        return StepTime(grid.of(winner), over, tries, 1.0, 0.0)
+    last = np.diff(np.cumsum(grid.back(over)) ** retry.hedge, prepend=0.0)
     fails = fails**retry.hedge
     return StepTime(grid.of(winner), grid.of(last), tries, 1.0 - fails, fails)

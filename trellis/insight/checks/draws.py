@@ -93,6 +93,8 @@ def draws(attempts: pd.DataFrame) -> Draws:
 
 def _columns(attempts: pd.DataFrame) -> pd.DataFrame:
     """The columns that draws are made from, in plain types. `start` and `end` are in seconds since 1970."""
+    if "step" in attempts:
+        attempts = attempts[attempts["step"].notna().to_numpy()]
     n = len(attempts)
 
     def column(name: str, otherwise: Any) -> Any:
@@ -151,11 +153,11 @@ def _races(frame: pd.DataFrame) -> pd.DataFrame:
     firsts = mine.assign(lost=lost).drop_duplicates([*key, "lane"])
     races = firsts.groupby(key, sort=False).agg(
         start=("start", "min"), end=("end", "max"), lost=("lost", "all"), lane=("lane", "size"),
+        worker=("worker", "first"),
     ).reset_index()  # fmt: skip
     won = mine[mine["outcome"] == "succeeded"].drop_duplicates(key).set_index(key)
     at = pd.MultiIndex.from_frame(races[key])
     races["seconds"] = won["seconds"].reindex(at).to_numpy()
-    races["worker"] = won["worker"].reindex(at).to_numpy()
     races["outcome"] = np.where(races["lost"], "failed", "succeeded")
     return pd.concat([frame[~several], races.drop(columns="lost")], ignore_index=True)
 

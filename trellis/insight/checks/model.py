@@ -9,4 +9,4 @@ from trellis.insight.fit import Learned
 
 def setting(learned: Learned) -> dict[str, Any]:
     """Arguments of `predict`: the chain, and the overhead where it was measured."""
-    return {}
+    return {"steps": learned.chain} | ({} if learned.overhead is None else {"overhead": learned.overhead})
