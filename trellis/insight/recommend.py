@@ -272,16 +272,11 @@ class _Goal:
             step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs, lanes)]))
             for step, calls in self.world.calls.items()
         }
-        # A policy that is good enough on the coarse grid may not be on the fine one.
-        for margin in (1.0, 0.7, 0.4):
-            policy = cheapest_mix(
-                base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon * margin,
-                steps=self.world.known.get("steps"),
-            )  # fmt: skip
-            found = None if policy is None else self.predicted_if_met(policy)
-            if found is not None:
-                return found
-        return None
+        policy = cheapest_mix(
+            base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon,
+            steps=self.world.known.get("steps"), good_enough=lambda mix: self.predicted_if_met(mix) is not None,
+        )  # fmt: skip
+        return None if policy is None else self.predicted_if_met(policy)
 
 
 def _candidates(deadline: float, chain: Collection[Calls], lanes: int) -> Iterator[Policy]:
