@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from temporalio import activity
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -93,7 +95,7 @@ async def _run_trips(target: TemporalTarget, trips: int) -> str:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
     trips_client = await _ready(replace(target, namespace=NAMESPACE))
-    calls = [book_flight, book_hotel, book_car, check_visa]
+    calls: list[Callable[..., Any]] = [book_flight, book_hotel, book_car, check_visa]
     # The namespace may hold trips of an earlier run. A prefix of its own tells this run apart.
     prefix = f"trip-{uuid.uuid4().hex[:6]}-"
     async with Worker(trips_client, task_queue=QUEUE, workflows=[Trip], activities=calls, workflow_runner=RUNNER):
