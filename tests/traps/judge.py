@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import pytest
 from scipy import stats
 
 from tests.traps.frames import history, ledger
@@ -29,7 +30,7 @@ chance explains."""
 @dataclass(frozen=True)
 class Scenario:
     """A world, the rules in force in it, and what is wanted. `view`: what is learned from, ledger or history.
-    `until`: the data are as they are so many seconds after the start. `latency`, in words, is for people."""
+    `until`: the data are as they are so many seconds after the start."""
 
     program: Program
     calls: Calls
@@ -88,6 +89,13 @@ def translated(retry: Retry) -> Rule:
     )  # fmt: skip
 
 
+def few_candidates(patch: pytest.MonkeyPatch) -> None:
+    """Let `recommend` choose among fewer policies, which is quicker."""
+    patch.setattr("trellis.insight.recommend._TIMEOUTS", (0.1, 0.4, 1.5, 5.0))
+    patch.setattr("trellis.insight.recommend._BACKOFFS", ((0.005, 0.05), (0.2, 1.0)))
+    patch.setattr("trellis.insight.recommend._LANES", (1, 2))
+
+
 def judged(scenario: Scenario, seed: int = 0) -> Verdict:
     world = scenario.lived(seed)
     try:
@@ -96,7 +104,7 @@ def judged(scenario: Scenario, seed: int = 0) -> Verdict:
         return Verdict("refused" if len(str(refusal)) > 20 else "wrong", str(refusal))
     if not found.trust:
         return _refused(scenario, world, found)
-    return _promise(scenario, found, seed)
+    return _promise(scenario, world, found, seed)
 
 
 def _top(world: World) -> list[Any]:
@@ -137,8 +145,13 @@ def _shares(words: str) -> list[float]:
     return found + [1e-12] * ("1 in a trillion" in words)
 
 
-def _promise(scenario: Scenario, found: Any, seed: int) -> Verdict:
-    """Trusted: the promise must hold in the same world."""
+def _promise(scenario: Scenario, world: World, found: Any, seed: int) -> Verdict:
+    """Trusted: the promise must hold in the same world.
+
+    Where a timeout cut off calls that would have ended, the data do not say when. They count as endless, so the tail
+    that is promised may be longer than the true one.
+    """
+    hidden = any(math.isfinite(one.needed) and one.outcome == "timed out" for run in world.runs for one in run.tries)
     trial = scenario.under(found.policy, seed + 10_000)
     late, runs = misses(trial, scenario.deadline)
     worst = max(found.p_miss_at_worst if found.p_miss_at_worst is not None else found.p_miss, found.p_miss)
@@ -149,7 +162,8 @@ def _promise(scenario: Scenario, found: Any, seed: int) -> Verdict:
         return Verdict("wrong", f"{late} of {runs} miss: {said}", found)
     for share, promised, room in ((0.5, found.p50, ROOM), (0.99, found.p99, 2 * ROOM)):
         low, high = _quantile(seconds, share)
-        if promised > high * (1 + room) + 0.03 or promised < low * (1 - room) - 0.03:
+        too_long = promised > high * (1 + room) + 0.03
+        if (too_long and not hidden) or promised < low * (1 - room) - 0.03:
             return Verdict("wrong", f"p{share * 100:g} is {low:.2f} to {high:.2f} s: {said}", found)
     return Verdict("right", f"{late} of {runs} miss: {said}", found)
 
