@@ -13,7 +13,7 @@ import pandas as pd
 from trellis.db import reading
 from trellis.db.reading import OneOrMany
 from trellis.errors import BadInput
-from trellis.insight.frames import OUTCOMES, Source, TryFilters, _read
+from trellis.insight.frames import OUTCOMES, Source, TryFilters, _read, whole_attempts
 
 _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTEMPT_ABANDONED": "abandoned"}
 _SKEW = pd.Timedelta(seconds=1)
@@ -152,10 +152,11 @@ def steps(
     open [int64], succeeded [bool], started_at, ended_at [UTC; the time of scheduling, where the first start is not
     known], seconds [float, first start to last end], good_s, failed_s, hung_s, wait_s [float: seconds in the try that
     worked, in tries that failed, in tries that hung, and in the rest: between tries, or in tries without known times].
+    Steps of histories also have queue [category].
     """
     if isinstance(source, pd.DataFrame) and "outcome" in source:
         _only_a_frame(order, batches, filters)
-        return _steps(source)
+        return _steps(whole_attempts(source, "order_id", "step", "round", "started_at", "ended_at", "duration_ms"))
     if batches is not None:
         return map(_steps, attempts(source, order, batches=batches, **filters))
     return _steps(attempts(source, order, **filters))
@@ -173,6 +174,10 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     if "scheduled_at" in tries:
         rows["started_at"] = rows["started_at"].fillna(tries["scheduled_at"])
+    # Whose frame has task queues was made from histories (`words_of`), and that is to be seen in its steps too.
+    queue = {"queue": ("queue", "first")} if "queue" in tries else {}
+    if queue:
+        rows["queue"] = tries["queue"]
     counts = ["attempts", "failed", "timed_out", "abandoned", "lost", "unknown", "open", "good_s", "failed_s", "hung_s"]
     frame = (
         rows.groupby(["order_id", "step", "round"], observed=True, sort=False)
@@ -181,6 +186,7 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
             started_at=("started_at", "min"),
             ended_at=("ended_at", "max"),
             **{name: (name, "sum") for name in counts},
+            **queue,
         )
         .reset_index()
     )
@@ -190,5 +196,5 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     frame["wait_s"] = (frame["seconds"] - spent).clip(lower=0)
     return frame[
         ["order_id", "step", "round", "attempts", "failed", "timed_out", "abandoned", "lost", "unknown", "open",
-         "succeeded", "started_at", "ended_at", "seconds", "good_s", "failed_s", "hung_s", "wait_s"]
+         "succeeded", "started_at", "ended_at", "seconds", "good_s", "failed_s", "hung_s", "wait_s", *queue]
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Rounds, Series, Step
-from trellis.insight.grid import Array, Grid, total
+from trellis.insight.grid import Array, Grid, powers, total
 from trellis.insight.server_timers import MAX_TIME_SHIFT
 from trellis.insight.step_time import StepTime, step_time
 from trellis.policies import Placement, Policy, Retry
@@ -160,28 +160,22 @@ def _repeated(body: PartTime, times: list[int]) -> PartTime:
     """The body so many times, one of `times`, each equally likely: a mixture of powers."""
     works: Any = 0.0
     starts: Any = 0.0
-    power: Any = 1.0
+    done: Any = 1.0
     begins: Any = 0.0
     succeeds = begun = 0.0
     before = 0
     for number in sorted(times):
-        begins = begins + power * _powers(body.works, number - before)
-        power = power * body.works ** (number - before)
-        works = works + power / len(times)
+        more, last = powers(body.works, number - before)
+        begins, done = begins + done * more, done * last
+        works = works + done / len(times)
         starts = starts + begins / len(times)
         succeeds += body.succeeds**number / len(times)
-        begun += float(_powers(body.succeeds, number)) / len(times)
+        begun += float(powers(body.succeeds, number)[0]) / len(times)
         before = number
     return PartTime(
         works, starts * body.gives_up, _added([(body.tries, begun)]), succeeds, begun * body.fails,
         begun * body.rounds_used_up,
     )  # fmt: skip
-
-
-def _powers(base: Any, count: int) -> Any:
-    """1 + base + ... + base^(count - 1)."""
-    nearly_one = np.abs(1.0 - base) < 1e-12
-    return np.where(nearly_one, float(count), (1.0 - base**count) / np.where(nearly_one, 1.0, 1.0 - base))
 
 
 def _one_of(options: list[PartTime], shares: Iterable[float]) -> PartTime:

@@ -10,9 +10,9 @@ raise DatabaseUnavailable, SchemaMismatch (run `trellis migrate`) and BadInput.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from trellis.errors import BadInput
 
 OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost", "unknown", "open"]
 """How a try ended. The last two occur in histories only: `unknown`, the history does not say; `open`, not ended yet."""
+
+_ATTEMPTS_TIMES = ["started_at", "ended_at", "scheduled_at"]
 
 _CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
 _TYPES: dict[pa.DataType, Any] = {
@@ -217,3 +219,97 @@ def payments(
     [UTC].
     """
     return _read(reading.PAYMENTS, source, batches, order, filters)
+
+
+class Words(NamedTuple):
+    """What a frame's runs, their parts and the attempts at a part are called."""
+
+    run: str
+    part: str
+    attempt: str
+
+
+ORDERS = Words("order", "step", "try")
+
+WORKFLOWS = Words("workflow", "activity", "attempt")
+
+
+def noun_of(frame: pd.DataFrame) -> str:
+    """ "workflow" for a frame made from Temporal's histories, "order" for one made from the ledger."""
+    return words_of(frame).run
+
+
+def words_of(frame: pd.DataFrame) -> Words:
+    """The words for a frame. Only frames made from histories have a task queue, a kind or a workflow's type."""
+    return WORKFLOWS if {"queue", "kind", "workflow_type"} & set(frame.columns) else ORDERS
+
+
+def restored(
+    frame: pd.DataFrame, *, times: Sequence[str] = (), categories: Sequence[str] = (), strings: Sequence[str] = (),
+    flags: Sequence[str] = (), integers: Mapping[str, str] | None = None, numbers: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """The frame with these dtypes in the columns that it has. Concatenation and files change dtypes.
+
+    Also `outcome`, where it has one. Raises BadInput for a value that does not fit.
+    """
+    integers = integers or {}
+    has = [name for name in frame.columns if name in {*times, *categories, *strings, *flags, *integers, *numbers}]
+    made: dict[str, Any] = {}
+    for name in has:
+        column = frame[name]
+        try:
+            if name in times:
+                text = not pd.api.types.is_datetime64_any_dtype(column)
+                column = pd.to_datetime(column, utc=True, format="ISO8601") if text else column
+                made[name] = (column if column.dt.tz else column.dt.tz_localize("UTC")).astype("datetime64[us, UTC]")
+            elif name in categories:
+                made[name] = column.astype(object).astype("category") if column.dtype != "category" else column
+            elif name in strings:
+                made[name] = column.astype(pd.StringDtype("pyarrow"))
+            elif name in flags:
+                made[name] = column.map({"True": True, "False": False, True: True, False: False}).astype("boolean")
+            else:
+                made[name] = column.astype(pd.api.types.pandas_dtype(integers.get(name, "float64")))
+        except (ValueError, TypeError):
+            raise BadInput(f"The column {name} of this frame holds values that do not belong there.") from None
+    if "outcome" in frame and list(getattr(frame["outcome"].dtype, "categories", [])) != OUTCOMES:
+        outcome = frame["outcome"].astype(object).where(frame["outcome"].notna(), "unknown")
+        if strange := sorted(set(outcome) - set(OUTCOMES)):
+            raise BadInput(f"The column outcome holds {strange[0]!r}. Known are {', '.join(OUTCOMES)}.")
+        made["outcome"] = pd.Categorical(outcome, categories=OUTCOMES)
+    return frame.assign(**made)
+
+
+def whole_attempts(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
+    """A frame of attempts with its dtypes and an index of its own, after `pd.concat` or from a file.
+
+    Raises BadInput where a `needed` column is missing.
+    """
+    if missing := [name for name in needed if name not in frame.columns]:
+        raise BadInput(
+            f"This frame has no {', '.join(missing)}: give a frame that insight.attempts or insight.history_attempts "
+            f"returned."
+        )
+    counts = ["attempt", "round", "execution", "try", "lane", "maximum_attempts"]
+    return restored(
+        frame.reset_index(drop=True), times=_ATTEMPTS_TIMES, categories=["step", "worker", "queue"],
+        strings=["order_id", "error"], flags=["skewed"], integers=dict.fromkeys(counts, "Int32"),
+        numbers=["duration_ms"],
+    )  # fmt: skip
+
+
+def whole_orders(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
+    """A frame of orders or workflows with its dtypes, each of them once, after `pd.concat` or from a file.
+
+    Raises BadInput where a `needed` column is missing.
+    """
+    if missing := [name for name in needed if name not in frame]:
+        raise BadInput(
+            f"This frame has no {', '.join(missing)}: give a frame that insight.orders or insight.history_workflows "
+            f"returned."
+        )
+    typed = restored(
+        frame, times=["created_at", "began_at", "claimed_at", "closing_at", "ended_at"], categories=["state", "policy"],
+        strings=["order_id", "last_error"], numbers=["seconds"],
+    )  # fmt: skip
+    return typed.drop_duplicates("order_id", keep="last") if "order_id" in typed else typed

@@ -20,6 +20,24 @@ def total(pieces: Pieces) -> float:
     return sum(share for share, _ in pieces)
 
 
+def power(base: Any, count: int) -> Any:
+    """A transform to a whole power: the time of `count` equal parts. Repeated squares are faster than numpy's power."""
+    whole: Any = 1.0
+    while count:
+        if count & 1:
+            whole = whole * base
+        count >>= 1
+        base = base * base if count else base
+    return whole
+
+
+def powers(base: Any, count: int) -> tuple[Any, Any]:
+    """(1 + base + ... + base^(count - 1), base^count)."""
+    last = power(base, count)
+    nearly_one = np.abs(1.0 - base) < 1e-12
+    return np.where(nearly_one, float(count), (1.0 - last) / np.where(nearly_one, 1.0, 1.0 - base)), last
+
+
 class Grid:
     """Distributions of time as transforms. They are tilted, so that what lies beyond the grid's end is not folded back
     onto its beginning."""

@@ -39,6 +39,9 @@ from trellis.policies import Placement, Policy, Retry
 RESOLUTION = 1e-12
 """The smallest share that the computation can tell from zero."""
 
+EXECUTION_WORK = 0.1
+"""The CPU time of a further execution of an activity, as a share of that of an order without failures."""
+
 TIGHT = 0.1
 """Bounds are tight if they differ by at most this share of the upper one."""
 
@@ -186,7 +189,7 @@ class Prediction:
         # What a tilted grid folds back makes the upper bound too small by at most this factor.
         folded = 1.0 + 20 * spacing.tilt
         low, high = (1.0 - float(self.problem.cdf(spacing, side)[0][at]) for side in _SIDES)
-        return max(0.0, low), min(1.0, high * folded)
+        return max(0.0, low - RESOLUTION), min(1.0, high * folded + RESOLUTION)
 
     def tight(self, deadline: float) -> bool:
         """Whether the bounds of P(missed) differ by less than a tenth, or both are below a billionth."""
@@ -299,8 +302,9 @@ def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Over
 
     The machine repairman's model (Kleinrock, "Queueing Systems" I, section 3.8): an order alternates between its
     timeouts and backoffs, which need no core, and work, for which it waits for a core. The mean is exact for any
-    distribution of the two, if the cores are shared in turns. Raises BadInput where no order completes, and for numbers
-    that make no sense.
+    distribution of the two, if the cores are shared in turns. The wait is added where the work is: to the order, and to
+    each further execution of an activity. Orders with many failed tries so wait longer than others. Raises BadInput
+    where no order completes, and for numbers that make no sense.
     """
     mass = float(found.pmf.sum())
     if at_once < 1 or not 0 < cores < math.inf or not 0 < cpu < math.inf or mass <= _UNSEEN:
@@ -313,7 +317,12 @@ def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Over
     share = np.exp(np.array(weight) - max(weight))
     share /= share.sum()
     rate = float(share @ np.minimum(np.arange(at_once + 1), cores)) / cpu
-    return replace(found.overhead, order=found.overhead.order + max(0.0, at_once / rate - away - cpu))
+    wait = max(0.0, at_once / rate - away - cpu)
+    server = found.policy.retry.placement is Placement.SERVER
+    again = (found.calls_per_step - 1) * len(found.tries) if server and math.isfinite(found.calls_per_step) else 0.0
+    wait /= 1 + again * EXECUTION_WORK
+    order = found.overhead.order + wait
+    return replace(found.overhead, order=order, execution=found.overhead.execution + wait * EXECUTION_WORK)
 
 
 def sweep(

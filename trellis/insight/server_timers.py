@@ -44,9 +44,12 @@ class TimerQueue:
     that was read from the database. The names are those of the server's source.
     """
 
-    def __init__(self, call_at: Callable[[float, Callable[[], None]], None]) -> None:
-        """`call_at(when, do)`: calls `do` at the time `when` [s]."""
+    def __init__(
+        self, call_at: Callable[[float, Callable[[], None]], None], delay: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`call_at(when, do)`: calls `do` at the time `when` [s]. `delay()`: how late the gate opens [s]."""
         self._call_at = call_at
+        self._delay = delay
         self.min_scheduled_time = -math.inf
         self.high_watermark = -math.inf
 
@@ -64,6 +67,7 @@ class TimerQueue:
     def _fire(self, now: float, do: Callable[[], None]) -> None:
         if now >= self.high_watermark:
             # The timer was not read yet: the gate opens, and the queue reads all timers of the next second.
+            now += self._delay()
             self.read(now)
             self.high_watermark = self.min_scheduled_time
         # The queue runs a timer when its millisecond is over.
@@ -174,14 +178,14 @@ class _Played:
             worked = draw >= raises + cut
             timeout = self._fires(now + one.timeout)
             noticed = np.where(hung, timeout, now + np.where(worked, one.works, one.after + self._about(one.way)))
-            self._pass(now, noticed, hung)
+            noticed = self._pass(now, noticed, hung)
             self._keep(np.where(hung, -np.inf, timeout))
             failed = noticed + np.where(hung, PRECISION, 0.0)
             self._seen.append(
                 (number.copy(), hung, ~worked, np.stack([self._least - failed, timeout - now - one.timeout]))
             )
             again = self._fires(failed + one.backoff(number))
-            self._pass(failed, np.where(worked, failed, again), ~worked)
+            again = self._pass(failed, np.where(worked, failed, again), ~worked)
             after = self._workflow_task(failed, worked)
             now = np.where(worked, after, again + PRECISION + self._about(one.way))
             number = np.where(worked, 1, number + 1)
@@ -219,8 +223,9 @@ class _Played:
     def _about(self, mean: float) -> Any:
         return self._rng.exponential(mean, _LANES) if mean > 0 else np.zeros(_LANES)
 
-    def _pass(self, begin: Any, end: Any, fires: Any) -> None:
-        """Time goes on from `begin` to `end`. Where `fires`, a timer of this workflow fires at the end."""
+    def _pass(self, begin: Any, end: Any, fires: Any) -> Any:
+        """Time goes on from `begin` to `end`. Where `fires`, a timer of this workflow fires at the end: then its time
+        is returned, which is later if the gate opens for it."""
         shard, now = self._tries.shard, begin
         while True:
             outside = np.maximum(self._high, now)
@@ -231,14 +236,16 @@ class _Played:
             if not opens.any():
                 break
             now = np.where(opens, gate, now)
-            self._high = np.where(opens, gate + MAX_TIME_SHIFT, self._high)
+            self._high = np.where(opens, gate + self._about(self._tries.way) + MAX_TIME_SHIFT, self._high)
             self._least = np.maximum(self._least, self._high)
         if shard.reads:
             last = end - self._rng.exponential(1 / shard.reads, _LANES)
             self._least = np.where(last > begin, np.maximum(self._least, last + MAX_TIME_SHIFT), self._least)
         opens = fires & (end >= self._high)
+        end = np.where(opens, end + self._about(self._tries.way), end)
         self._high = np.where(opens, end + MAX_TIME_SHIFT, self._high)
         self._least = np.maximum(self._least, self._high)
+        return end
 
 
 def _equally_likely(values: Any) -> tuple[float, ...]:

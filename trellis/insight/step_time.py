@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trellis.insight.calls import Calls, Overhead
-from trellis.insight.grid import Grid, Pieces, total
+from trellis.insight.grid import Grid, Pieces, powers, total
 from trellis.insight.server_timers import PRECISION, SET_AND_RUN, Tries, waits
 from trellis.policies import Jitter, Placement, Retry
 
@@ -54,10 +54,15 @@ def step_time(grid: Grid, retry: Retry, calls: Calls, overhead: Overhead, *, onl
     reached: Any = 1.0
     for backoff, number, count in backoffs(retry, grid, chance):
         one = lost(number, backoff)
-        many = 0.0 if math.isinf(count) else one**count
-        if chance > 0.0:
-            begun = begun + reached * one * (1.0 if count == 1 else (1.0 - many) / (1.0 - one))
-        reached = reached * many
+        if count == 1:
+            reached = reached * one
+            begun = begun + reached
+        elif math.isinf(count):
+            begun = begun + reached * one / (1.0 - one)
+        else:
+            starts, last = powers(one, int(count))
+            begun = begun + reached * one * starts
+            reached = reached * last
     lane = grid.of_pieces([(chance, 0.0)] if only_retries else works) * begun
     # After the last try there is no backoff.
     over = reached * lost(0, 0.0) if retry.max_tries else nothing

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.charts.theme import MOST, WIDTH, need_rows
+from trellis.insight.charts.theme import MOST, WIDTH, labels, need_rows, since_start
 from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILION, on_paper
+from trellis.insight.frames import whole_attempts, whole_orders, words_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -19,20 +20,29 @@ _ROUND_MARKS = {"succeeded": "circle", "failed": "cross", "timed out": "square",
                 "lost": "triangle-down", "unknown": "triangle-up", "open": "triangle-right"}  # fmt: skip
 
 
+_PLACED = ("order_id", "step", "round", "execution", "try", "outcome", "started_at", "ended_at")
+
+
 def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     """The attempts with a place on the time axis: columns `from` and `to` [UTC], and `dated` (the times were recorded).
 
     Attempts without times are spread evenly between what came before in their step (its scheduling, or the attempt
-    before) and the next start in it. An attempt that has not ended is drawn up to the last known moment.
+    before) and the next start in it. An attempt that has not ended is drawn up to its order's last known moment, one
+    that has not begun from its scheduling.
     """
     rows = attempts.sort_values(["order_id", "step", "round", "execution", "try"])
-    scheduled = rows["scheduled_at"] if "scheduled_at" in rows else pd.Series(pd.NaT, rows.index, "datetime64[us, UTC]")
-    step = [rows[name] for name in ("order_id", "step", "round")]
+    times = {name: rows[name] for name in ("started_at", "ended_at", "scheduled_at") if name in rows}
+    first: Any = pd.concat(times.values()).min()
+    first = pd.Timestamp(0, tz="UTC") if pd.isna(first) else first
+    # In seconds: a product with a time that is not known would overflow.
+    none = pd.Series(np.nan, rows.index)
+    known = {name: (one - first) / pd.Timedelta(seconds=1) for name, one in times.items()}
+    started, ended, scheduled = known["started_at"], known["ended_at"], known.get("scheduled_at", none)
     open_ = rows["outcome"] == "open"
-    ended = rows["ended_at"]
-    latest = pd.concat([rows["started_at"], ended, scheduled]).max()
-    own = rows["started_at"].fillna(scheduled.where(ended.notna())).fillna(ended)
-    began = own.mask(open_ & own.isna(), latest)
+    latest = pd.concat(known.values(), axis=1).max(axis=1).groupby(rows["order_id"]).transform("max")
+    step = [rows[name] for name in ("order_id", "step", "round")]
+    began = started.fillna(scheduled.where(ended.notna() | open_)).fillna(ended)
+    began = began.mask(open_ & began.isna(), latest)
     dated = began.notna()
     before = ended.groupby(step, observed=True).ffill()
     low = before.fillna(scheduled.groupby(step, observed=True).transform("min"))
@@ -40,11 +50,16 @@ def _placed(attempts: pd.DataFrame) -> pd.DataFrame:
     block = dated.groupby(step, observed=True).cumsum()
     gap = (~dated).groupby([*step, block], observed=True)
     # A step's first attempt begins soon after it was scheduled, each further one at some time after the one before.
-    number, count = gap.cumsum(), gap.transform("sum")
+    number, count = gap.cumsum(), gap.transform("sum").clip(lower=1)
     place = (number / (count + 1)).where(before.notna() | low.isna(), (number - 1) / count)
     began = began.fillna(low + (high - low) * place).fillna(high).fillna(low)
-    rows = rows.assign(**{"from": began, "to": ended.mask(open_, latest).fillna(began), "dated": own.notna()})
-    return rows[rows["from"].notna()].sort_values("from")
+    ended = ended.mask(open_, latest).fillna(began)
+    rows = rows.assign(
+        **{"from": first + pd.to_timedelta(began, unit="s"), "to": first + pd.to_timedelta(ended, unit="s")},
+        dated=dated & ~(open_ & started.isna()),
+    )
+    placed: pd.DataFrame = rows[began.notna()].sort_values("from")
+    return placed
 
 
 def _outcome_colour(alt: Any, present: Sequence[str]) -> Any:
@@ -82,8 +97,9 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     # Imported here: the import takes longer than the start of both servers, and a notebook's first cell draws nothing.
     import altair as alt
 
+    words = words_of(attempts)
     need_rows(attempts, "attempts")
-    rows = _placed(attempts).head(MOST)
+    rows = _placed(whole_attempts(attempts, *_PLACED)).head(MOST)
     need_rows(rows, "attempts with a known time")
     first = rows["from"].min()
     data = pd.DataFrame(
@@ -100,17 +116,25 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
     present = list(data["outcome"])
     seconds = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("from", "to")]
     base = alt.Chart(data).encode(
-        y=alt.Y("step:N", sort=steps, title=None),
+        y=alt.Y("step:N", sort=steps, title=words.part),
         color=_outcome_colour(alt, present),
-        tooltip=["step", "attempt", "outcome", "times", *seconds],
+        tooltip=[alt.Tooltip("step:N", title=words.part), "attempt", "outcome", "times", *seconds],
     )
     bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title="seconds since the first attempt"), x2="to:Q"
+        x=alt.X("from:Q", title=f"seconds since the first {words.attempt}"), x2="to:Q"
     )
     # The bar of a try that failed at once is thinner than a pixel. Its mark keeps it visible, also without colour.
     layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(width=WIDTH, height=alt.Step(26))
     chart: alt.LayerChart = layered
     return chart
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _many(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> alt.LayerChart:
@@ -120,37 +144,42 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     """
     import altair as alt
 
-    need_rows(orders, "orders")
+    words = words_of(orders)
+    need_rows(orders, f"{words.run}s")
+    orders = whole_orders(orders, "order_id", "state", "began_at", "ended_at")
+    attempts = whole_attempts(attempts, *_PLACED)
     shown = orders.sort_values("began_at").head(most)
     tries = attempts[attempts["order_id"].isin(shown["order_id"])]
-    latest = tries.groupby("order_id")["ended_at"].max().reindex(shown["order_id"]).set_axis(shown.index)
+    moments = tries[[name for name in ("ended_at", "started_at", "scheduled_at") if name in tries]].max(axis=1)
+    latest = moments.groupby(tries["order_id"]).max().reindex(shown["order_id"]).set_axis(shown.index)
     ended = shown["ended_at"].fillna(latest).fillna(shown["began_at"])
     lines = pd.DataFrame(
         {
-            "order": shown["order_id"].astype(str),
+            "order": labels(list(shown["order_id"].astype(str))),
             "state": shown["state"].astype(str),
             "to": (ended - shown["began_at"]).dt.total_seconds(),
             "open": np.where(shown["ended_at"].isna(), "not ended", "ended"),
         }
     ).assign(start=0.0)
     began = shown.set_index("order_id")["began_at"]
+    label = dict(zip(shown["order_id"].astype(str), lines["order"], strict=True))
     placed = _placed(tries)
     bad = placed[~placed["outcome"].isin(["succeeded", "open"])].head(MOST)
     marks = pd.DataFrame(
         {
-            "order": bad["order_id"].astype(str),
+            "order": bad["order_id"].astype(str).map(label),
             "outcome": bad["outcome"].astype(str),
             "at": (bad["to"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
             "times": np.where(bad["dated"], "known", "not known"),
         }
     )
     order = list(lines["order"])
-    y = alt.Y("order:N", sort=order, title=None, axis=alt.Axis(labelLimit=110))
+    y = alt.Y("order:N", sort=order, title=words.run, axis=alt.Axis(labelLimit=220))
     line = (
         alt.Chart(lines)
         .mark_rule(strokeWidth=2, color=on_paper(GREY))
         .encode(
-            y=y, x=alt.X("start:Q", title="seconds since the order's first try"), x2="to:Q",
+            y=y, x=alt.X("start:Q", title=since_start(words)), x2="to:Q",
             strokeDash=alt.StrokeDash(
                 "open:N", scale=alt.Scale(domain=["ended", "not ended"], range=[[1, 0], [4, 3]]), legend=None
             ),
@@ -178,7 +207,9 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     """
     import altair as alt
 
+    words = words_of(attempts)
     need_rows(attempts, "attempts")
+    attempts = whole_attempts(attempts, "order_id", "step", "round", "outcome")
     # Hedge losers and lost tries say nothing about how often one must call. An attempt that is missing from a history
     # was followed by another one, so it did not work.
     judged = attempts[attempts["outcome"].isin(["succeeded", "failed", "timed out", "unknown"])]
@@ -193,12 +224,14 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     highest = int(min(taken.max(), 15))
     counts = taken.clip(upper=highest).value_counts().reindex(range(1, highest + 1), fill_value=0)
     law = [p * (1 - p) ** (k - 1) for k in range(1, highest)] + [(1 - p) ** (highest - 1)]
-    labels = [str(k) for k in range(1, highest)] + [f"{highest} and more" if taken.max() > highest else str(highest)]
-    data = pd.DataFrame({"attempts": labels, "measured": counts.to_numpy() / len(taken), "law": law})
+    bins = [str(k) for k in range(1, highest)] + [f"{highest} and more" if taken.max() > highest else str(highest)]
+    data = pd.DataFrame({"attempts": bins, "measured": counts.to_numpy() / len(taken), "law": law})
     # In two lines: the label of the last bin is wider than its bar.
     lines = "indexof(datum.label, ' ') > 0 ? [split(datum.label, ' ')[0], 'and more'] : datum.label"
     axis = alt.Axis(labelAngle=0, labelExpr=lines)
-    x = alt.X("attempts:N", sort=labels, title=f"attempts of a step ({len(taken):,} steps)", axis=axis)
+    x = alt.X(
+        "attempts:N", sort=bins, title=f"attempts of {_a(words.part)} ({len(taken):,} {_many(words.part)})", axis=axis
+    )
     share = alt.Y("measured:Q", title="share of steps", axis=alt.Axis(format="%"))
     base = alt.Chart(data)
     bars = (
@@ -228,8 +261,9 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     """
     import altair as alt
 
-    done = steps[steps["succeeded"] & steps["seconds"].notna()]
-    need_rows(done, "finished steps")
+    words = words_of(steps)
+    done = steps[steps["succeeded"].astype(bool) & steps["seconds"].notna()]
+    need_rows(done, f"finished {_many(words.part)}")
     cuts = (
         done.groupby("step", observed=True)["seconds"]
         .quantile(np.array([0.5, 0.95, 0.99]))
@@ -242,7 +276,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
     cuts["seconds"] = cuts["seconds"].clip(lower=1e-4)
     wide = cuts.pivot(index="step", columns="percentile", values="seconds").reset_index()
     order = list(dict.fromkeys(steps.sort_values("started_at")["step"].astype(str)))
-    y = alt.Y("step:N", sort=order, title=None)
+    y = alt.Y("step:N", sort=order, title=words.part)
     x = alt.X("seconds:Q", scale=alt.Scale(type="log"), title="seconds from first start to last end (log scale)")
     line = alt.Chart(wide).mark_rule(color=on_paper(GREY)).encode(y=y, x=alt.X("p50:Q", scale=alt.Scale(type="log"),
                      title="seconds from first start to last end (log scale)"), x2="p99:Q")  # fmt: skip
@@ -256,7 +290,7 @@ def latency(steps: pd.DataFrame) -> alt.LayerChart:
             color=alt.Color("percentile:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
             shape=alt.Shape("percentile:N", scale=alt.Scale(domain=names, range=["circle", "square", "triangle-up"]),
                             legend=legend),
-            tooltip=["step", "percentile", alt.Tooltip("seconds:Q", format=".3f")],
+            tooltip=[alt.Tooltip("step:N", title=words.part), "percentile", alt.Tooltip("seconds:Q", format=".3f")],
         )
     )  # fmt: skip
     chart: alt.LayerChart = (line + points).properties(width=WIDTH, height=alt.Step(26))

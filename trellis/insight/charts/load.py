@@ -10,6 +10,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.charts.theme import MOST, WIDTH, need_rows
 from trellis.insight.colours import BLUE, SKY, on_paper
+from trellis.insight.frames import whole_attempts, words_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -19,9 +20,11 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
     """How many tries are running at a time, as a mean per bin, in one row per worker (or value of the column `by`)."""
     import altair as alt
 
+    words = words_of(attempts)
     need_rows(attempts, "attempts")
     if by not in attempts.columns:
         raise BadInput(f"by={by!r}: the attempts have no such column.")
+    attempts = whole_attempts(attempts, "started_at", "ended_at")
     rows = attempts[attempts["started_at"].notna() & attempts["ended_at"].notna() & attempts[by].notna()]
     need_rows(rows, "attempts with a start and an end")
     began = rows["started_at"].min()
@@ -41,7 +44,7 @@ def utilisation(attempts: pd.DataFrame, by: str = "worker", bins: int = 120) -> 
         alt.Chart(table)
         .mark_area(interpolate="step-after", color=on_paper(SKY), line={"color": on_paper(BLUE)})
         .encode(
-            x=alt.X("t:Q", title="seconds since the first attempt"),
+            x=alt.X("t:Q", title=f"seconds since the first {words.attempt}"),
             y=alt.Y("busy:Q", title="under way"),
             row=alt.Row("who:N", title=None, header=alt.Header(labelAngle=0, labelAlign="left", labelOrient="top")),
         )

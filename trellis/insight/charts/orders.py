@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows
+from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows, since_start
 from trellis.insight.colours import PAPER, PARTS, on_paper
+from trellis.insight.frames import whole_orders, words_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -84,10 +85,12 @@ def completion(
     """
     import altair as alt
 
-    need_rows(orders, "orders")
+    words = words_of(orders)
+    need_rows(orders, f"{words.run}s")
+    orders = whole_orders(orders, "state", "seconds")
     done = np.sort(orders.loc[orders["state"] == "COMPLETED", "seconds"].to_numpy(dtype=float))
     if not len(done):
-        raise BadInput("No order has completed yet: there is no completion time to draw.")
+        raise BadInput(f"No {words.run} has completed yet: there is no completion time to draw.")
     levels = np.arange(1, len(done) + 1) / len(orders)
     pick = np.unique(np.linspace(0, len(done) - 1, min(len(done), 1000)).astype(int))
     measured = pd.DataFrame({"t": done[pick], "share": levels[pick], "line": "measured"})
@@ -108,7 +111,7 @@ def completion(
               scale=alt.Scale(type="log") if log else alt.Scale(domain=[0, 1]),
               axis=alt.Axis(format=".0e" if log else "%"))  # fmt: skip
     curves = alt.Chart(data).mark_line(interpolate="step-after", strokeWidth=2).encode(
-        x=alt.X("t:Q", title="seconds since the order's first try"), y=y, **measured_or_predicted(alt)
+        x=alt.X("t:Q", title=since_start(words)), y=y, **measured_or_predicted(alt)
     )  # fmt: skip
     layers: list[Any] = [curves]
     if deadline is not None:

@@ -6,61 +6,115 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from trellis.errors import BadInput
 from trellis.insight.charts.theme import WIDTH, need_rows
 from trellis.insight.colours import AXIS, BLUE, PAPER, on_paper
+from trellis.insight.frames import ORDERS, restored, words_of
+from trellis.insight.history.frames import once, order_ids, whole
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def follows(events: pd.DataFrame) -> pd.DataFrame:
-    """Which type of event followed which. Tries without success are left out.
+_MOST = 60
+"""A map has at most this many boxes."""
 
-    Columns: from, to [str], count [int], p50, p95 [s between the two].
+_ENDS = {"succeeded": "completed", "failed": "failed", "timed out": "timed out", "abandoned": "cancelled"}
+
+_NAMED_BY_KIND = {"signal", "signal sent", "update", "child", "nexus"}
+
+
+def _log(frame: pd.DataFrame) -> pd.DataFrame:
+    """What happened, one row each, in its order. Columns: order_id, kind [str], ts [UTC].
+
+    Of the ledger's events, tries without success are left out. Of a history: the start and the end of the workflow, and
+    the ends of activities, timers, children, Nexus operations, signals and updates.
     """
-    log = events[~events["type"].astype(str).str.startswith("ATTEMPT_")].sort_values(["order_id", "id"])
-    kind = log["type"].astype(str)
+    if "kind" in frame:
+        return _history_log(whole(frame))
+    if missing := [name for name in ("order_id", "id", "type", "ts") if name not in frame]:
+        raise BadInput(f"This frame has no {', '.join(missing)}: give one of insight.events or of insight.history.")
+    log = restored(frame, times=["ts"], strings=["order_id"])
+    log = log[~log["type"].astype(str).str.startswith("ATTEMPT_")].sort_values(["order_id", "id"])
+    return log.assign(kind=log["type"].astype(str))[["order_id", "kind", "ts"]]
+
+
+def _history_log(history: pd.DataFrame) -> pd.DataFrame:
+    rows = once(history.assign(order_id=order_ids(history)))
+    kind, name, outcome = (rows[column].astype(str) for column in ("kind", "name", "outcome"))
+    label = name.where(kind.isin(["activity", "local activity"]), kind)
+    label = label.where(~kind.isin(_NAMED_BY_KIND), kind + " " + name)
+    label = label.where(outcome == "succeeded", label + " " + outcome).where(kind != "workflow", outcome.map(_ENDS))
+    # An attempt that another one followed is no step of the workflow. Markers are the SDK's own business.
+    last = ~rows.duplicated(["order_id", "kind", "event"], keep="last") & ~kind.isin(["marker", "unknown event", "gap"])
+    ended = rows.assign(label=label, number=rows["end_event"], ts=rows["ended_at"])[last & rows["end_event"].notna()]
+    began = rows.assign(label="started", number=rows["event"], ts=rows["started_at"])[kind == "workflow"]
+    log = pd.concat([began, ended]).sort_values(["order_id", "number"], kind="stable", ignore_index=True)
+    return pd.DataFrame({"order_id": log["order_id"], "kind": log["label"].astype(str), "ts": log["ts"]})
+
+
+def follows(events: pd.DataFrame) -> pd.DataFrame:
+    """Which type of event followed which, in the ledger's events or in a history. Tries without success are left out.
+
+    `events`: a frame of `insight.events`, or of `insight.history`: then activities, timers, signals, updates, children
+    and Nexus operations follow one another as they ended, between the workflow's start and its end.
+    Columns: from, to [str], count [int], p50, p95 [s between the two; below 0 where clocks differ].
+    """
+    return _follows(_log(events))
+
+
+def _follows(log: pd.DataFrame) -> pd.DataFrame:
     after = log.groupby("order_id")
     pairs = pd.DataFrame(
         {
-            "from": kind, "to": kind.groupby(log["order_id"]).shift(-1),
+            "from": log["kind"], "to": after["kind"].shift(-1),
             "s": (after["ts"].shift(-1) - log["ts"]).dt.total_seconds(),
         }
-    ).dropna()  # fmt: skip
+    ).dropna(subset=["to"])  # fmt: skip
     grouped = pairs.groupby(["from", "to"])["s"]
     return grouped.agg(count="size", p50="median", p95=lambda s: s.quantile(0.95)).reset_index()
 
 
 def variants(events: pd.DataFrame, most: int = 10) -> pd.DataFrame:
-    """The paths that orders took, most frequent first. Columns: path [str], orders [int], share [float]."""
-    log = events[~events["type"].astype(str).str.startswith("ATTEMPT_")].sort_values(["order_id", "id"])
-    need_rows(log, "events")
-    paths = log["type"].astype(str).groupby(log["order_id"]).agg(" \u2192 ".join)
+    """The paths that orders took, most frequent first. `events` as for `follows`.
+
+    Columns: path [str], orders (for a history: workflows) [int], share [float].
+    """
+    log = _log(events)
+    need_rows(log, "events", words_of(events))
+    paths = log["kind"].groupby(log["order_id"]).agg(" \u2192 ".join)
     counts = paths.value_counts()
-    return pd.DataFrame(
-        {"path": counts.index, "orders": counts.to_numpy(), "share": counts.to_numpy() / len(paths)}
-    ).head(most)
+    runs = f"{words_of(events).run}s"
+    return pd.DataFrame({"path": counts.index, runs: counts.to_numpy(), "share": counts.to_numpy() / len(paths)}).head(
+        most
+    )
 
 
 def state_map(events: pd.DataFrame) -> alt.LayerChart:
     """Which event followed which: a box for each type of event, and an arc from one to the next. A wider arc is more
-    frequent.
+    frequent. `events` as for `follows`.
 
     Each arc shows how often it occurred, and p50 / p95 of the seconds between. The boxes stand in the order of their
     events. Arcs to a later box curve to the right, arcs back curve to the left.
     """
     import altair as alt
 
-    edges = follows(events)
-    need_rows(edges, "events that follow one another")
-    log = events[~events["type"].astype(str).str.startswith("ATTEMPT_")]
-    log = log.assign(place=log.sort_values("id").groupby("order_id").cumcount(), kind=log["type"].astype(str))
+    log = _log(events)
+    edges = _follows(log)
+    need_rows(edges, "events that follow one another", words_of(events))
+    log = log.assign(place=log.groupby("order_id").cumcount())
+    if (kinds := log["kind"].nunique()) > _MOST:
+        raise BadInput(f"This map would have {kinds} boxes, over {_MOST}: choose workflows of one type, or fewer.")
+    ours = words_of(events) == ORDERS
     middle = log.groupby("kind")["place"].median()
     ranked = sorted(middle.index, key=lambda kind: (middle[kind], -int((log["kind"] == kind).sum()), kind))
     place = {kind: n for n, kind in enumerate(ranked)}
     totals = log["kind"].value_counts()
     boxes = pd.DataFrame(
-        {"y": list(place.values()), "label": [f"{k.lower().replace('_', ' ')}  ({totals[k]:,})" for k in place]}
+        {
+            "y": list(place.values()),
+            "label": [f"{k.lower().replace('_', ' ') if ours else k}  ({totals[k]:,})" for k in place],
+        }
     )
     most = int(edges["count"].max())
     points, labels = [], []

@@ -11,6 +11,7 @@ small.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight import colours
 from trellis.insight.colours import AXIS, GRID, INK, PAPER
+from trellis.insight.frames import ORDERS, Words, words_of
 
 MOST = 5000
 """A chart holds at most this many rows."""
@@ -45,15 +47,33 @@ _EMBED = {
 }
 
 
-def need_rows(frame: pd.DataFrame, what: str) -> None:
+def need_rows(frame: pd.DataFrame, what: str, words: Words | None = None) -> None:
     """Raise BadInput with a sentence where `frame` has no rows. Also make charts live, unless a renderer was chosen."""
     if frame.empty:
-        raise BadInput(f"There are no {what} to draw yet: start an order first.")
+        advice = ": start an order first" if (words or words_of(frame)) == ORDERS else ""
+        raise BadInput(f"There are no {what} to draw yet{advice}.")
     from altair import renderers
 
     if renderers.active == "default":
         renderers.register("trellis", _live)
         renderers.enable("trellis")
+
+
+def labels(ids: Sequence[str], most: int = 24) -> list[str]:
+    """What charts write for these ids: at most `most` characters of each, where that tells all of them apart.
+
+    Of a workflow's id with a run's id, the run's end is kept: ids made within a minute begin with the same letters.
+    """
+    for tail in (8, most // 2):
+        short = [one if len(one) <= most else f"{one[: most - tail - 1]}\u2026{one[-tail:]}" for one in ids]
+        if len(set(short)) == len(set(ids)):
+            return short
+    return list(ids)
+
+
+def since_start(words: Words) -> str:
+    """Where a run's seconds begin: an order at its first try, a workflow at its start."""
+    return f"seconds since the {words.run}'s {'first try' if words == ORDERS else 'start'}"
 
 
 def measured_or_predicted(alt: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis import config, stack
 from trellis.errors import BadInput, TemporalUnavailable, TrellisError
-from trellis.insight.history.frames import _frame
+from trellis.insight.history.frames import made
 from trellis.insight.history.rows import rows
 
 T = TypeVar("T")
@@ -124,20 +124,20 @@ async def download(
                 async with gate:
                     try:
                         events = (await handle.fetch_history()).events
-                        pending = (await handle.describe()).raw_description.pending_activities if open_ else ()
+                        described = (await handle.describe()).raw_description if open_ else None
                     except RPCError as error:
                         if error.status is not RPCStatusCode.NOT_FOUND or not many:
                             raise
                         return [_gap(workflow_id, run) | {"namespace": client.namespace}]
                     finally:
                         tick()
-                return rows(workflow_id, events, run_id=run, pending=pending, namespace=client.namespace)
+                return rows(workflow_id, events, run_id=run, described=described, namespace=client.namespace)
 
             running = WorkflowExecutionStatus.RUNNING
             parts = await asyncio.gather(*(one(each.id, each.run_id, each.status is running) for each in found))
     except RPCError as error:
         raise _explained(error, asked, client.namespace) from None
-    return _frame([row for part in parts for row in part])
+    return made([row for part in parts for row in part])
 
 
 def _gap(workflow_id: str, run_id: str) -> dict[str, Any]:

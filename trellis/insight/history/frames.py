@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from trellis.insight.frames import OUTCOMES
+from trellis.errors import BadInput
+from trellis.insight.frames import restored
+from trellis.insight.history.rows import NEVER_STARTED
 
 POLICY = [
     "start_to_close_timeout", "schedule_to_close_timeout", "initial_interval", "backoff_coefficient",
@@ -14,7 +16,7 @@ POLICY = [
 ]  # fmt: skip
 """The columns that hold an activity's timeouts and its retry policy."""
 
-_STRINGS = ["workflow_id", "run_id", "error", "parent", "target"]
+_STRINGS = ["workflow_id", "run_id", "error", "parent", "target", "reset_from"]
 
 _CATEGORIES = [
     "workflow_type", "kind", "name", "queue", "worker", "failure_type", "namespace", "build_id", "endpoint", "service",
@@ -26,6 +28,7 @@ _COLUMNS = [
     "workflow_id", "run_id", "workflow_type", "event", "kind", "name", "attempt", "outcome", "queue", "worker",
     "scheduled_at", "started_at", "ended_at", "schedule_to_start", "start_to_close", "failure_type", "error",
     "task", "end_event", "namespace", "build_id", "parent", "target", "endpoint", "service", *POLICY,
+    "reset_from", "copied",
 ]  # fmt: skip
 
 _STATES = {
@@ -33,52 +36,94 @@ _STATES = {
 }  # fmt: skip
 
 
-def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(found, columns=_COLUMNS)
-    for name in _TIMES:
-        frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
+_KEY = ["workflow_id", "run_id", "kind", "event", "attempt"]
+
+_NEEDED = {"workflow_id", "run_id", "kind", "name", "event", "attempt", "outcome", *_TIMES}
+
+
+def made(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of these rows."""
+    frame = _typed(pd.DataFrame(found, columns=_COLUMNS))
     frame["schedule_to_start"] = (frame["started_at"] - frame["scheduled_at"]).dt.total_seconds()
     frame["start_to_close"] = (frame["ended_at"] - frame["started_at"]).dt.total_seconds()
-    types = dict.fromkeys(_STRINGS, pd.StringDtype("pyarrow")) | dict.fromkeys(_CATEGORIES, "category")
-    frame["outcome"] = pd.Categorical(frame["outcome"], categories=OUTCOMES)
-    numbers = {"event": "Int64", "attempt": "Int32", "task": "Int64", "end_event": "Int64"}
-    limits = {**dict.fromkeys(POLICY, "float64"), "maximum_attempts": "Int32"}
-    return frame.astype({**types, **numbers, **limits})
+    return frame
 
 
-def _orders(frame: pd.DataFrame) -> pd.Series[Any]:
-    """The order's id of each row: the workflow's id, and the run's id too where the frame holds several runs of it."""
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    return restored(
+        frame, times=_TIMES, categories=_CATEGORIES, strings=_STRINGS, flags=["copied"],
+        integers={"event": "Int64", "attempt": "Int32", "task": "Int64", "end_event": "Int64",
+                  "maximum_attempts": "Int32"},
+        numbers=["schedule_to_start", "start_to_close", *POLICY[:-1]],
+    )  # fmt: skip
+
+
+def whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """A `history` frame with its columns and dtypes, after `pd.concat` or from a file.
+
+    A run that was loaded twice is in it once, as it was loaded last. Raises BadInput for another kind of frame.
+    """
+    if missing := sorted(_NEEDED - set(frame.columns)):
+        raise BadInput(f"This frame has no {', '.join(missing)}: give a frame that insight.history returned.")
+    order = [*_COLUMNS, *(name for name in frame.columns if name not in _COLUMNS)]
+    whole = _typed(frame.reset_index(drop=True).reindex(columns=order))
+    # A run's rows begin with the workflow's own. Where it comes again, the run was loaded again.
+    loads = whole["kind"].eq("workflow").groupby(whole["run_id"])
+    stale = (loads.transform("sum") > 1) & (loads.cumsum() < loads.transform("sum"))
+    return whole[~stale & ~whole.duplicated(_KEY, keep="last")].reset_index(drop=True)
+
+
+def once(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows that a reset copied from a run that is in the frame too: each attempt counts once."""
+    copies = frame["copied"].fillna(False).astype(bool) & frame["reset_from"].isin(frame["run_id"].dropna().unique())
+    return frame[~copies]
+
+
+def order_ids(frame: pd.DataFrame) -> pd.Series[Any]:
+    """The order's id of each row: the workflow's id, and the run's id too where the frame holds several runs of it.
+
+    The same id in two namespaces names two workflows: the namespace comes first then.
+    """
     ids = frame["workflow_id"]
-    several = frame.groupby("workflow_id")["run_id"].transform("nunique") > 1
-    return ids.where(~several.astype(bool), ids + " " + frame["run_id"])
+    if frame["namespace"].nunique() > 1:
+        ids = frame["namespace"].astype("string").fillna("?") + "/" + ids
+    several = frame.groupby(ids)["run_id"].transform("nunique") > 1
+    return ids.where(~several.astype(bool), ids + " " + frame["run_id"]).astype(pd.StringDtype("pyarrow"))
 
 
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """The activities of a `history` frame, with the columns of `insight.attempts`. Charts and fits accept both.
 
-    order_id: the workflow's id (and the run's id, where the frame holds several runs of that workflow). step: the
-    activity's type. round: 0 for the run's first activity of that type, 1 for its second, and so on. try: 1. lane: 0.
-    execution: the attempt that Temporal counted. attempt: counts over all rounds. More columns: queue [category],
-    scheduled_at [UTC, of the first attempt of each activity], and the activity's timeouts and retry policy, as in
-    `history`. The outcome is `unknown` for an attempt that is missing from the history, and `open` for one that has not
-    ended.
+    order_id: the workflow's id (and the run's id, where the frame holds several runs of that workflow; and first the
+    namespace, where it holds several). step: the activity's type. round: 0 for the run's first activity of that type, 1
+    for its second, and so on. try: 1. lane: 0. execution: the attempt that Temporal counted. attempt: counts over all
+    rounds. More columns: queue [category], scheduled_at [UTC, of the first attempt of each activity], and the
+    activity's timeouts and retry policy, as in `history`.
+
+    The outcome is `unknown` for an attempt that is missing from the history, `open` for one that has not ended, and
+    `lost` where the activity timed out before any attempt began. What a reset copied from another run of the frame is
+    left out here: that run has it.
     """
-    acts = frame.assign(order_id=_orders(frame))[frame["kind"].isin(["activity", "local activity"])]
+    frame = whole(frame)
+    acts = frame.assign(order_id=order_ids(frame))
+    acts = once(acts[acts["kind"].isin(["activity", "local activity"])]) if len(acts) else acts
     n = len(acts)
     step = acts["name"].cat.remove_unused_categories()
-    same = acts.assign(step=step).groupby(["order_id", "step"], observed=True)
     # The attempts of one activity are neighbours, and all carry the number of the event that scheduled it.
-    first = (acts["event"] != same["event"].shift()).fillna(True)
+    by = [acts["order_id"], step]
+    first = (acts["event"] != acts["event"].groupby(by, observed=True).shift()).fillna(True)
+    never = acts["outcome"].eq("timed out") & acts["started_at"].isna() & acts["attempt"].isna()
+    outcome = acts["outcome"].mask(never, "unknown").mask(never & acts["failure_type"].eq(NEVER_STARTED), "lost")
     made = pd.DataFrame(
         {
             "order_id": acts["order_id"],
             "step": step,
-            "attempt": (same.cumcount() + 1).astype("Int32"),
-            "round": (first.groupby([acts["order_id"], step], observed=True).cumsum() - 1).astype("Int32"),
+            "attempt": (acts.groupby(by, observed=True).cumcount() + 1).astype("Int32"),
+            "round": (first.groupby(by, observed=True).cumsum() - 1).astype("Int32"),
             "execution": acts["attempt"],
             "try": pd.array([1] * n, dtype="Int32"),
             "lane": pd.array([0] * n, dtype="Int32"),
-            "outcome": acts["outcome"],
+            "outcome": outcome,
             "started_at": acts["started_at"],
             "ended_at": acts["ended_at"],
             "duration_ms": acts["start_to_close"] * 1000,
@@ -98,9 +143,11 @@ def history_workflows(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: order_id [string, as in `history_attempts`], state [category: COMPLETED, FAILED, TIMED_OUT, CANCELLED
     (also for terminated), RUNNING; a run that continued as new is COMPLETED], workflow_type [category], last_error
-    [string], created_at, began_at, ended_at [UTC], seconds [float].
+    [string], created_at, began_at, ended_at [UTC], seconds [float], reset_from [string: the id of the run that was
+    reset to make this one]. A run that a reset made begins at the reset.
     """
-    runs = frame.assign(order_id=_orders(frame))[frame["kind"] == "workflow"].sort_values("started_at")
+    frame = whole(frame)
+    runs = frame.assign(order_id=order_ids(frame))[frame["kind"] == "workflow"].sort_values("started_at")
     made = pd.DataFrame(
         {
             "order_id": runs["order_id"],
@@ -111,6 +158,7 @@ def history_workflows(frame: pd.DataFrame) -> pd.DataFrame:
             "began_at": runs["started_at"],
             "ended_at": runs["ended_at"],
             "seconds": runs["start_to_close"],
+            "reset_from": runs["reset_from"],
         }
     )
     return made.reset_index(drop=True)

@@ -78,8 +78,8 @@ class Loop:
     def start(self, process: Process) -> Task:
         return Task(self, process)
 
-    def run(self, until: Event) -> None:
+    def run(self, until: Event | None = None) -> None:
         """Let time pass until `until` happens, or until nothing is left that could happen."""
-        while self._due and not until.happened:
+        while self._due and (until is None or not until.happened):
             self.now, _, do = heapq.heappop(self._due)
             do()

@@ -104,8 +104,13 @@ class _World:
     ) -> None:
         self._policy, self._seed, self._overhead = policy, seed, overhead
         self._loop = Loop()
-        self._shards = [TimerQueue(self._loop.call_at) for _ in range(shards)]
+        lags = Random(f"lags-{seed}")
+        self._shards = [
+            TimerQueue(self._loop.call_at, partial(_about, overhead.execution / 2, lags)) for _ in range(shards)
+        ]
         if not isinstance(steps, Part):
+            if not steps:
+                raise BadInput("A chain needs at least one step.")
             steps = in_a_row(faults if isinstance(faults, Mapping) else steps)
         self._chain = steps
         names = {step.name for step in steps_of(steps)}
@@ -182,8 +187,7 @@ class _World:
         shard.read(self._loop.now)
 
     def _about(self, mean: float, order: _Order) -> float:
-        """A time with this mean. If it were constant, orders that began together would never drift apart."""
-        return order.other_luck.expovariate(1 / mean) if mean > 0 else 0.0
+        return _about(mean, order.other_luck)
 
     def _part(self, order: _Order, part: Part, shard: TimerQueue) -> Process:
         match part:
@@ -370,6 +374,11 @@ def _all(tasks: Sequence[Task]) -> Event:
 
 def _times(seconds: pd.Series[Any]) -> pd.Series[Any]:
     return (_EPOCH + pd.to_timedelta(seconds, unit="s")).astype("datetime64[us, UTC]")
+
+
+def _about(mean: float, luck: Random) -> float:
+    """A time with this mean. If it were constant, orders that began together would never drift apart."""
+    return luck.expovariate(1 / mean) if mean > 0 else 0.0
 
 
 def _pass_on(task: Task, to: Event) -> None:
