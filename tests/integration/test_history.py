@@ -1,4 +1,4 @@
-"""Temporal's own history as frames, of workflows that repeat, retry, run on, are reset, and vanish."""
+"""Temporal's own history as frames, of workflows that repeat, retry, run on, and vanish."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio import activity, workflow
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client, FetchWorkflowHistoryEventsInput, Interceptor, OutboundInterceptor
-from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.client import (
+    Client,
+    FetchWorkflowHistoryEventsInput,
+    Interceptor,
+    OutboundInterceptor,
+)
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.frames import drawn
+from tests.integration.odd_workflows import listed, run, worker
 from trellis import insight
 from trellis.desk import Desk
 from trellis.errors import BadInput, TrellisError
@@ -34,85 +33,12 @@ from trellis.policies import preset
 
 pytestmark = pytest.mark.slow
 
-SOON = timedelta(seconds=30)
-QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
-
-
-@activity.defn
-async def tiny() -> None:
-    """Works at once."""
-
-
-@activity.defn
-async def third_time() -> None:
-    """Fails twice."""
-    if activity.info().attempt < 3:
-        raise ApplicationError("not yet", type="NotYet", category=ApplicationErrorCategory.BENIGN)
-
-
-@activity.defn
-async def never() -> None:
-    """Fails for ever."""
-    raise ApplicationError("never", type="Never", category=ApplicationErrorCategory.BENIGN)
-
-
-@workflow.defn(name="Many")
-class Many:
-    """Five tiny activities, one that needs three attempts, a local one, and a run more for each of `more`."""
-
-    @workflow.run
-    async def run(self, more: int) -> None:
-        for _ in range(5):
-            await workflow.execute_activity(tiny, start_to_close_timeout=SOON)
-        await workflow.execute_activity(third_time, start_to_close_timeout=SOON, retry_policy=QUICK)
-        await workflow.execute_local_activity(tiny, start_to_close_timeout=SOON)
-        if more:
-            workflow.continue_as_new(more - 1)
-
-
-@workflow.defn(name="Stuck")
-class Stuck:
-    """One activity that never works."""
-
-    @workflow.run
-    async def run(self) -> None:
-        await workflow.execute_activity(never, start_to_close_timeout=SOON, retry_policy=QUICK)
-
-
-@workflow.defn(name="Together")
-class Together:
-    """Two activities and a timer, started together."""
-
-    @workflow.run
-    async def run(self) -> None:
-        await asyncio.gather(
-            *(workflow.execute_activity(tiny, start_to_close_timeout=SOON) for _ in range(2)), workflow.sleep(0.2)
-        )
-
 
 @pytest.fixture(scope="module")
 async def client(idle_desk: Desk) -> AsyncIterator[Client]:
-    """A client beside a worker that runs the workflows above."""
-    async with Worker(
-        idle_desk.client, task_queue="many", workflows=[Many, Stuck, Together], activities=[tiny, third_time, never],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):  # fmt: skip
+    """A client beside a worker that runs the odd workflows."""
+    async with worker(idle_desk.client):
         yield idle_desk.client
-
-
-async def run(client: Client, more: int = 0) -> str:
-    id_ = f"many-{uuid.uuid4().hex[:8]}"
-    await client.execute_workflow("Many", more, id=id_, task_queue="many")
-    return id_
-
-
-async def listed(client: Client, id_: str, runs: int) -> str:
-    """A query for the id, once visibility knows so many runs."""
-    query = f'WorkflowId = "{id_}"'
-    async with asyncio.timeout(30):
-        while (await client.count_workflows(query)).count < runs:
-            await asyncio.sleep(0.1)
-    return query
 
 
 async def test_repeated_activities_are_no_attempts_of_one(client: Client) -> None:
@@ -171,24 +97,6 @@ async def test_activities_started_together_share_a_workflow_task(client: Client)
     timer = found[found["kind"] == "timer"].iloc[0]
     assert timer["start_to_close_timeout"] == 0.2
     assert timer["task"] == found.loc[found["kind"] == "activity", "task"].iloc[0]
-
-
-async def test_a_reset_run_has_its_own_id(client: Client) -> None:
-    """After a reset the run that is asked for is the one that is shown, not the one that it was copied from."""
-    id_ = await run(client)
-    handle = client.get_workflow_handle(id_)
-    events = (await handle.fetch_history()).events
-    first = (await handle.describe()).run_id
-    done = next(e.event_id for e in events if e.HasField("workflow_task_completed_event_attributes"))
-    request = ResetWorkflowExecutionRequest(
-        namespace=client.namespace, workflow_execution=WorkflowExecution(workflow_id=id_, run_id=first),
-        workflow_task_finish_event_id=done, request_id=uuid.uuid4().hex, reason="again",
-    )  # fmt: skip
-    second = (await client.workflow_service.reset_workflow_execution(request)).run_id
-    await client.get_workflow_handle(id_, run_id=second).result()
-    found = await insight.download(client, id=id_)
-    assert set(found["run_id"]) == {second}
-    assert set((await insight.download(client, id=id_, run_id=first))["run_id"]) == {first}
 
 
 async def test_a_running_activity_shows_how_far_it_is(client: Client) -> None:

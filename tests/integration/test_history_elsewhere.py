@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,9 +14,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from trellis import insight
+from trellis import config, insight
 from trellis.bench.bare import BareChild, BareOrder, nothing
-from trellis.errors import BadInput, TrellisError
+from trellis.errors import BadInput, StackError, TrellisError
+from trellis.insight.history import connected
 from trellis.insight.history.frames import POLICY
 from trellis.stack import Stack
 
@@ -82,3 +84,57 @@ async def test_what_cannot_be_read_is_one_sentence(stranger: Client, running: St
         await insight.download(stranger, 'WorkflowType = "Nothing"')
     with pytest.raises(BadInput, match="understand"):
         await insight.download(stranger, "Colour = 'red'")
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A folder without a stack and without `.env`, and an environment that names no server."""
+    for name in config.variable_names() | {"TEMPORAL_API_KEY", "TEMPORAL_TLS"}:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRELLIS_HOME", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+async def test_an_address_alone_is_enough(stranger: Client, running: Stack, nowhere: pytest.MonkeyPatch) -> None:
+    """With TEMPORAL_ADDRESS and nothing else, histories can be read: no stack, no database. Without it, a sentence."""
+    with pytest.raises(StackError, match="Name one in TEMPORAL_ADDRESS"):
+        await asyncio.to_thread(insight.history, "bare-0")
+    nowhere.setenv("TEMPORAL_ADDRESS", running.temporal.address)
+    found = await asyncio.to_thread(insight.history, "bare-0", namespace=stranger.namespace)
+    assert set(found["workflow_id"]) == {"bare-0"}
+
+
+async def test_a_key_reaches_the_server_and_no_message(running: Stack, nowhere: pytest.MonkeyPatch) -> None:
+    """Keys and TLS come from Temporal's own variables or from connect=; a failure does not repeat them."""
+    nowhere.setenv("TEMPORAL_ADDRESS", running.temporal.address)
+    nowhere.setenv("TEMPORAL_API_KEY", "very-secret")
+    nowhere.setenv("TEMPORAL_TLS", "false")
+    client = await connected()
+    assert client.service_client.config.api_key == "very-secret"
+    client = await connected(connect={"api_key": "another"})
+    assert client.service_client.config.api_key == "another"
+    client = await connected(running.temporal.address, connect={"tls": False})
+    assert client.service_client.config.api_key is None, "a key in the environment goes to the address beside it only"
+    with pytest.raises(TrellisError) as refused:
+        await connected(running.temporal.address, connect={"api_key": "very-secret", "tls": True})
+    assert "very-secret" not in str(refused.value)
+    with pytest.raises(TrellisError) as refused:
+        await connected(running.temporal.address, connect={"rpc_metadata": {"auth": "very-secret\n"}})
+    assert "very-secret" not in str(refused.value)
+    with pytest.raises(BadInput, match="connect= holds colour"):
+        await connected(running.temporal.address, connect={"colour": "red"})
+
+
+async def test_a_function_may_connect(stranger: Client, running: Stack) -> None:
+    """The synchronous `history` takes a function that returns a Client, plain or awaitable; a Client says why not."""
+
+    async def connect() -> Client:
+        return await Client.connect(running.temporal.address, namespace=stranger.namespace)
+
+    found = await asyncio.to_thread(insight.history, "bare-0", connect)
+    assert set(found["namespace"]) == {stranger.namespace}
+    with pytest.raises(BadInput, match="a function that returns a Client"):
+        insight.history("bare-0", stranger)
+    with pytest.raises(BadInput, match="connect another one"):
+        await asyncio.to_thread(insight.history, "bare-0", connect, namespace="other")

@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "database_url", "db", "stack", *WORDS},
+    "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
         "activities", "config", "db", "desk", "driving", "insight", "logs", "runtime", "sandbox", "stack", "status",
         "temporal_calls", "workers", "workflows", *WORDS,

@@ -45,7 +45,9 @@ def test_a_text_that_is_no_chain_is_refused_in_one_sentence(text: str) -> None:
         parse(text)
 
 
-NAMES = st.text(min_size=1, max_size=8).filter(str.strip) | st.sampled_from(["a", "x", "3s", "rounds", "x2", "70%"])
+NAMES = st.text(min_size=1, max_size=8).filter(str.strip) | st.sampled_from(
+    ["a", "x", "3s", "rounds", "x2", "70%", "\x1f0"]
+)
 PARTS: st.SearchStrategy[Part] = st.recursive(
     st.builds(Step, NAMES, st.booleans())
     | st.lists(st.integers(1, 10**6), min_size=2, max_size=5, unique=True).map(

@@ -284,6 +284,41 @@ def test_the_limit_of_a_share_without_a_miss_is_three_over_n() -> None:
     assert upper_limit(0, 0) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("attempts", "runs", "failed"),
+    [
+        ({"step": None}, {}, set()),
+        ({"order_id": None}, {}, set()),
+        ({"duration_ms": -5.0}, {}, set()),
+        ({"duration_ms": np.nan}, {}, set()),
+        ({}, {"seconds": np.nan}, set()),
+        ({}, {"state": "FAILED"}, {"durations"}),
+        ({}, {"state": "CANCELLED"}, set()),
+        ({}, {"policy_json": "{"}, set()),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_third_of_the_rows_may_be_damaged(
+    attempts: dict[str, object], runs: dict[str, object], failed: set[str]
+) -> None:
+    """Missing values, clocks that ran backwards, and policies that cannot be read are left out. Only runs that failed
+    contradict the model."""
+    frames = list(world(7))
+    for frame, damage in zip(frames, (attempts, runs), strict=True):
+        third = pd.Series(np.arange(len(frame)) % 3 > 0, index=frame.index)
+        for name, value in damage.items():
+            frame[name] = frame[name].where(third, value)
+    checks = checked(learn(frames[0], runs=frames[1]), 15)
+    assert {check.name for check in checks if not check.ok} == failed
+
+
+def test_frames_in_any_order_give_the_same_checks() -> None:
+    """Rows in another order: the same words."""
+    attempts, runs = world(3, outage=(5, 25))
+    mixed = learn(attempts.sample(frac=1, random_state=1), runs=runs.sample(frac=1, random_state=2))
+    assert named(checked(mixed, 15), "independent") == named(checked(learn(attempts, runs=runs), 15), "independent")
+
+
 @pytest.mark.parametrize("name", ["swift", "patient"])
 def test_a_policy_can_be_pasted(name: str) -> None:
     """The advice as arguments of `execute_activity`: Python that can be read, with what a RetryPolicy cannot do."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, out, read_settings, show
+from trellis.cli.common import Json, out, read_settings, say, show
 from trellis.errors import BadInput
+
+if TYPE_CHECKING:
+    from trellis.insight.fit import Learned
+    from trellis.insight.recommend import Recommendation
 
 
 def recommend(
@@ -18,35 +25,111 @@ def recommend(
     from_events: Annotated[bool, typer.Option("--from-events", help="Learn the faults from this ledger.")] = False,
     query: Annotated[str | None, typer.Option(help="Learn them from the histories this query finds.")] = None,
     namespace: Annotated[str | None, typer.Option(help="The namespace of these histories.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Learn from what began at this time or later: 2026-11-21T10:00 (UTC), or 2h ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Learn from what began before this time.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="What a run does: 'reserve, charge x 10, (pack | label), 3s'. Default: learned.")
+    ] = None,
+    overhead: Annotated[
+        float | None, typer.Option(help="Seconds that a run takes besides its steps. Default: measured.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Which retry policy meets a deadline, and what it costs. Without --from-events or --query: under canonical
-    faults."""
-    from trellis import insight
-    from trellis.insight.fit import learn
+    faults. What is learned is checked first, and the answer begins with the checks that failed."""
+    from trellis.insight.calls import Overhead
+    from trellis.insight.chain_text import parse
     from trellis.insight.recommend import recommend as choose
-    from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
     read_settings()
     if from_events and query is not None:
         raise typer.BadParameter("give --from-events or --query, not both")
-    learned = None
+    if (since or until) and not from_events and query is None:
+        raise typer.BadParameter("--since and --until choose what is learned from: give --from-events or --query")
+    if overhead is not None and not 0 <= overhead < 86_400:
+        raise typer.BadParameter("--overhead is a number of seconds, 0 or more and less than a day")
+    began = (_time(since, "--since"), _time(until, "--until"))
+    chain = None if steps is None else parse(steps)
+    learned: Learned | None = None
     if query is not None:
-        histories = insight.history(query=query, namespace=namespace)
-        if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
-            raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
-        learned = learn(insight.history_attempts(histories))
+        learned = _from_histories(query, namespace, *began)
     elif from_events:
-        learned = learn(insight.attempts())
-    found = choose(deadline, epsilon, learned, max_calls=max_calls)
-    result = {
+        learned = _from_ledger(*began)
+    timing = None if overhead is None else Overhead(order=overhead)
+    found = choose(deadline, epsilon, learned, max_calls=max_calls, steps=chain, overhead=timing)
+    show(_result(found, learned), as_json, lambda: _print(found, learned))
+
+
+def _from_ledger(since: datetime | None, until: datetime | None) -> Learned:
+    """What the orders that began between two times teach."""
+    from trellis import insight
+    from trellis.insight.fit import learn
+
+    orders = insight.orders(since=since, until=until)
+    # An order's first attempt begins before its row is written.
+    tries = insight.attempts(since=None if since is None else since - timedelta(minutes=1))
+    if since is not None or until is not None:
+        tries = tries[tries["order_id"].isin(orders["order_id"])]
+        if tries.empty:
+            raise BadInput("No order began in this time. Choose another --since or --until.")
+    return learn(tries, runs=orders)
+
+
+def _from_histories(query: str, namespace: str | None, since: datetime | None, until: datetime | None) -> Learned:
+    """What the histories teach that a query finds."""
+    from trellis import insight
+    from trellis.insight.fit import learn
+    from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
+
+    say("Reading histories ...")
+    histories = insight.history(query=_within(query, since, until), namespace=namespace)
+    if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
+        raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
+    return learn(histories)
+
+
+def _within(query: str, since: datetime | None, until: datetime | None) -> str:
+    """`query` for the workflows that started between two times."""
+    parts = [f'StartTime >= "{since.isoformat()}"'] if since else []
+    parts += [f'StartTime < "{until.isoformat()}"'] if until else []
+    return " AND ".join([f"({query})", *parts]) if parts else query
+
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)(?:\s+ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    """A time that was given as such, or as an age. A time without a zone is in UTC."""
+    if text is None:
+        return None
+    try:
+        if age := _AGE.fullmatch(text.strip()):
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: float(age[1])})
+        found = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{option} is a time such as 2026-11-21T10:00 (UTC), or an age such as 30m, 2h or 3d"
+        ) from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+def _result(found: Recommendation, learned: Learned | None) -> dict[str, Any]:
+    """The answer as JSON. A figure that is not known, or not limited by what was measured, is null."""
+    return {
+        "trust": found.trust,
+        "checks": [asdict(check) for check in found.checks],
         "policy": asdict(found.policy),
         "p_miss": found.p_miss,
         "p_miss_at_worst": found.p_miss_at_worst,
-        "p50": round(found.p50, 3),
-        "p99": round(found.p99, 3),
+        "today": found.today,
+        "p50": _known(found.p50),
+        "p99": _known(found.p99),
         "calls_per_step": round(found.calls_per_step, 3),
         "words": found.words(),
+        "paste": found.paste() if found.trust else None,
         "learned": learned
         and {
             step: {"tries": fit.tries, "shares": fit.shares, "intervals": fit.intervals}
@@ -54,12 +137,21 @@ def recommend(
         },
     }
 
-    def human() -> None:
-        if learned:
-            out.print(learned.words(), highlight=False, soft_wrap=True)
-        out.print(found.words(), highlight=False, soft_wrap=True)
-        out.print(
-            f"Half of the orders complete within {found.p50:.2f} s, 99 % within {found.p99:.2f} s.", highlight=False
-        )
 
-    show(result, as_json, human)
+def _known(seconds: float) -> float | None:
+    return round(seconds, 3) if math.isfinite(seconds) else None
+
+
+def _print(found: Recommendation, learned: Learned | None) -> None:
+    def line(text: str) -> None:
+        out.print(text, highlight=False, soft_wrap=True)
+
+    line(found.words())
+    if not found.trust:
+        return
+    line(f"Half of the {found.noun}s complete within {found.p50:.2f} s, 99 % within {found.p99:.2f} s.")
+    if learned:
+        line(learned.words())
+        for check in found.checks:
+            line(f"Checked, {check.name}: {check.words}")
+    line(f"\nTo paste into a workflow:\n{found.paste()}")

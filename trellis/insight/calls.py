@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
@@ -49,21 +50,27 @@ class Calls:
 
     def under(self, timeout: float) -> tuple[Pieces, Pieces, float]:
         """How calls end if each is cut off after `timeout` [s]: (those that work, those that raise, share cut off)."""
-        works: Pieces = []
-        raises: Pieces = []
-        cut = 0.0
-        good = max(0.0, 1.0 - self.error - self.hang - self.reply_lost)
-        for share, seconds, into in (
-            *((good / len(self.latency), one, works) for one in self.latency),
-            *((self.reply_lost / len(self.latency), one, raises) for one in self.latency),
-            *((self.error / len(self.error_s), one, raises) for one in self.error_s),
-            (self.hang, self.hang_s, works),
-        ):
-            if seconds < timeout:
-                into.append((share, seconds))
-            else:
-                cut += share
-        return works, raises, cut
+        return _under(self, timeout)
+
+
+@lru_cache(maxsize=1024)
+def _under(calls: Calls, timeout: float) -> tuple[Pieces, Pieces, float]:
+    """A sweep asks the same of each step for every policy, and a step can have hundreds of latencies."""
+    works: Pieces = []
+    raises: Pieces = []
+    cut = 0.0
+    good = max(0.0, 1.0 - calls.error - calls.hang - calls.reply_lost)
+    for share, seconds, into in (
+        *((good / len(calls.latency), one, works) for one in calls.latency),
+        *((calls.reply_lost / len(calls.latency), one, raises) for one in calls.latency),
+        *((calls.error / len(calls.error_s), one, raises) for one in calls.error_s),
+        (calls.hang, calls.hang_s, works),
+    ):
+        if seconds < timeout:
+            into.append((share, seconds))
+        else:
+            cut += share
+    return works, raises, cut
 
 
 Faults = FaultPlan | Mapping[str, Calls] | None

@@ -20,6 +20,7 @@ from trellis.errors import BadInput
 from trellis.insight.chain import Choice, Measured, Parallel, Part, Repeat, Rounds, Series, Step
 
 _TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[(),|;:]|[^\s(),|;:"]+)')
+_BARE = re.compile(r'[^\s(),|;:"]+')
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _DURATION = re.compile(rf"({_NUMBER})(ms|s|min|h)")
@@ -71,8 +72,8 @@ def _branch(part: Part) -> str:
 
 
 def _quoted(name: str) -> str:
-    plain = _TOKEN.fullmatch(name) and not _DURATIONS.fullmatch(name) and not _SHARE.fullmatch(name)
-    if plain and name not in (*_WORDS, "x") and name[0] not in '"(),|;: ':
+    plain = _BARE.fullmatch(name) and not _DURATIONS.fullmatch(name) and not _SHARE.fullmatch(name)
+    if plain and name not in (*_WORDS, "x"):
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -147,7 +147,7 @@ def in_series(parts: Iterable[PartTime]) -> PartTime:
         reached = whole.succeeds
         whole = PartTime(
             whole.works * one.works,
-            whole.gives_up + whole.works * one.gives_up,
+            whole.gives_up + whole.works * one.gives_up if one.fails > 0.0 else whole.gives_up,
             _added([(whole.tries, 1.0), (one.tries, reached)]),
             reached * one.succeeds,
             whole.fails + reached * one.fails,

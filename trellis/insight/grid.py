@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,16 @@ Side = Literal["down", "mid", "up"]
 
 Pieces = list[tuple[float, float]]
 """(share, seconds) of each possible case."""
+
+
+# What lies beyond the grid's end is folded back, multiplied by the tilt. Rounding errors at the end grow by 1/tilt.
+TILT_WHOLE, TILT_LONG, TILT_CUT = 1e-4, 1e-6, 1e-7
+
+COARSER = 4
+"""How much coarser and longer each further grid of a prediction is."""
+
+_MOST_KNOWN = 64
+"""A grid keeps so many transforms of single times. Each takes 16 bytes for every second point of the grid."""
 
 
 def total(pieces: Pieces) -> float:
@@ -47,6 +59,8 @@ class Grid:
         self.dt = dt
         self.side = side
         self._tilt = tilt ** (np.arange(size) / size)
+        # Steps share timeouts and backoffs, and so do the policies of a sweep.
+        self._known: dict[tuple[float, float], Any] = {}
 
     def of(self, pmf: Array) -> Any:
         return np.fft.rfft(pmf * self._tilt)
@@ -58,7 +72,14 @@ class Grid:
 
     def at(self, seconds: float) -> Any:
         """A constant time. An infinite time contributes nothing."""
-        return self.of_pieces([(1.0, seconds)])
+        return self._once((seconds, seconds), lambda: self.of_pieces([(1.0, seconds)]))
+
+    def _once(self, key: tuple[float, float], compute: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = compute()
+        return self._known[key]
 
     def of_pieces(self, pieces: Pieces) -> Any:
         """A time that takes one of several values, each with its share."""
@@ -80,9 +101,12 @@ class Grid:
 
     def uniform(self, least: float, most: float) -> Any:
         """A time between `least` and `most`, uniformly distributed."""
+        return self._once((least, most), lambda: self._uniform(least, most))
+
+    def _uniform(self, least: float, most: float) -> Any:
         first, last = int(least / self.dt + 1e-9), min(self.size - 1, math.ceil(most / self.dt - 1e-9))
         if most - least <= 0 or last <= first:
-            return self.at(most)
+            return self.of_pieces([(1.0, most)])
         edges = np.clip(np.arange(first, last + 1) * self.dt, least, most)
         mass = np.diff(edges) / (most - least)
         # Rounded in proportion, the mean stays, also where the range begins or ends within a cell.
@@ -92,3 +116,29 @@ class Grid:
         pmf[first:last] += mass * (1.0 - up)
         pmf[first + 1 : last + 1] += mass * up
         return self.of(pmf)
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """A grid of time: so many points, `dt` [s] apart, and its tilt."""
+
+    dt: float
+    size: int
+    tilt: float
+
+    @property
+    def end(self) -> float:
+        return self.dt * self.size
+
+    @property
+    def times(self) -> Array:
+        times: Array = np.arange(self.size, dtype=np.float64) * np.float64(self.dt)
+        return times
+
+    @property
+    def coarser(self) -> Spacing:
+        return Spacing(self.dt * COARSER, self.size, TILT_LONG)
+
+    def grid(self, side: Side = "mid") -> Grid:
+        """A grid on which every time is rounded by `side`."""
+        return Grid(self.size, self.dt, side, self.tilt)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from trellis.insight.calls import Calls, Overhead
-from trellis.insight.chain import Part, in_a_row
+from trellis.insight.chain import Part, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, chain_length
 from trellis.insight.grid import Grid
 from trellis.policies import Policy, Retry
@@ -19,6 +19,7 @@ WORTH = 0.05
 _MOST_POINTS = 2**15
 _TILT = 1e-5
 _MOST_CHANGES = 60
+_MARGINS = (1.0, 0.7, 0.4)
 
 
 def cheapest_mix(
@@ -30,6 +31,7 @@ def cheapest_mix(
     epsilon: float,
     *,
     steps: Part | None = None,
+    good_enough: Callable[[Policy], bool] = lambda _mix: True,
 ) -> Policy | None:
     """`policy` with rules for single steps: at most a share `epsilon` misses `deadline` [s], with few calls.
 
@@ -37,11 +39,25 @@ def cheapest_mix(
 
     The search changes one step at a time. First it makes the change that lowers P(missed) most per additional call,
     until P(missed) is low enough. Then it makes the change that saves most calls, as long as P(missed) stays low
-    enough. The result need not be the best mix. P(missed) is computed on a coarse grid, so the caller must check it.
-    None where no mix is good enough.
+    enough. The result need not be the best mix. P(missed) is computed on a coarse grid, so `good_enough` should check
+    it on a fine one. Where that says no, the search goes on with 0.7 and 0.4 of `epsilon`. None where no mix is good
+    enough.
     """
-    search = _Search(policy, calls, rules, overhead, deadline, in_a_row(calls) if steps is None else steps)
-    current = dict.fromkeys(rules, policy.retry)
+    chain = in_a_row(calls) if steps is None else steps
+    rules = {step.name: rules[step.name] for step in steps_of(chain)}
+    search = _Search(policy, calls, rules, overhead, deadline, chain)
+    for margin in _MARGINS:
+        mix = _cheapest(search, dict.fromkeys(rules, policy.retry), epsilon * margin)
+        if mix is None:
+            # A smaller share is harder to reach.
+            return None
+        if good_enough(named := _named(policy, mix)):
+            return named
+    return None
+
+
+def _cheapest(search: _Search, current: dict[str, Retry], epsilon: float) -> dict[str, Retry] | None:
+    """A rule for each step, beginning with those of `current`."""
     miss, cost = search.judged(current)
     for _ in range(_MOST_CHANGES):
         if miss <= epsilon:
@@ -56,7 +72,7 @@ def cheapest_mix(
         if not cheaper:
             break
         miss, cost, current = min(cheaper, key=lambda one: one[1])
-    return _named(policy, current) if miss <= epsilon else None
+    return current if miss <= epsilon else None
 
 
 def _named(policy: Policy, mix: Mapping[str, Retry]) -> Policy:

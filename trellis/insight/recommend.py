@@ -43,7 +43,8 @@ class Recommendation:
     `p_miss_at_worst`: P(missed) at the bad ends of the intervals of the learned faults; None where the faults were
     given, not learned. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto` (no other policy is better
     in both P(missed) and calls). `measured`: how many runs of the data missed the deadline, under the policy in force
-    and under all policies; None where the faults were given. `steps`: the steps of the chain.
+    and under all policies; None where the faults were given. `steps`: the steps of the chain. `doubt`: how precisely
+    `p_miss` was computed, where that is not precise.
 
     Where a check failed, no number here is better than the upper 95 % limit of what was measured: not `p_miss`, `p50`,
     `p99`, nor those of the frontier. Percentiles are then infinite where the data are too few to limit them.
@@ -61,6 +62,7 @@ class Recommendation:
     noun: str = "order"
     measured: Measured | None = None
     steps: tuple[str, ...] = ()
+    doubt: str = ""
 
     @property
     def trust(self) -> bool:
@@ -77,6 +79,7 @@ class Recommendation:
         now = "" if self.measured is None else f" {self.measured.words(self.deadline, self.noun)}"
         advice = f"{rules(self.policy)}: "
         cost = f"costs {self.calls_per_step:.1f} calls a step"
+        doubt = f" ({self.doubt})" if self.doubt else ""
         if not self.trust:
             failed = " ".join(check.words for check in self.checks if not check.ok)
             return (
@@ -84,10 +87,10 @@ class Recommendation:
                 f"up to {one_in(self.p_miss, self.noun)} may miss {self.deadline:g} s; {cost}."
             )
         if self.p_miss_at_worst is None:
-            return f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s; {cost}"
+            return f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}"
         return (
             f"{advice}at worst {one_in(self.p_miss_at_worst, self.noun)} misses {self.deadline:g} s (by the estimate "
-            f"{one_in(self.p_miss, self.noun)}); {cost}.{now}"
+            f"{one_in(self.p_miss, self.noun)}{doubt}); {cost}.{now}"
         )
 
     def paste(self) -> str:
@@ -131,7 +134,7 @@ def recommend(
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
     lanes = max(_LANES) if trust or measured is None else measured.lanes
     try:
-        found, table = _chosen(goal, lanes)
+        found, table = _chosen(goal, lanes) if learned is None else _gentlest(goal, lanes)
     except BadInput as error:
         if trust:
             raise
@@ -143,7 +146,7 @@ def recommend(
     answer = Recommendation(
         found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
         found.calls_per_step, table, worst, checks, "order" if learned is None else learned.noun, measured,
-        tuple(world.calls),
+        tuple(world.calls), found.doubt(deadline),
     )  # fmt: skip
     return answer if trust or measured is None else _no_better_than(measured, answer)
 
@@ -166,6 +169,17 @@ def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendatio
     )
 
 
+def _gentlest(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
+    """As `_chosen`. More than two lanes are considered only where two do not reach the goal, which takes half the
+    time."""
+    try:
+        return _chosen(goal, min(lanes, 2))
+    except BadInput:
+        if lanes <= 2:
+            raise
+        return _chosen(goal, lanes)
+
+
 def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
     """The cheapest policy that reaches the goal with at most `lanes`, and the table of those considered."""
     deadline, epsilon, chain = goal.deadline, goal.epsilon, goal.world.calls
@@ -176,8 +190,7 @@ def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
     likely = ranked.loc[ranked["p_miss"] <= epsilon * 3, "name"]
     found = next(filter(None, (goal.predicted_if_met(policies[name]) for name in likely)), None)
     least = float(table["calls_per_step"].min())
-    # Only the steps of an order can have rules of their own.
-    if set(chain) <= set(FORWARD_OUTSIDE_STEPS) and (found is None or found.calls_per_step * (1 - WORTH) > least):
+    if found is None or found.calls_per_step * (1 - WORTH) > least:
         base = found.policy if found else policies[str(table.sort_values("p_miss")["name"].iloc[0])]
         mixed = goal.met_by_mixing(base, lanes)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
@@ -243,8 +256,8 @@ class _Goal:
 
     @property
     def fine(self) -> dict[str, Any]:
-        """The grid on which a policy is checked."""
-        return {**self.world.known, "dt": max(0.002, self.deadline / 8000)}
+        """What is known, and the time at which the prediction must be precise."""
+        return {**self.world.known, "deadline": self.deadline}
 
     def predicted_if_met(self, policy: Policy) -> Prediction | None:
         """The prediction for `policy`, or None where it is not good enough."""
@@ -259,15 +272,11 @@ class _Goal:
             step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs, lanes)]))
             for step, calls in self.world.calls.items()
         }
-        # A policy that is good enough on the coarse grid may not be on the fine one.
-        for margin in (1.0, 0.7, 0.4):
-            policy = cheapest_mix(
-                base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon * margin
-            )
-            found = None if policy is None else self.predicted_if_met(policy)
-            if found is not None:
-                return found
-        return None
+        policy = cheapest_mix(
+            base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon,
+            steps=self.world.known.get("steps"), good_enough=lambda mix: self.predicted_if_met(mix) is not None,
+        )  # fmt: skip
+        return None if policy is None else self.predicted_if_met(policy)
 
 
 def _candidates(deadline: float, chain: Collection[Calls], lanes: int) -> Iterator[Policy]:

@@ -19,9 +19,9 @@ Not in the model: a review that nobody ends, the order's budget, and a try that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
 from trellis.insight.chain import ORDER, Part, checked, executions, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, PartTime, chain_length, in_series
-from trellis.insight.grid import Array, Grid, Side
+from trellis.insight.grid import COARSER, TILT_CUT, TILT_LONG, TILT_WHOLE, Array, Grid, Side, Spacing
 from trellis.insight.load import Load, shard_under
 from trellis.model import OUTSIDE_STEPS
 from trellis.policies import Placement, Policy, Retry
@@ -47,37 +47,10 @@ TIGHT = 0.1
 
 _OVERHEAD = Overhead()
 _UNSEEN = 1e-9
-# What lies beyond the grid's end is folded back, multiplied by the tilt. Rounding errors at the end grow by 1/tilt.
-_TILT_WHOLE, _TILT_LONG, _TILT_CUT = 1e-4, 1e-6, 1e-7
 _POINTS = 2**14
 _SWEPT_POINTS = 2**12
-_COARSER, _MOST_GRIDS = 4, 16
+_MOST_GRIDS = 16
 _MOST_FINER = 4
-
-
-@dataclass(frozen=True)
-class Spacing:
-    """A grid of time: so many points, `dt` [s] apart, and its tilt."""
-
-    dt: float
-    size: int
-    tilt: float
-
-    @property
-    def end(self) -> float:
-        return self.dt * self.size
-
-    @property
-    def times(self) -> Array:
-        times: Array = np.arange(self.size, dtype=np.float64) * np.float64(self.dt)
-        return times
-
-    @property
-    def coarser(self) -> Spacing:
-        return Spacing(self.dt * _COARSER, self.size, _TILT_LONG)
-
-    def grid(self, side: Side) -> Grid:
-        return Grid(self.size, self.dt, side, self.tilt)
 
 
 @dataclass(frozen=True)
@@ -94,9 +67,8 @@ class Problem:
         alone = PartTime(works=grid.at(self.overhead.order))
         return in_series([alone, ChainTime(grid, self.calls, self.overhead).of(self.chain, self.policy)])
 
-    def cdf(self, spacing: Spacing, side: Side) -> tuple[Array, PartTime]:
-        """P(completed by t) on a grid, every time rounded to the grid by `side`."""
-        grid = spacing.grid(side)
+    def cdf(self, grid: Grid) -> tuple[Array, PartTime]:
+        """P(completed by t) on a grid."""
         whole = self.on(grid)
         values: Array = np.maximum.accumulate(np.clip(np.cumsum(grid.back(whole.works)), 0.0, 1.0))
         if not np.all(np.isfinite(values)):
@@ -188,7 +160,7 @@ class Prediction:
         at = min(int(max(0.0, deadline) / spacing.dt + 1e-9), spacing.size - 1)
         # What a tilted grid folds back makes the upper bound too small by at most this factor.
         folded = 1.0 + 20 * spacing.tilt
-        low, high = (1.0 - float(self.problem.cdf(spacing, side)[0][at]) for side in _SIDES)
+        low, high = (1.0 - float(self.problem.cdf(spacing.grid(side))[0][at]) for side in _SIDES)
         return max(0.0, low - RESOLUTION), min(1.0, high * folded + RESOLUTION)
 
     def tight(self, deadline: float) -> bool:
@@ -234,10 +206,10 @@ def predict(
     if not 0 < finest < math.inf or (horizon is not None and not finest < horizon <= finest * 2**22):
         raise BadInput("The grid must have a step above 0, below its end, and at most four million points.")
     if horizon is not None:
-        return _predicted(problem, [Spacing(finest, 1 << math.ceil(math.log2(horizon / finest)), _TILT_CUT)])
+        return _predicted(problem, [Spacing(finest, 1 << math.ceil(math.log2(horizon / finest)), TILT_CUT)])
     found = _predicted(problem, _begin(problem, finest, _POINTS))
     while dt is None and finest > 1e-5 and 0 < found.percentile(0.5 * (1.0 - found.never)) < 50 * finest:
-        finest /= _COARSER
+        finest /= COARSER
         found = _predicted(problem, _begin(problem, finest, _POINTS))
     if deadline is None or found.tight(deadline):
         return found
@@ -256,7 +228,6 @@ def _problem(
     else:
         chain = in_a_row(steps) if isinstance(steps, Sequence) else steps
     names = list(dict.fromkeys(step.name for step in steps_of(chain)))
-    policy.check({*OUTSIDE_STEPS, *names})
     if isinstance(faults, Mapping):
         calls = {str(step): one.check() for step, one in faults.items()}
         if missing := [name for name in names if name not in calls]:
@@ -264,6 +235,7 @@ def _problem(
     else:
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {name: Calls.planned(plan, name) for name in names}
+    policy.check(tuple(dict.fromkeys((*OUTSIDE_STEPS, *names, *calls))))
     checked(chain)
     if load is not None:
         tried = [(policy.retry_of(step.name), calls[step.name]) for step in steps_of(chain)]
@@ -276,18 +248,27 @@ def _begin(problem: Problem, dt: float, most: int) -> list[Spacing]:
     rules = {step.name: problem.policy.retry_of(step.name) for step in steps_of(problem.chain)}
     needed = chain_length(problem.chain, rules, problem.calls, problem.overhead) / dt
     size = 1 << math.ceil(math.log2(min(max(needed, 4096), most)))
-    return [Spacing(dt, size, _TILT_WHOLE if needed <= size else _TILT_LONG)]
+    return [Spacing(dt, size, TILT_WHOLE if needed <= size else TILT_LONG)]
 
 
-def _predicted(problem: Problem, spacings: list[Spacing]) -> Prediction:
-    """The prediction on these grids, and on as many coarser ones as are needed to see nearly all."""
-    cut = spacings[0].tilt == _TILT_CUT
-    values, first = problem.cdf(spacings[0], "mid")
+def _predicted(
+    problem: Problem,
+    spacings: list[Spacing],
+    grid: Callable[[Spacing], Grid] = Spacing.grid,
+    enough: Callable[[float, float], bool] = lambda _end, unseen: unseen <= _UNSEEN,
+) -> Prediction:
+    """The prediction on these grids, and on as many coarser ones as are needed.
+
+    `grid`: makes a grid, or takes one that was used before. `enough`: given the end of the last grid [s], and the share
+    of orders that complete after it, whether that suffices.
+    """
+    cut = spacings[0].tilt == TILT_CUT
+    values, first = problem.cdf(grid(spacings[0]))
     times = spacings[0].times
     never = 1.0 - first.succeeds
-    while not cut and 1.0 - never - values[-1] > _UNSEEN and len(spacings) < _MOST_GRIDS:
+    while not cut and not enough(spacings[-1].end, 1.0 - never - values[-1]) and len(spacings) < _MOST_GRIDS:
         spacings.append(spacings[-1].coarser)
-        more, _ = problem.cdf(spacings[-1], "mid")
+        more, _ = problem.cdf(grid(spacings[-1]))
         later = spacings[-1].times
         begin = int(np.searchsorted(later, times[-1], side="right"))
         times = np.concatenate((times, later[begin:]))
@@ -337,12 +318,18 @@ def sweep(
     """One row for each policy, computed on coarse grids (steps of 10 ms; for short deadlines 1/100 of the deadline).
 
     Columns: name, try_timeout, first_backoff, max_backoff, hedge, placement (of the policy's general retry rule),
-    p_miss, p_never (share of orders that never complete), p50, p99 [s], calls_per_step.
+    p_miss, p_never (share of orders that never complete), p50, p99 [s] (NaN where they are far beyond the deadline),
+    calls_per_step.
     """
     rows = []
+    grids = cache(Spacing.grid)
+
+    def enough(end: float, unseen: float) -> bool:
+        return end > deadline and (unseen < 0.001 or end > 8 * deadline)
+
     for policy in policies:
         problem = _problem(policy, faults, steps, overhead, load)
-        found = _predicted(problem, _begin(problem, min(0.01, deadline / 100), _SWEPT_POINTS))
+        found = _predicted(problem, _begin(problem, min(0.01, deadline / 100), _SWEPT_POINTS), grids, enough)
         retry = policy.retry
         rows.append({
             "name": policy.name, "try_timeout": retry.try_timeout, "first_backoff": retry.first_backoff,

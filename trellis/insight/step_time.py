@@ -177,6 +177,8 @@ def _hedged(grid: Grid, retry: Retry, lane: Any, begun: Any, over: Any, chance: 
         tries = retry.hedge * (1.0 + float(np.sum(starts * alone)) + beyond)
     else:
         tries = float(retry.hedge * retry.max_tries)
+    if not retry.max_tries:
+        return StepTime(grid.of(winner), over, tries, 1.0, 0.0)
     last = np.diff(np.cumsum(grid.back(over)) ** retry.hedge, prepend=0.0)
     fails = fails**retry.hedge
     return StepTime(grid.of(winner), grid.of(last), tries, 1.0 - fails, fails)

@@ -22,7 +22,7 @@ from trellis.errors import StackError
 from trellis.stack import postgres, temporal
 from trellis.stack.temporal import TemporalTarget, connect
 
-__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "require", "reset", "up"]
+__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "require", "reset", "temporal_target", "up"]
 
 LEAST_ROOM = 200 * 2**20
 PATIENCE = 60.0
@@ -124,6 +124,20 @@ def find(settings: Settings) -> Stack | None:
     if url is None or target is None:
         return None
     return Stack(target, url, settings.database_url is not None, settings.home)
+
+
+def temporal_target(settings: Settings) -> TemporalTarget:
+    """The Temporal that the settings name, or else the one that runs in this workspace; no database is needed.
+
+    Raises StackError where there is neither.
+    """
+    target = temporal.external(settings) or temporal.running(settings)
+    if target is None:
+        raise StackError(
+            "No Temporal is named, and none runs in this workspace. Name one in TEMPORAL_ADDRESS or TEMPORAL_PROFILE, "
+            "or start one with `trellis up`."
+        )
+    return target
 
 
 def require(settings: Settings) -> Stack:

@@ -93,6 +93,8 @@ def draws(attempts: pd.DataFrame) -> Draws:
 
 def _columns(attempts: pd.DataFrame) -> pd.DataFrame:
     """The columns that draws are made from, in plain types. `start` and `end` are in seconds since 1970."""
+    if "step" in attempts:
+        attempts = attempts[attempts["step"].notna().to_numpy()]
     n = len(attempts)
 
     def column(name: str, otherwise: Any) -> Any:

@@ -8,8 +8,9 @@ same information. If the workflow's end cut an activity off, the number of its a
 missing (NA).
 """
 
-from trellis.insight.history.download import connected, download, history
+from trellis.insight.history.connecting import connected
+from trellis.insight.history.download import PartialHistory, download, history
 from trellis.insight.history.frames import history_attempts, history_workflows
 from trellis.insight.history.rows import rows
 
-__all__ = ["connected", "download", "history", "history_attempts", "history_workflows", "rows"]
+__all__ = ["PartialHistory", "connected", "download", "history", "history_attempts", "history_workflows", "rows"]
