@@ -298,9 +298,6 @@ TRAPS: dict[str, Scenario] = {
     "five side by side": Scenario(
         side_by_side, mixed(Mix(0.1, 0.02, lognormal(0.1, 0.4))), PATIENT, 15.0, 1e-2, view="history", runs=300
     ),
-    "fan-out of varying width": Scenario(
-        fan_out, mixed(Mix(0.1, 0.0, lognormal(0.1, 0.4))), PATIENT, 10.0, 1e-2, view="history", runs=300
-    ),
     "child with activities": Scenario(
         with_child, mixed(Mix(0.1, 0.0, lognormal(0.1, 0.4))), PATIENT, 10.0, 1e-2, view="history", runs=200
     ),
