@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -21,8 +22,8 @@ THIRDS = (1 / 3, 1 / 3)
 SWIFT = Retry(0.25, 0.005, 0.05, jitter=Jitter.FULL, placement=Placement.ACTIVITY)
 
 
-def with_(**changes: object) -> Retry:
-    return Retry(**{**vars(SWIFT), **changes})  # type: ignore[arg-type]
+def with_(**changes: Any) -> Retry:
+    return Retry(**{**vars(SWIFT), **changes})
 
 
 @pytest.mark.parametrize(
