@@ -187,7 +187,8 @@ def test_durations_that_the_model_cannot_give_are_seen() -> None:
     """Every order waits for three seconds between its steps, which no attempt shows: the model is too fast."""
     attempts, runs = world(5)
     slow = runs.assign(seconds=runs["seconds"] + 3)
-    check = named(checked(learn(attempts, runs=slow), 15), "durations")
+    given = list(dict.fromkeys(attempts["step"].astype(str)))
+    check = named(checked(learn(attempts, given, runs=slow), 15), "durations")
     assert not check.ok
     assert "The model does not fit" in check.words
 
@@ -261,6 +262,13 @@ def test_failures_that_a_history_forgot_are_placed_in_time() -> None:
         attempts[name] = attempts[name].where(last)
     attempts["outcome"] = attempts["outcome"].where(last, "unknown")
     assert "come in runs" in independent.check(draws(attempts), 15).words
+
+
+def test_attempts_whose_worker_is_not_known_are_no_bad_worker() -> None:
+    """A history names the worker of an activity's last attempt only: all attempts without a name failed."""
+    attempts, _ = world(3)
+    attempts["worker"] = attempts["worker"].where(attempts["outcome"] == "succeeded")
+    assert independent.check(draws(attempts), 15).ok
 
 
 def test_a_race_of_lanes_is_one_draw() -> None:

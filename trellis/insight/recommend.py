@@ -129,6 +129,8 @@ def recommend(
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
     world = _world(faults, steps, overhead)
     learned = faults if isinstance(faults, Learned) else None
+    if learned is not None:
+        learned = (learned if steps is None else replace(learned, chain=steps)).check()
     checks = (_GIVEN,) if learned is None else checked(learned, deadline)
     measured = None if learned is None else Measured.of(learned, deadline)
     trust = all(check.ok for check in checks)
@@ -148,7 +150,7 @@ def recommend(
             checks = tuple(heavy if check.name == heavy.name else check for check in checks)
     worst = None
     if learned is not None:
-        worst = predict(found.policy, learned.at_worst, **goal.fine).p_miss(deadline)
+        worst = learned.worst(lambda calls: predict(found.policy, calls, **goal.fine).p_miss(deadline))
     answer = Recommendation(
         found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
         found.calls_per_step, table, worst, checks, "order" if learned is None else learned.noun, measured,
@@ -249,7 +251,8 @@ def _world(
     faults: FaultPlan | Mapping[str, Calls] | Learned | None, steps: Part | None, overhead: Overhead | None
 ) -> _World:
     if isinstance(faults, Learned):
-        calls, known = faults.calls, setting(faults)
+        calls = faults.calls if steps is None else {step: one.calls for step, one in faults.steps.items()}
+        known = setting(faults)
     else:
         calls, known = _planned(faults, steps), {}
     if steps is not None:

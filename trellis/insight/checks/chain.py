@@ -15,9 +15,9 @@ _LEAST = 0.5
 
 def check(learned: Learned) -> Check:
     """Whether the chain is understood."""
-    structure = getattr(learned, "structure", None)
+    structure = learned.structure
     if structure is None:
         return Check("chain", True, f"The chain is taken as given: {', '.join(learned.steps)}.")
     if not structure.understood:
         return Check("chain", False, f"The structure of these {learned.noun}s is not understood: {structure.words}")
-    return Check("chain", True, f"{structure.words} This explains {structure.explained:.0%} of the time.")
+    return Check("chain", True, f"{structure.words}")

@@ -153,11 +153,11 @@ def _races(frame: pd.DataFrame) -> pd.DataFrame:
     firsts = mine.assign(lost=lost).drop_duplicates([*key, "lane"])
     races = firsts.groupby(key, sort=False).agg(
         start=("start", "min"), end=("end", "max"), lost=("lost", "all"), lane=("lane", "size"),
+        worker=("worker", "first"),
     ).reset_index()  # fmt: skip
     won = mine[mine["outcome"] == "succeeded"].drop_duplicates(key).set_index(key)
     at = pd.MultiIndex.from_frame(races[key])
     races["seconds"] = won["seconds"].reindex(at).to_numpy()
-    races["worker"] = won["worker"].reindex(at).to_numpy()
     races["outcome"] = np.where(races["lost"], "failed", "succeeded")
     return pd.concat([frame[~several], races.drop(columns="lost")], ignore_index=True)
 
@@ -171,9 +171,12 @@ class _Flight:
         zero = float(start[known].min()) if known.any() else 0.0
         self.zero = pd.Timestamp(zero, unit="s", tz="UTC") if known.any() else None
         frame["start"] = start - zero
-        self._starts = np.sort(start[known] - zero)
+        # A call that takes no time is never in flight. Counted, it would have ended before its own start, and quick calls
+        # would seem to begin beside fewer calls than hung ones.
+        lasting = known & (end > start)
+        self._starts = np.sort(start[lasting] - zero)
         # The start itself is in floating point: an end that equals a start comes first.
-        self._ends = np.sort(np.maximum(end, start)[known] - zero)
+        self._ends = np.sort(end[lasting] - zero)
 
     def at(self, times: Any) -> Any:
         """Calls that began before each of `times` [s since the first start] and had not ended. NaN for NaN."""

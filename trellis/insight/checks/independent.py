@@ -153,7 +153,8 @@ def _patterns(found: Draws, bad: Any, mask: Any, what: str) -> list[_Finding]:
     for cells in (order, _pairs(order, step)):
         add(odds.groups(cells), "order", order)
     worker = found.worker[use]
-    if len(np.unique(worker)) > 1:
+    # A history names the worker of an activity's last attempt only, so those without a name are the failed ones.
+    if worker.min() >= 0 and worker.max() > 0:
         add(odds.groups(worker), "worker", worker)
     number = np.minimum(found.number[use], 4)
     # The later tries of a slow step are as slow as the first, and a hedged step has one draw only.

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from trellis.errors import BadInput
-from trellis.insight.calls import Calls
-from trellis.insight.chain import Part, Series, Step
+from trellis.insight.calls import Calls, Overhead
+from trellis.insight.chain import Part, in_a_row, steps_of
+from trellis.insight.fit.frame import each_row_once, one_namespace, usable
+from trellis.insight.fit.pooling import ENOUGH, alike_in_latency, in_words, toward_common
+from trellis.insight.fit.risks import OK, Risks
 from trellis.insight.fit.runs import measured_runs
-from trellis.insight.fit.step import Fit, fit, with_latencies_of
+from trellis.insight.fit.step import UNKNOWN, Fit, fitted
+from trellis.insight.fit.tries import Tries
 from trellis.insight.history.frames import history_attempts, history_workflows
+from trellis.insight.structure import Structure, structure_of
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Policy
 
-_ALIKE = 0.01
+_TIMED = {"order_id", "step", "round", "started_at", "ended_at", "outcome", "duration_ms"}
+"""The columns from which the order of steps is learned."""
 
 
 @dataclass(frozen=True)
@@ -28,31 +34,60 @@ class Learned:
 
     `chain`: what a run does. `runs`: columns as `measured_runs`, one row per run that ended. `attempts`: the attempts
     that it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run
-    that neither its steps nor its waits explain, as equally likely values; empty where it was not measured. `alike`:
-    the steps' shares differ by no more than chance explains (chi-squared at 1 %), so each step has the shares of all
-    tries together.
+    that neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
+    `structure`: how the chain was learned; None where it was given, or the frame has no times.
     """
 
     steps: dict[str, Fit]
-    alike: bool
     chain: Part
     runs: pd.DataFrame
     attempts: pd.DataFrame
     noun: str = "order"
     remainder: tuple[float, ...] = ()
+    structure: Structure | None = None
+
+    @property
+    def overhead(self) -> Overhead | None:
+        """What a prediction of the chain adds; None where it was not measured. A learned chain holds it as a part."""
+        learned = self.structure is not None and self.chain == self.structure.chain
+        return self.structure.overhead if self.structure is not None and learned else None
 
     @property
     def tries(self) -> int:
-        found = [fit.tries for fit in self.steps.values()]
-        return found[0] if self.alike else sum(found)
+        return sum(one.tries for one in self.steps.values())
+
+    @property
+    def needed(self) -> list[str]:
+        """The steps of the chain, each once."""
+        return list(dict.fromkeys(step.name for step in steps_of(self.chain)))
 
     @property
     def calls(self) -> Mapping[str, Calls]:
-        return {step: fit.calls for step, fit in self.steps.items()}
+        """The calls of each step of the chain."""
+        return {step: self.steps[step].calls for step in self.needed}
 
     @property
     def at_worst(self) -> Mapping[str, Calls]:
-        return {step: fit.at_worst for step, fit in self.steps.items()}
+        """The worst calls that each step's interval allows. All steps are never so unlucky at once: see `worst`."""
+        return {step: self.steps[step].at_worst for step in self.needed}
+
+    def worst(self, judge: Callable[[Mapping[str, Calls]], float]) -> float:
+        """The largest value of `judge` (such as P(missed) under a policy) that the data allow, at 95 %.
+
+        The steps' shares are independent estimates. The calls that are worst for `judge` and lie inside their joint
+        region are one step at its own limit, or several steps part of the way: in proportion to what each alone does to
+        the logarithm of `judge`, with squares that add up to 1. That is the limit of one quantity to first order (the
+        delta method), so it does not grow looser with the number of steps.
+        """
+        names, middle = self.needed, self.calls
+        alone = {step: judge({**middle, step: self.steps[step].at_worst}) for step in names}
+        likely = judge(middle)
+        effect = np.array([max(0.0, math.log(max(alone[step], 1e-300) / max(likely, 1e-300))) for step in names])
+        length = float(np.sqrt((effect**2).sum()))
+        if length <= 0.0:
+            return max(likely, *alone.values())
+        joint = {step: self.steps[step].toward_worst(far) for step, far in zip(names, effect / length, strict=True)}
+        return max(likely, judge(joint), *alone.values())
 
     @property
     def in_force(self) -> Policy | None:
@@ -60,61 +95,115 @@ class Learned:
         known = [policy for policy in self.runs["policy"] if policy is not None]
         return Counter(known).most_common(1)[0][0] if known else None
 
+    def check(self) -> Learned:
+        """Return itself. Raises BadInput where no policy can be judged: the chain needs a step that never worked, or
+        one of whose good calls no duration is known, or it needs no step at all."""
+        if not self.needed:
+            raise BadInput(
+                f"No retry rule changes how long these {self.noun}s take: they run no activity that is tried."
+            )
+        for step in self.needed:
+            found = self.steps[step]
+            if not found.tries:
+                raise BadInput(f"No attempt of `{step}` has ended yet: nothing is known about its calls.")
+            if not found.worked:
+                raise BadInput(
+                    f"`{step}` never worked in {found.tries} attempt{'s' * (found.tries != 1)}: no policy helps before "
+                    f"it does."
+                )
+            if not found.timed:
+                raise BadInput(
+                    f"No attempt of `{step}` that worked has both a start and an end: without its durations no timeout "
+                    f"can be judged."
+                )
+        return self
+
     def words(self) -> str:
-        if self.alike:
+        if len(self.steps) == 1:
             return next(iter(self.steps.values())).words()
-        return "The steps differ. " + " ".join(f"{step}: {fit.words()}" for step, fit in self.steps.items())
+        lent = [found.lent for found in self.steps.values() if found.worked]
+        each = " ".join(f"{step}: {found.words()}" for step, found in self.steps.items())
+        return f"{each} {in_words(lent)}"
 
 
 def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.DataFrame | None = None) -> Learned:
     """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
 
-    `steps`: the chain, in order. None: the six steps of an order where the frame has them, else every step of the
-    frame, by its first appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
-    `history_workflows`. Where the steps differ by no more than chance, each gets the shares of all tries, and keeps its
-    own latencies. Raises BadInput where a step has no tries, or none that worked.
+    `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
+    has its steps, else what the workflows' times show. A frame without times gives every step once, by its first
+    appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
+    `history_workflows`. How far the steps lend each other evidence: see `pooling`. A step that never worked is learned
+    too, as far as its tries say; `Learned.check` refuses a chain that needs it.
+
+    Attempts of runs that are still open count like all others, except those that have not ended. An attempt of a run
+    that was cancelled counts as cut off. Raises BadInput with a sentence where the frame cannot be used, where a step
+    has no attempts, and where no attempt at all worked.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
     whole_history = "kind" in frame
+    if whole_history:
+        one_namespace(frame)
+        frame = each_row_once(frame)
     attempts = history_attempts(frame) if whole_history else frame
     if whole_history and runs is None:
         runs = history_workflows(frame)
-    names = attempts["step"].astype(str)
+    attempts = usable(attempts)
+    names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
     chain = list(steps) if steps is not None else [str(one) for one in FORWARD_OUTSIDE_STEPS if one in there] or there
     missing = sorted(set(chain) - set(there))
-    if missing and there:
+    if missing:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
-    mine = attempts[names.isin(chain)]
-    by = {step: mine[names[mine.index] == step] for step in chain}
-    alike = len(chain) < 2 or _alike(list(by.values()))
-    if alike:
-        whole = fit(mine)
-        fits = {step: with_latencies_of(whole, frame) for step, frame in by.items()}
-    else:
-        fits = {step: fit(frame, step) for step, frame in by.items()}
+    of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
+    fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
+    measured = measured_runs(attempts, runs)
+    # Only Temporal's histories know the task queue.
+    noun = "workflow" if "queue" in attempts else "order"
+    if steps is not None or not set(attempts.columns) >= _TIMED:
+        return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
+    structure = structure_of(frame if whole_history else attempts, attempts, runs)
+    # The structure knows which runs are children of others, and how long each waited for a person.
+    known = structure.runs.drop_duplicates("order_id").set_index("order_id")
+    measured = measured[measured["order_id"].isin(known.index)].reset_index(drop=True)
+    for name in ("seconds", "waited"):
+        measured[name] = known[name].reindex(measured["order_id"]).to_numpy()
     return Learned(
-        fits,
-        alike,
-        chain=Series(tuple(Step(step) for step in chain)),
-        runs=measured_runs(attempts, runs),
-        attempts=attempts,
-        # Only Temporal's histories know the task queue.
-        noun="workflow" if "queue" in attempts else "order",
-    )
+        fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
+        structure=structure,
+    )  # fmt: skip
 
 
-def _alike(frames: Sequence[pd.DataFrame]) -> bool:
-    """Whether the outcomes of several steps differ by no more than chance."""
-    rows = []
-    for frame in frames:
-        outcome = frame["outcome"].astype("string").fillna("unknown")
-        ok = int((outcome == "succeeded").sum())
-        rows.append([ok, int((outcome == "failed").sum()), int(outcome.isin(["timed out", "abandoned"]).sum())])
-        if ok == 0:
-            return False
-        unknown = int((outcome == "unknown").sum())
-        failed = sum(rows[-1][1:])
-        rows[-1][1:] = [count + (round(unknown * count / failed) if failed else 0) for count in rows[-1][1:]]
-    table = np.array(rows)
-    table = table[:, table.sum(axis=0) > 0]
-    return table.shape[1] < 2 or float(stats.chi2_contingency(table).pvalue) >= _ALIKE
+def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:
+    """The calls of each step, with what the steps lend each other."""
+    ended = {step: one for step, one in tries.items() if len(one.kind)}
+    if not ended:
+        raise BadInput("There are no attempts that ended to learn from.")
+    if not any(one.worked for one in ended.values()):
+        number = sum(len(one.kind) for one in ended.values())
+        raise BadInput(f"None of the {number} attempts worked: no policy helps before one does.")
+    found = {step: fitted(one) for step, one in ended.items()}
+    fits = {step: found[step][0] if step in found else UNKNOWN for step in tries}
+    working = [step for step, one in fits.items() if one.worked]
+    lent = toward_common({step: fits[step].shares for step in working}, {step: found[step][1] for step in working})
+    weights = np.array([found[step][1] for step in working])
+    common = {
+        name: float(np.average([fits[step].shares[name] for step in working], weights=weights))
+        for name in ("ok", "error", "hang")
+    }
+    together = alike_in_latency({step: ended[step].timed_good for step in working if ended[step].timed})
+    for step in working:
+        fits[step] = _with_latencies(fits[step].moved(common, lent[step]), step, ended, together.get(step, ()))
+    return fits
+
+
+def _with_latencies(fit: Fit, step: str, tries: Mapping[str, Tries], together: Sequence[str]) -> Fit:
+    """The fit with the latencies of all steps in `together`, where the step has too few good calls of its own."""
+    own = tries[step].timed_good
+    if len(own) >= ENOUGH or len(together) < 2:
+        return fit
+    all_ = Tries.together([tries[one] for one in together])
+    latency = Risks(all_.kind, all_.seconds, all_.weight).values(OK)
+    # The slowest good call that this step has seen stays possible, however few of the others' are so slow.
+    latency = (*latency[:-1], max(latency[-1], float(own.max())))
+    return replace(fit, latency=latency, latency_of=tuple(one for one in together if one != step))

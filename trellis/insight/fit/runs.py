@@ -10,13 +10,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
+from trellis.insight.history.frames import POLICY
 from trellis.policies import Placement, Policy, Retry, read_policy
-
-OPTIONS = [
-    "start_to_close_timeout", "schedule_to_close_timeout", "initial_interval", "backoff_coefficient",
-    "maximum_interval", "maximum_attempts",
-]  # fmt: skip
-"""The columns of a history's attempts that hold Temporal's options of the activity."""
 
 _FIRST_INTERVAL, _COEFFICIENT, _TIMES_FIRST = 1.0, 2.0, 100.0
 """Temporal's defaults: the first interval [s], the coefficient, and the longest interval as a multiple of the first."""
@@ -72,7 +67,7 @@ def _policies(runs: pd.DataFrame, attempts: pd.DataFrame) -> pd.Series[Any]:
         codes, kinds = pd.factorize(runs["policy_json"], use_na_sentinel=False)
         read = np.array([_read(one) for one in kinds] or [None], dtype=object)
         return pd.Series(read[codes], index=runs.index, dtype="object")
-    by_run = _of_histories(attempts) if "order_id" in attempts and set(OPTIONS) <= set(attempts.columns) else {}
+    by_run = _of_histories(attempts) if "order_id" in attempts and set(POLICY) <= set(attempts.columns) else {}
     return pd.Series([by_run.get(one) for one in runs["order_id"]], index=runs.index, dtype="object")
 
 
@@ -85,13 +80,13 @@ def _read(text: Any) -> Policy | None:
 
 def _of_histories(attempts: pd.DataFrame) -> dict[Any, Policy]:
     """Each run's policy, by the run's id. Of an activity that a run calls with several options, the first call's."""
-    calls = attempts[["order_id", "step", *OPTIONS]].drop_duplicates(["order_id", "step"])
-    calls = calls.astype(dict.fromkeys(OPTIONS, "float64"))
+    calls = attempts[["order_id", "step", *POLICY]].drop_duplicates(["order_id", "step"])
+    calls = calls.astype(dict.fromkeys(POLICY, "float64"))
     timed = calls["start_to_close_timeout"].notna() | calls["schedule_to_close_timeout"].notna()
     calls = calls[timed.to_numpy()]
     if calls.empty:
         return {}
-    code = calls.groupby(OPTIONS, dropna=False).ngroup().to_numpy()
+    code = calls.groupby(POLICY, dropna=False).ngroup().to_numpy()
     first = {int(one): int(row) for row, one in reversed(list(enumerate(code)))}
     rules = {one: _rule(calls.iloc[row]) for one, row in first.items()}
     steps, names = pd.factorize(calls["step"].astype(str))

@@ -3,45 +3,88 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.fit.risks import CUT, ERROR, OK
+from trellis.insight.fit.risks import CUT, ERROR, OK, TIMED_OUT
 
-_KINDS = {"succeeded": OK, "failed": ERROR, "timed out": CUT, "abandoned": CUT}
+_KINDS = {"succeeded": OK, "failed": ERROR, "timed out": TIMED_OUT, "abandoned": CUT}
 _CLUSTER = 1.25
 
 
-def read(attempts: pd.DataFrame) -> tuple[Any, Any, Any, int]:
-    """(kind, seconds, weight) of each try that carries information, and the number of failures whose kind is known."""
-    outcome = attempts["outcome"].astype("string").fillna("unknown")
-    unknown = int((outcome == "unknown").sum())
-    kinds = outcome.map(_KINDS)
-    known = attempts[kinds.notna().to_numpy()]
-    kind = kinds.dropna().to_numpy(dtype=int)
-    seconds = known["duration_ms"].to_numpy(dtype="float64", na_value=np.nan) / 1000
-    cut_by_clock = (known["outcome"].astype("string") == "timed out").to_numpy()
-    # Timeouts fire late, each by a different amount. A good call just before a late timeout would seem to have outlived
-    # all hung calls, and would count for all of them. So the times of timeouts are rounded up to common values.
-    seconds = np.where(
-        cut_by_clock & (seconds > 0),
-        _CLUSTER ** np.ceil(np.log(np.maximum(seconds, 1e-6)) / math.log(_CLUSTER)),
-        seconds,
-    )
-    # Tries without times. Assume that one which raised took no time, that one which was cut off waited as long as the
-    # longest, and that one which worked took as long as the others that worked.
-    longest = np.nanmax(seconds, initial=0.0)
-    good = seconds[(kind == OK) & np.isfinite(seconds)]
-    usual = float(np.median(good)) if len(good) else 0.0
-    fill = np.select([kind == OK, kind == ERROR], [usual, 0.0], longest)
-    seconds = np.maximum(np.where(np.isfinite(seconds), seconds, fill), 0.0)
-    failed = ((kind == ERROR) | cut_by_clock).astype(bool)
-    weight = np.ones(len(kind))
-    if unknown and failed.any():
-        weight[failed] += unknown / failed.sum()
-    elif unknown:
-        raise BadInput("These histories hold failures without their kind: there is nothing to learn from.")
-    return kind, seconds, weight, int(failed.sum())
+@dataclass(frozen=True)
+class Tries:
+    """The tries that carry information, as arrays: `kind`, `seconds` and `weight` of each. `timed_good`: the known
+    durations [s] of those that worked. `cut`: the known durations [s] of those that were cut off."""
+
+    kind: Any
+    seconds: Any
+    weight: Any
+    timed_good: Any
+    cut: Any
+    known_failures: int
+    """The failures whose kind is known: those that raised and those that timed out."""
+
+    @property
+    def worked(self) -> int:
+        return int((self.kind == OK).sum())
+
+    @property
+    def timed(self) -> bool:
+        return len(self.timed_good) > 0
+
+    def longest_until(self, end: float) -> float:
+        """The longest time [s] after which a try was cut off, not after `end`. 0 where none was."""
+        return float(self.cut[self.cut <= end].max(initial=0.0))
+
+    @classmethod
+    def together(cls, several: Sequence[Tries]) -> Tries:
+        """All tries of several steps."""
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(one, name) for one in several])
+
+        arrays = (joined("kind"), joined("seconds"), joined("weight"), joined("timed_good"), joined("cut"))
+        return cls(*arrays, sum(one.known_failures for one in several))
+
+    @classmethod
+    def read(cls, attempts: pd.DataFrame) -> Tries:
+        """From a frame with the columns `outcome` and `duration_ms`. Lost tries and open ones are left out.
+
+        Raises BadInput where there are failures of unknown kind and no other failures.
+        """
+        outcome = attempts["outcome"].astype("string").fillna("unknown")
+        unknown = int((outcome == "unknown").sum())
+        kinds = outcome.map(_KINDS)
+        kind = kinds.dropna().to_numpy(dtype=int)
+        known = attempts.loc[kinds.notna().to_numpy(), "duration_ms"]
+        took = known.to_numpy(dtype="float64", na_value=np.nan) / 1000
+        by_clock = kind == TIMED_OUT
+        # Timeouts fire late, each by a different amount. A good call just before a late timeout would seem to have
+        # outlived all hung calls, and would count for all of them. So the times of timeouts are rounded up to common
+        # values.
+        seconds = np.where(
+            by_clock & (took > 0),
+            _CLUSTER ** np.ceil(np.log(np.maximum(took, 1e-6)) / math.log(_CLUSTER)),
+            took,
+        )
+        # Tries without times. Assume that one which raised took no time, that one which was cut off waited as long as
+        # the longest, and that one which worked took as long as the others that worked.
+        longest = np.nanmax(seconds, initial=0.0)
+        good = took[(kind == OK) & np.isfinite(took)]
+        usual = float(np.median(good)) if len(good) else 0.0
+        fill = np.select([kind == OK, kind == ERROR], [usual, 0.0], longest)
+        seconds = np.maximum(np.where(np.isfinite(seconds), seconds, fill), 0.0)
+        failed = (kind == ERROR) | by_clock
+        weight = np.ones(len(kind))
+        if unknown and failed.any():
+            weight[failed] += unknown / failed.sum()
+        elif unknown:
+            raise BadInput("These histories hold failures without their kind: there is nothing to learn from.")
+        cut = took[((kind == CUT) | by_clock) & np.isfinite(took)]
+        return cls(kind, seconds, weight, np.maximum(good, 0.0), cut, int(failed.sum()))

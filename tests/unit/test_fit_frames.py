@@ -1,0 +1,113 @@
+"""Frames that people hand in to learn from: a right answer, or one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trellis.errors import BadInput
+from trellis.insight.fit import learn
+from trellis.policies import Placement, Retry
+
+
+def frame(orders: int = 40) -> pd.DataFrame:
+    """Attempts of two steps: one of three calls raises, every order ends well."""
+    rng = np.random.default_rng(1)
+    rows: list[dict[str, object]] = []
+    for order in range(orders):
+        at = pd.Timestamp("2026-03-01", tz="UTC") + pd.Timedelta(seconds=10 * order)
+        for step in ("charge", "ship"):
+            number = 0
+            while not number or rows[-1]["outcome"] != "succeeded":
+                number += 1
+                took = pd.Timedelta(milliseconds=float(rng.uniform(10, 50)))
+                rows.append(
+                    {"order_id": f"o-{order}", "step": step, "attempt": number, "round": 0, "execution": number,
+                     "try": 1, "lane": 0, "outcome": "failed" if rng.random() < 1 / 3 else "succeeded",
+                     "started_at": at, "ended_at": at + took, "duration_ms": took.total_seconds() * 1000,
+                     "skewed": False}
+                )  # fmt: skip
+                at += took
+    return pd.DataFrame(rows)
+
+
+def test_a_frame_that_was_saved_and_read_again_gives_the_same(tmp_path: Path) -> None:
+    """A .csv keeps no dtypes and a .parquet does: both give the same shares and the same durations of runs."""
+    made = frame()
+    made.to_csv(tmp_path / "a.csv", index=False)
+    made.to_parquet(tmp_path / "a.parquet")
+    first = learn(made)
+    for again in (learn(pd.read_csv(tmp_path / "a.csv")), learn(pd.read_parquet(tmp_path / "a.parquet"))):
+        assert again.words() == first.words()
+        assert list(again.runs["seconds"]) == pytest.approx(list(first.runs["seconds"]))
+
+
+def test_frames_that_were_put_together_count_each_try_once() -> None:
+    """Two frames that overlap, with the same index: the tries of both, none twice."""
+    made = frame()
+    assert learn(pd.concat([made, made.head(30)])).tries == learn(made).tries == len(made)
+
+
+def test_attempts_of_a_wrong_clock_count_without_their_durations() -> None:
+    """A duration below 0 is not a time: the attempt counts, its latency does not."""
+    made = frame()
+    wrong = made.index[::7]
+    made.loc[wrong, "duration_ms"] = -5000.0
+    made.loc[wrong, "ended_at"] = made.loc[wrong, "started_at"] - pd.Timedelta(seconds=5)
+    learned = learn(made)
+    assert learned.tries == len(made)
+    assert all(min(found.latency) >= 0.01 for found in learned.steps.values())
+    assert (learned.runs["seconds"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (frame().head(0), "the frame is empty"),
+        (frame().drop(columns="outcome"), "has no outcome"),
+        (frame().assign(outcome="abandoned"), "None of the .* attempts worked"),
+        (frame().assign(outcome="great"), "cannot be 'great'"),
+        (frame().assign(outcome="open"), "that ended"),
+        (frame().assign(namespace=["a"] * 20 + ["b"] * (len(frame()) - 20)), r"several namespaces \(a, b\)"),
+    ],
+)
+def test_a_frame_that_says_nothing_is_one_sentence(made: pd.DataFrame, words: str) -> None:
+    """Empty, censored throughout, of two namespaces, or no frame of attempts at all."""
+    with pytest.raises(BadInput, match=words):
+        learn(made)
+
+
+def test_calls_without_times_give_shares_and_no_advice() -> None:
+    """How often they work is known. A timeout cannot be judged, and the sentence says why."""
+    learned = learn(frame().assign(duration_ms=np.nan))
+    assert learned.steps["charge"].shares["ok"] == pytest.approx(2 / 3, abs=0.15)
+    with pytest.raises(BadInput, match="`charge` that worked has both a start and an end"):
+        learned.check()
+
+
+def test_one_attempt_is_learned_with_all_its_doubt() -> None:
+    """One call that worked: its share may be nearly anything."""
+    found = learn(frame().query("outcome == 'succeeded'").head(1)).steps["charge"]
+    assert found.shares["ok"] == 1.0
+    assert found.intervals["ok"][0] < 0.02
+
+
+def test_the_policy_in_force_of_a_stranger_is_that_of_its_activities() -> None:
+    """The six columns of a history's attempts become a retry rule for each step, with Temporal's defaults."""
+    made = frame().assign(
+        start_to_close_timeout=lambda rows: np.where(rows["step"] == "ship", 30.0, 5.0),
+        schedule_to_close_timeout=np.nan,
+        initial_interval=1.0,
+        backoff_coefficient=2.0,
+        maximum_interval=np.nan,
+        maximum_attempts=0,
+        queue="q",
+    )
+    learned = learn(made, ["charge", "ship"])
+    assert learned.noun == "workflow"
+    assert learned.in_force is not None
+    assert learned.in_force.retry_of("ship") == Retry(30.0, 1.0, 100.0, placement=Placement.SERVER)
+    assert learned.in_force.retry_of("charge").try_timeout == 5.0

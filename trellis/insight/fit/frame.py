@@ -1,0 +1,65 @@
+"""Frames that people hand in: checked, and brought into one form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trellis.errors import BadInput
+from trellis.insight.frames import OUTCOMES
+
+_NEEDED = ("step", "outcome", "duration_ms")
+_TRY = ["order_id", "step", "round", "execution", "try", "lane", "attempt", "outcome", "started_at", "ended_at"]
+_TIMES = ("started_at", "ended_at", "scheduled_at")
+
+
+def one_namespace(frame: pd.DataFrame) -> None:
+    """Raises BadInput where the rows are of several namespaces: a workflow's id is not unique across them, and their
+    calls need have nothing in common."""
+    names = sorted(frame["namespace"].dropna().astype(str).unique()) if "namespace" in frame else []
+    if len(names) > 1:
+        raise BadInput(
+            f"This frame holds workflows of several namespaces ({', '.join(names)}): learn from one at a time."
+        )
+
+
+def each_row_once(history: pd.DataFrame) -> pd.DataFrame:
+    """A history's rows, without those that occur again because frames of the same runs were put together."""
+    return history[~history.duplicated(["workflow_id", "run_id", "event", "kind", "attempt"])]
+
+
+def usable(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The attempts with times in UTC, numbers as floats and each try once. Raises BadInput with a sentence.
+
+    A frame that was read again from a file may hold its times as text, and frames that were put together may hold a try
+    twice. Where a clock was wrong the duration is taken as not known; how the try ended still counts.
+    """
+    if missing := [name for name in _NEEDED if name not in attempts]:
+        raise BadInput(
+            f"This frame has no {', '.join(missing)}: give a frame of insight.attempts, history_attempts or "
+            f"insight.history."
+        )
+    one_namespace(attempts)
+    made = attempts.reset_index(drop=True)
+    if made.empty:
+        raise BadInput("There are no attempts to learn from: the frame is empty.")
+    strange = sorted(set(made["outcome"].dropna().astype(str)) - set(OUTCOMES))
+    if strange:
+        raise BadInput(f"The outcome of an attempt cannot be {strange[0]!r}: it is one of {', '.join(OUTCOMES)}.")
+    if set(_TRY) <= set(made.columns):
+        made = made[~made.duplicated(_TRY)]
+    made = made[made["step"].notna().to_numpy()].reset_index(drop=True)
+    for name in _TIMES:
+        if name in made and not isinstance(made[name].dtype, pd.DatetimeTZDtype):
+            made[name] = pd.to_datetime(made[name], utc=True, errors="coerce", format="ISO8601")
+    took = pd.to_numeric(made["duration_ms"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = ~np.isfinite(took) | (took < 0)
+    if "skewed" in made:
+        wrong |= _true(made["skewed"])
+    return made.assign(duration_ms=np.where(wrong, np.nan, took))
+
+
+def _true(column: pd.Series[Any]) -> Any:
+    return (column.astype("string").str.lower() == "true").fillna(False).to_numpy(dtype=bool)
