@@ -18,17 +18,12 @@ OK, ERROR, CUT, TIMED_OUT = 1, 2, 0, 3
 """How a try ended. CUT: another lane or a person stopped it. TIMED_OUT: its timeout did."""
 
 VALUES = 40
-<<<<<<< HEAD
 TIMES = 400
 """So many equally likely values stand for a distribution of times. With 40 the slowest call of a hundred did not exist,
 and a deadline that only such calls miss was never missed."""
-_FEWEST = 5.0
-"""The estimate stops where fewer calls than this are still running and not cut off."""
-=======
 _STRAGGLERS = 0.1
 """Calls are followed until fewer are running than this share of the tries that timed out. A few timeouts always fire
 far too late, and what is seen after that time rests on them alone."""
->>>>>>> main
 
 
 class Risks:
