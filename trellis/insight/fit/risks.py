@@ -17,7 +17,6 @@ from scipy import stats
 OK, ERROR, CUT, TIMED_OUT = 1, 2, 0, 3
 """How a try ended. CUT: another lane or a person stopped it. TIMED_OUT: its timeout did."""
 
-VALUES = 40
 TIMES = 400
 """So many equally likely values stand for a distribution of times. With 40 the slowest call of a hundred did not exist,
 and a deadline that only such calls miss was never missed."""
