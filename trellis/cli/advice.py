@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,20 +82,18 @@ def _from_histories(query: str, namespace: str | None, since: datetime | None, u
     """What the histories teach that a query finds."""
     from trellis import insight
     from trellis.insight.fit import learn
+    from trellis.insight.history import PartialHistory
     from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
-    say("Reading histories ...")
-    histories = insight.history(query=_within(query, since, until), namespace=namespace)
+    with warnings.catch_warnings():
+        # What was not read is said below, in sentences.
+        warnings.simplefilter("ignore", PartialHistory)
+        histories = insight.history(query=query, namespace=namespace, since=since, until=until, progress=True)
+    for note in histories.attrs["notes"]:
+        say(note)
     if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
         raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
     return learn(histories)
-
-
-def _within(query: str, since: datetime | None, until: datetime | None) -> str:
-    """`query` for the workflows that started between two times."""
-    parts = [f'StartTime >= "{since.isoformat()}"'] if since else []
-    parts += [f'StartTime < "{until.isoformat()}"'] if until else []
-    return " AND ".join([f"({query})", *parts]) if parts else query
 
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)(?:\s+ago)?")

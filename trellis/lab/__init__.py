@@ -1,7 +1,7 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
 from trellis.lab.essays.one_order import side_by_side, step_by_step
-from trellis.lab.essays.policies import compare_policies, missed_deadlines, model_sliders
+from trellis.lab.essays.policies import compare_policies, missed_deadlines, model_sliders, run_through_outage
 from trellis.lab.essays.requests import send_after
 from trellis.lab.essays.source import code_of, code_of_handler, sql_of
 from trellis.lab.session import Session, reload, start
@@ -17,6 +17,7 @@ __all__ = [
     "model_sliders",
     "panel",
     "reload",
+    "run_through_outage",
     "send_after",
     "side_by_side",
     "sql_of",

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
+CHECK_EVERY = timedelta(seconds=1.5)
+
 
 @workflow.defn
 class Trip:
-    """Book a flight, a hotel and a car, one after the other. The server retries what fails."""
+    """Book a flight, a hotel and a car, then ask for the visa until it is there. The server retries what fails."""
 
     @workflow.run
     async def run(self, traveller: str) -> list[str]:
-        return [
-            await workflow.execute_activity(
-                booking,
-                traveller,
-                result_type=str,
-                start_to_close_timeout=timedelta(seconds=1),
-                retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1),
-            )
-            for booking in ("book_flight", "book_hotel", "book_car")
-        ]
+        bookings = [await _call(booking, traveller) for booking in ("book_flight", "book_hotel", "book_car")]
+        number = 1
+        while not await _call("check_visa", number, bool):
+            await workflow.sleep(CHECK_EVERY)
+            number += 1
+        return bookings
+
+
+async def _call(activity: str, argument: str | int, result: type = str) -> Any:
+    return await workflow.execute_activity(
+        activity,
+        argument,
+        result_type=result,
+        start_to_close_timeout=timedelta(seconds=1),
+        retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1),
+    )

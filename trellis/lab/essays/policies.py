@@ -14,7 +14,8 @@ from scipy import stats
 
 from trellis.desk import Desk
 from trellis.driving import run_order
-from trellis.faults import FaultPlan
+from trellis.errors import BadInput
+from trellis.faults import FaultPlan, Mix
 from trellis.insight.policy_words import one_in
 from trellis.insight.retries import Prediction, predict
 from trellis.lab.session import Session
@@ -64,6 +65,48 @@ async def _compare(
         one(policy, number * len(policies) + place) for number in range(orders) for place, policy in enumerate(policies)
     ]
     return pd.DataFrame(await asyncio.gather(*runs))
+
+
+async def run_through_outage(
+    session: Session,
+    policy: str | Policy = "patient",
+    *,
+    orders: int = 60,
+    seconds: float = 24.0,
+    outage: float = 6.0,
+    error: float = 0.02,
+) -> list[str]:
+    """Start `orders` orders of one policy over `seconds`, and let every call fail for `outage` seconds in the middle.
+
+    Before and after the outage a share `error` of the calls raises. Each order is approved as it starts. Returns the
+    orders' ids. Raises BadInput for an outage that does not fit in.
+    """
+    if not 0 < outage < seconds:
+        raise BadInput("The outage must be longer than 0 s and shorter than the time in which the orders start.")
+    chosen = preset(policy) if isinstance(policy, str) else policy
+    calm = FaultPlan(mix=Mix(error=error))
+    session.faults(calm)
+    try:
+        return await session.awaiting(_through_outage(session, chosen, orders, seconds, outage, calm))
+    finally:
+        session.faults(calm)
+
+
+async def _through_outage(
+    session: Session, policy: Policy, orders: int, seconds: float, outage: float, calm: FaultPlan
+) -> list[str]:
+    async def one(number: int) -> str:
+        await asyncio.sleep(seconds * number / orders)
+        return (await run_order(session.desk, policy, prefix="outage")).order_id
+
+    async def break_and_mend() -> None:
+        for wait, plan in (((seconds - outage) / 2, FaultPlan(mix=Mix(error=1.0))), (outage, calm)):
+            await asyncio.sleep(wait)
+            await session.desk.set_faults(plan, followed=True)
+            await session.watch.refresh()
+
+    _, ids = await asyncio.gather(break_and_mend(), asyncio.gather(*(one(number) for number in range(orders))))
+    return ids
 
 
 def missed_deadlines(runs: pd.DataFrame, predicted: Mapping[str, Prediction], deadline: float) -> pd.DataFrame:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from temporalio import activity
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -40,14 +42,29 @@ async def book_car(traveller: str) -> str:
     return await _book("car", traveller)
 
 
+@activity.defn
+async def check_visa(number: int) -> bool:
+    """Ask for the `number`-th time. Half of the answers say that the visa is there; the sixth always does."""
+    await _call(f"visa {number}")
+    return number == 6 or _draw(f"answer {number}", 1) < 128
+
+
 async def _book(what: str, traveller: str) -> str:
-    """A quarter of the calls raise and an eighth hang. The attempt's identity decides which."""
-    info = activity.info()
-    draw = hashlib.sha256(f"{info.workflow_id} {what} {info.attempt}".encode()).digest()[0]
-    if draw < 64:
-        raise ApplicationError(f"no {what} is available", type="NoRoom", category=ApplicationErrorCategory.BENIGN)
-    await asyncio.sleep(30 if draw < 96 else 0.02)
+    await _call(what)
     return f"{what} for {traveller}"
+
+
+async def _call(what: str) -> None:
+    """A quarter of the calls raise and an eighth hang. The attempt's identity decides which."""
+    draw = _draw(what, activity.info().attempt)
+    if draw < 64:
+        raise ApplicationError(f"no answer about {what}", type="NoAnswer", category=ApplicationErrorCategory.BENIGN)
+    await asyncio.sleep(30 if draw < 96 else 0.02)
+
+
+def _draw(what: str, attempt: int) -> int:
+    """A number from 0 to 255, which depends on nothing but the workflow's id, `what` and `attempt`."""
+    return hashlib.sha256(f"{activity.info().workflow_id} {what} {attempt}".encode()).digest()[0]
 
 
 async def run_trips(session: Session, trips: int = 20) -> tuple[str, str]:
@@ -78,10 +95,10 @@ async def _run_trips(target: TemporalTarget, trips: int) -> str:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
     trips_client = await _ready(replace(target, namespace=NAMESPACE))
-    bookings = [book_flight, book_hotel, book_car]
+    calls: list[Callable[..., Any]] = [book_flight, book_hotel, book_car, check_visa]
     # The namespace may hold trips of an earlier run. A prefix of its own tells this run apart.
     prefix = f"trip-{uuid.uuid4().hex[:6]}-"
-    async with Worker(trips_client, task_queue=QUEUE, workflows=[Trip], activities=bookings, workflow_runner=RUNNER):
+    async with Worker(trips_client, task_queue=QUEUE, workflows=[Trip], activities=calls, workflow_runner=RUNNER):
         await asyncio.gather(
             *(
                 trips_client.execute_workflow(Trip.run, f"traveller {n}", id=f"{prefix}{n:02}", task_queue=QUEUE)
