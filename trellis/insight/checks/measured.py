@@ -76,20 +76,23 @@ def percentile_limit(took: Any, share: float, level: float = 0.95) -> float:
 class Measured:
     """What the runs measured. `today`: misses under the policy in force, which is that of the latest runs. `every`:
     misses under all policies. `p50`, `p99`: upper limits of the percentiles [s], infinite where there are too few runs.
-    `lanes`: the most lanes of any policy in force."""
+    `lanes`: the most lanes of any policy in force. `under`: the name of the policy in force, where there were several.
+    """
 
     today: Missed
     every: Missed
     p50: float
     p99: float
     lanes: int
+    under: str = ""
 
     @classmethod
     def of(cls, learned: Learned, deadline: float) -> Measured:
         """What the runs of `learned` measured for a deadline [s]."""
         runs = counted(learned.runs)
         latest = _latest(runs)
-        policies = [policy for policy in dict.fromkeys(learned.runs["policy"]) if policy is not None]
+        known = [policy for policy in learned.runs["policy"] if policy is not None]
+        policies = list(dict.fromkeys(known))
         rules = [rule for policy in policies for rule in (policy.retry, *policy.steps.values())]
         seen = [int(learned.attempts["lane"].max()) + 1] if "lane" in learned.attempts and len(learned.attempts) else []
         return cls(
@@ -98,6 +101,7 @@ class Measured:
             max(percentile_limit(one["took"], 0.5) for one in (latest, runs)),
             max(percentile_limit(one["took"], 0.99) for one in (latest, runs)),
             max([rule.hedge for rule in rules] + seen, default=1),
+            known[-1].name if len(policies) > 1 else "",
         )
 
     @property
@@ -110,9 +114,10 @@ class Measured:
         if not self.today.runs:
             return f"No {noun}'s duration was measured."
         found = self.today
+        under = f", under {self.under}," if self.under else ""
         return (
-            f"Today {per_cent(found.share)} miss {deadline:g} s: {found.missed:,} of {found.runs:,} {noun}s, so the "
-            f"true share is at most {per_cent(found.limit)} (95 % limit)."
+            f"Today{under} {per_cent(found.share)} miss {deadline:g} s: {found.missed:,} of {found.runs:,} {noun}s, so "
+            f"the true share is at most {per_cent(found.limit)} (95 % limit)."
         )
 
 
