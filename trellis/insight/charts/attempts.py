@@ -232,7 +232,7 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     x = alt.X(
         "attempts:N", sort=bins, title=f"attempts of {_a(words.part)} ({len(taken):,} {_many(words.part)})", axis=axis
     )
-    share = alt.Y("measured:Q", title="share of steps", axis=alt.Axis(format="%"))
+    share = alt.Y("measured:Q", title=f"share of {_many(words.part)}", axis=alt.Axis(format="%"))
     base = alt.Chart(data)
     bars = (
         base.transform_calculate(name="'measured'")

@@ -16,8 +16,8 @@ _TIMES = ("started_at", "ended_at", "scheduled_at")
 
 
 def one_namespace(frame: pd.DataFrame) -> None:
-    """Raises BadInput where the rows are of several namespaces: a workflow's id is not unique across them, and their
-    calls need have nothing in common."""
+    """Raises BadInput where the rows are of several namespaces. The same workflow id may occur in both, and their calls
+    need have nothing in common."""
     names = sorted(frame["namespace"].dropna().astype(str).unique()) if "namespace" in frame else []
     if len(names) > 1:
         raise BadInput(

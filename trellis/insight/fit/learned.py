@@ -32,9 +32,9 @@ _TIMED = {"order_id", "step", "round", "started_at", "ended_at", "outcome", "dur
 class Learned:
     """What was learned from a frame of attempts. `steps`: each step's calls, in the order of the chain.
 
-    `chain`: what a run does. `runs`: columns as `measured_runs`, one row per run that ended. `attempts`: the attempts
-    that it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run
-    that neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
+    `chain`: what a run does. `runs`: one row per run that ended, with the columns of `measured_runs`. `attempts`: what
+    it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run that
+    neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
     `structure`: how the chain was learned; None where it was given, or the frame has no times.
     """
 
@@ -130,10 +130,10 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
 
     `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
-    has its steps, else what the workflows' times show. A frame without times gives every step once, by its first
-    appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
-    `history_workflows`. How far the steps lend each other evidence: see `pooling`. A step that never worked is learned
-    too, as far as its tries say; `Learned.check` refuses a chain that needs it.
+    has its steps, else what the workflows' times show. A frame without times gives every step once, in the order in
+    which the steps first appear. `runs`: the measured durations, as a frame of `insight.orders` or `history_workflows`.
+    The steps lend each other evidence (see `pooling`). A step that never worked is learned too, as far as its tries
+    say; `Learned.check` refuses a chain that needs it.
 
     Attempts of runs that are still open count like all others, except those that have not ended. An attempt of a run
     that was cancelled counts as cut off. Raises BadInput with a sentence where the frame cannot be used, where a step

@@ -14,7 +14,7 @@ from trellis.insight.structure.shapes import Evidence, Row, Sides, Span, Tree, t
 
 _COURSES = 2_000
 _EFFORT = 20_000_000
-"""Different courses that are read, and pairs of items that are compared. Rare courses are left out first."""
+"""The most courses that are read, and the most pairs of items that are compared. Rare courses are left out first."""
 
 
 @dataclass(frozen=True)

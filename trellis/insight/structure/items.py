@@ -22,7 +22,6 @@ TIMEOUT = "a timeout"
 
 _OUTSIDE = ("signal", "update")
 
-
 _NOTHING = pd.DataFrame({"run": [], "order": [], "at": [], "name": []}).astype(
     {"run": int, "order": float, "at": float}
 )

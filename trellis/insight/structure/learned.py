@@ -29,7 +29,7 @@ from trellis.insight.structure.shapes import (
 from trellis.insight.structure.wording import REST, sentence, share_words
 
 _VALUES = 200
-"""The most values that a measured time is given with."""
+"""A measured time has at most this many values."""
 
 _COVERED = 0.95
 _SHAPES = 6
@@ -132,8 +132,8 @@ def _not_understood(
     ]
     part = _series([Measured(f"the {noun}' time without retries", values(base)), *retries])
     words = (
-        f"no few chains explain these {noun} ({len(known)} of them took {shapes} different courses), so their time is "
-        "what was measured, with the retries of a policy in place of the measured ones"
+        f"{len(known):,} {noun} took {shapes:,} different courses, which a few chains cannot explain. So their time "
+        f"without retries is taken as it was measured, and the retries of a policy are added to it"
     )
     return Course(
         part, words, False, known, takes + waited[known], np.maximum(seconds[known] - takes - waited[known], 0)

@@ -54,7 +54,7 @@ def of_orders(attempts: pd.DataFrame, orders: pd.DataFrame | None) -> Structure:
     explained = float(1 - rest.sum() / seconds[whole].sum()) if seconds[whole].sum() > 0 else 1.0
     text = (
         f"An order runs {words}. Its steps take {explained:.0%} of the time. Workflow tasks, scheduling and queues "
-        f"take the rest: {np.median(rest):.2f} s in the middle order."
+        f"take the rest: {np.median(rest):.2f} s in the median order."
     )
     return Structure(chain, True, text, explained, _public(runs), remainder)
 
