@@ -87,7 +87,10 @@ class Recommendation:
                 f"up to {one_in(self.p_miss, self.noun)} may miss {self.deadline:g} s; {cost}."
             )
         if self.p_miss_at_worst is None:
-            return f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}"
+            return (
+                f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}. "
+                "This assumes that each call fails independently of the others."
+            )
         return (
             f"{advice}at worst {one_in(self.p_miss_at_worst, self.noun)} misses {self.deadline:g} s (by the estimate "
             f"{one_in(self.p_miss, self.noun)}{doubt}); {cost}.{now}"
