@@ -16,9 +16,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.errors import BadInput, TemporalUnavailable, TrellisError
-from trellis.insight.history.chains import closed, neighbours
 from trellis.insight.history.connecting import Connects, connected
 from trellis.insight.history.frames import made
+from trellis.insight.history.links import closed, neighbours
 from trellis.insight.history.listing import SAMPLE, Listed, listed, within
 from trellis.insight.history.rows import rows
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from trellis.insight.calls import Overhead
 from trellis.insight.chain import Measured, Series, in_a_row
-from trellis.insight.structure.learned import Structure, values
+from trellis.insight.structure.course import Structure, values
 from trellis.insight.structure.wording import REST, sentence
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.model import Step as OrderStep

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from trellis.insight.chain import Choice, Part, Series, Step
+from trellis.insight.structure.course import Course, Structure, learn_type, values
 from trellis.insight.structure.groups import Waits, waits_of
 from trellis.insight.structure.items import CHILD, Items, from_attempts, from_history
-from trellis.insight.structure.learned import Course, Structure, learn_type, values
 from trellis.insight.structure.ledger import of_orders
 from trellis.insight.structure.wording import share_words
 

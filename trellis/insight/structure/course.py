@@ -62,8 +62,8 @@ class Structure:
 
 @dataclass(frozen=True)
 class Course:
-    """A chain of one workflow type with its evidence. `part`: without the remainder. `rest`: per run [s]. `takes`: what
-    the chain takes in each run of `runs` (positions) [s]."""
+    """The chain of one workflow type with its evidence. `takes`: what its known parts take in each run of `runs`
+    (positions) [s]. `rest`: what is left of each run's time [s]."""
 
     part: Part
     words: str
@@ -100,7 +100,7 @@ def learn_type(items: Items, runs: Any, children: dict[str, Part], waits: Waits,
         parts, rest = build.with_rest_in_loops(shape, members, rest)
         if (waited[mine] > 0).any():
             wait = Measured(waits.words(), values(waited[mine]))
-            parts.insert(build.place(shape, members, waits.after), wait)
+            parts.insert(build.place_of_wait(shape, members, waits.after), wait)
         options.append(_series([*parts, Measured(REST, values(rest))]))
         texts.append(sentence(_series(parts)))
     shares = np.array(size[:chosen]) / sum(size[:chosen])
@@ -285,8 +285,8 @@ class _Builder:
         parts = [self.part(one, lambda loop: bodies.get(id(loop))) for one in tops]
         return parts, np.maximum(rest - spent, 0.0)
 
-    def place(self, shape: Shape, members: Sequence[int], after: Any) -> int:
-        """Before which of the parts in a row the wait was, in the runs that had one."""
+    def place_of_wait(self, shape: Shape, members: Sequence[int], after: Any) -> int:
+        """The index of the part in a row before which runs waited for something from outside."""
         tops = shape.parts if isinstance(shape, InRow) else [shape]
         for group in members:
             begun = after[self._groups[group].runs]
