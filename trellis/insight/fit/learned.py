@@ -151,15 +151,16 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     attempts = usable(attempts)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
-    chain = list(steps) if steps is not None else [str(one) for one in FORWARD_OUTSIDE_STEPS if one in there] or there
+    # Only Temporal's histories know the task queue. A stranger's activity may have the name of an order's step.
+    noun = "workflow" if "queue" in attempts else "order"
+    of_an_order = [str(one) for one in FORWARD_OUTSIDE_STEPS if noun == "order" and one in there]
+    chain = list(steps) if steps is not None else of_an_order or there
     missing = sorted(set(chain) - set(there))
     if missing:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
     of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
     fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
     measured = measured_runs(attempts, runs)
-    # Only Temporal's histories know the task queue.
-    noun = "workflow" if "queue" in attempts else "order"
     if steps is not None or not set(attempts.columns) >= _TIMED:
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
     structure = structure_of(frame if whole_history else attempts, attempts, runs)
