@@ -29,7 +29,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
-from trellis.insight.chain import ORDER, Part, checked, executions, in_a_row, steps_of
+from trellis.insight.chain import ORDER, Part, check_part, executions, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, PartTime, chain_length, in_series
 from trellis.insight.grid import COARSER, TILT_CUT, TILT_LONG, TILT_WHOLE, Array, Grid, Side, Spacing
 from trellis.insight.load import Load, shard_under
@@ -236,7 +236,7 @@ def _problem(
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {name: Calls.planned(plan, name) for name in names}
     policy.check(tuple(dict.fromkeys((*OUTSIDE_STEPS, *names, *calls))))
-    checked(chain)
+    check_part(chain)
     if load is not None:
         tried = [(policy.retry_of(step.name), calls[step.name]) for step in steps_of(chain)]
         overhead = replace(overhead, shard=shard_under(load, tried, overhead))
