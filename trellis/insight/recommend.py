@@ -121,8 +121,10 @@ def recommend(
     proportion to the number of steps. Raises BadInput when no policy is good enough; the message names the best policy
     with one rule.
 
-    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy is considered that makes more
-    calls at once than those in force, because failures may come from load.
+    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy with more lanes than those in
+    force is considered, because failures may come from load. Where every check passes and the best policy makes more
+    calls at once than the data show, the best one without further lanes is taken. If that makes too many as well, the
+    check `independent` fails.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("The deadline must be more than 0 s and less than a day, epsilon between 0 and 1.")
@@ -165,8 +167,8 @@ def recommend(
 def _within_load(
     goal: _Goal, learned: Learned, lanes: int, chosen: tuple[Prediction, pd.DataFrame]
 ) -> tuple[Prediction, pd.DataFrame, Check | None]:
-    """`chosen`, or the best choice without more lanes than today where `chosen` makes more calls at once than the data
-    show; and a failed check where that does too."""
+    """`chosen`, if it makes no more calls at once than the data show. Else the best choice with at most `lanes`, if
+    that one does not. Else `chosen` with a failed check."""
     heavy = beyond(learned, chosen[0].tries)
     if heavy is not None and any(rule.hedge > lanes for rule in _rules(chosen[0].policy)):
         try:
