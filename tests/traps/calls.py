@@ -14,6 +14,11 @@ Latency = Callable[[Random], float]
 
 
 def constant(seconds: float) -> Latency:
+    """The same for all calls, but for 1 %: calls that end at exactly the same time exist in simulators only."""
+    return lambda random: seconds * random.uniform(0.99, 1.01)
+
+
+def exactly(seconds: float) -> Latency:
     return lambda _: seconds
 
 

@@ -14,6 +14,7 @@ from tests.traps.calls import (
     by_time,
     by_worker,
     constant,
+    exactly,
     heavy,
     lognormal,
     mixed,
@@ -297,9 +298,6 @@ TRAPS: dict[str, Scenario] = {
     "five side by side": Scenario(
         side_by_side, mixed(Mix(0.1, 0.02, lognormal(0.1, 0.4))), PATIENT, 15.0, 1e-2, view="history", runs=300
     ),
-    "fan-out of varying width": Scenario(
-        fan_out, mixed(Mix(0.1, 0.0, lognormal(0.1, 0.4))), PATIENT, 10.0, 1e-2, view="history", runs=300
-    ),
     "child with activities": Scenario(
         with_child, mixed(Mix(0.1, 0.0, lognormal(0.1, 0.4))), PATIENT, 10.0, 1e-2, view="history", runs=200
     ),
@@ -364,7 +362,7 @@ TRAPS: dict[str, Scenario] = {
     "one order": Scenario(order, mixed(QUIET), SWIFT, 15.0, 1e-5, runs=1),
     "two orders": Scenario(order, mixed(Mix(1 / 3, 1 / 3)), SWIFT, 15.0, 1e-5, runs=2),
     "twenty orders without a failure": Scenario(order, mixed(Mix(0.05)), SWIFT, 1.0, 1e-6, runs=20),
-    "all orders identical": Scenario(order, mixed(Mix(latency=constant(0.05))), SWIFT, 2.0, 1e-9, runs=50, gap=0.0),
+    "all orders identical": Scenario(order, mixed(Mix(latency=exactly(0.05))), SWIFT, 2.0, 1e-9, runs=50, gap=0.0),
     "still open orders": Scenario(
         order, outages(mixed(QUIET), [(10.0, 60.0)], "charge"), PATIENT, 15.0, 1e-3, runs=300, at_once=None, rate=5.0,
         until=30.0,

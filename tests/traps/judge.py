@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import pytest
 from scipy import stats
 
 from tests.traps.frames import history, ledger
@@ -23,13 +24,14 @@ DOUBT = 1e-3
 
 ROOM = 0.15
 """The share by which a promised median may be wrong; a 99 % point may be wrong by twice as much. To it comes what
-chance explains."""
+chance explains. Where the server retries, both have twice that room: here its timers have a floor of 1 s, and those of
+a real server fire earlier at times."""
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A world, the rules in force in it, and what is wanted. `view`: what is learned from, ledger or history.
-    `until`: the data are as they are so many seconds after the start. `latency`, in words, is for people."""
+    `until`: the data are as they are so many seconds after the start."""
 
     program: Program
     calls: Calls
@@ -88,6 +90,13 @@ def translated(retry: Retry) -> Rule:
     )  # fmt: skip
 
 
+def few_candidates(patch: pytest.MonkeyPatch) -> None:
+    """Let `recommend` choose among fewer policies, which is quicker."""
+    patch.setattr("trellis.insight.recommend._TIMEOUTS", (0.1, 0.4, 1.5, 5.0))
+    patch.setattr("trellis.insight.recommend._BACKOFFS", ((0.005, 0.05), (0.2, 1.0)))
+    patch.setattr("trellis.insight.recommend._LANES", (1, 2))
+
+
 def judged(scenario: Scenario, seed: int = 0) -> Verdict:
     world = scenario.lived(seed)
     try:
@@ -96,7 +105,7 @@ def judged(scenario: Scenario, seed: int = 0) -> Verdict:
         return Verdict("refused" if len(str(refusal)) > 20 else "wrong", str(refusal))
     if not found.trust:
         return _refused(scenario, world, found)
-    return _promise(scenario, found, seed)
+    return _promise(scenario, world, found, seed)
 
 
 def _top(world: World) -> list[Any]:
@@ -137,8 +146,14 @@ def _shares(words: str) -> list[float]:
     return found + [1e-12] * ("1 in a trillion" in words)
 
 
-def _promise(scenario: Scenario, found: Any, seed: int) -> Verdict:
-    """Trusted: the promise must hold in the same world."""
+def _promise(scenario: Scenario, world: World, found: Any, seed: int) -> Verdict:
+    """Trusted: the promise must hold in the same world.
+
+    Where a timeout or another lane cut off calls that would have ended, the data do not say when. They count as
+    endless, so the times that are promised may be longer than the true ones.
+    """
+    tries = [one for run in world.runs for one in run.tries]
+    hidden = any(math.isfinite(one.needed) and one.outcome in ("timed out", "abandoned") for one in tries)
     trial = scenario.under(found.policy, seed + 10_000)
     late, runs = misses(trial, scenario.deadline)
     worst = max(found.p_miss_at_worst if found.p_miss_at_worst is not None else found.p_miss, found.p_miss)
@@ -147,17 +162,22 @@ def _promise(scenario: Scenario, found: Any, seed: int) -> Verdict:
     said = f"{found.words()} [worst {worst:.2g}; p50 {found.p50:.2f}, p99 {found.p99:.2f}]"
     if chance < DOUBT:
         return Verdict("wrong", f"{late} of {runs} miss: {said}", found)
-    for share, promised, room in ((0.5, found.p50, ROOM), (0.99, found.p99, 2 * ROOM)):
+    by_server = any(rule.placement is Placement.SERVER for rule in (found.policy.retry, *found.policy.steps.values()))
+    for share, promised, plain in ((0.5, found.p50, ROOM), (0.99, found.p99, 2 * ROOM)):
+        room = plain * (1 + by_server)
         low, high = _quantile(seconds, share)
-        if promised > high * (1 + room) + 0.03 or promised < low * (1 - room) - 0.03:
+        too_long = promised > high * (1 + room) + 0.03
+        if (too_long and not hidden) or promised < low * (1 - room) - 0.03:
             return Verdict("wrong", f"p{share * 100:g} is {low:.2f} to {high:.2f} s: {said}", found)
     return Verdict("right", f"{late} of {runs} miss: {said}", found)
 
 
 def _quantile(seconds: Any, share: float) -> tuple[float, float]:
-    """An interval of the quantile from order statistics, at 99.8 %."""
+    """An interval of the quantile from order statistics, at 99.8 %; and a tenth of the share wider, because a small
+    error of a share moves a quantile far where few runs lie: between those without and with a retry."""
+    slack = 0.1 * min(share, 1.0 - share)
     ordered = sorted(seconds)
     n = len(ordered)
-    low = int(stats.binom.ppf(0.001, n, share))
-    high = int(stats.binom.ppf(0.999, n, share))
+    low = int(stats.binom.ppf(0.001, n, share - slack))
+    high = int(stats.binom.ppf(0.999, n, share + slack))
     return ordered[max(0, low - 1)], ordered[min(n - 1, high)]

@@ -70,7 +70,7 @@ class Latch:
 
 @dataclass
 class Try:
-    """One attempt, as it truly was."""
+    """One attempt, as it truly was. `needed`: the seconds after which its call would have ended by itself."""
 
     run: Run
     step: str
@@ -81,6 +81,7 @@ class Try:
     ended: float
     outcome: str
     worker: str
+    needed: float = 0.0
 
 
 @dataclass
@@ -242,7 +243,7 @@ class Run:
             worker = f"worker-{world.random.randrange(4)}"
             self.traits["worker"] = worker
             kind, seconds = world.calls(world, self, name, number)
-            attempt = Try(self, name, item, number, lane, started, math.inf, "open", worker)
+            attempt = Try(self, name, item, number, lane, started, math.inf, "open", worker, seconds)
             item.tries.append(attempt)
             race.flying[lane] = attempt
             cut = seconds >= rule.timeout

@@ -15,6 +15,7 @@ from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
+from trellis.insight.checks.load import beyond
 from trellis.insight.checks.measured import Measured
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
@@ -86,7 +87,10 @@ class Recommendation:
                 f"up to {one_in(self.p_miss, self.noun)} may miss {self.deadline:g} s; {cost}."
             )
         if self.p_miss_at_worst is None:
-            return f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}"
+            return (
+                f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}. "
+                "This assumes that each call fails independently of the others."
+            )
         return (
             f"{advice}at worst {one_in(self.p_miss_at_worst, self.noun)} misses {self.deadline:g} s (by the estimate "
             f"{one_in(self.p_miss, self.noun)}{doubt}); {cost}.{now}"
@@ -141,6 +145,11 @@ def recommend(
             raise
         failed = " ".join(check.words for check in checks if not check.ok)
         raise BadInput(f"No policy can be advised. {failed}") from error
+    if learned is not None and measured is not None and trust:
+        found, table, heavy = _within_load(goal, learned, measured.lanes, (found, table))
+        if heavy is not None:
+            trust = False
+            checks = tuple(heavy if check.name == heavy.name else check for check in checks)
     worst = None
     if learned is not None:
         worst = learned.worst(lambda calls: predict(found.policy, calls, **goal.fine).p_miss(deadline))
@@ -150,6 +159,27 @@ def recommend(
         tuple(world.calls), found.doubt(deadline),
     )  # fmt: skip
     return answer if trust or measured is None else _no_better_than(measured, answer)
+
+
+def _within_load(
+    goal: _Goal, learned: Learned, lanes: int, chosen: tuple[Prediction, pd.DataFrame]
+) -> tuple[Prediction, pd.DataFrame, Check | None]:
+    """`chosen`, or the best choice without more lanes than today where `chosen` makes more calls at once than the data
+    show; and a failed check where that does too."""
+    heavy = beyond(learned, chosen[0].tries)
+    if heavy is not None and any(rule.hedge > lanes for rule in _rules(chosen[0].policy)):
+        try:
+            gentler = _chosen(goal, lanes)
+        except BadInput:
+            return *chosen, heavy
+        if beyond(learned, gentler[0].tries) is None:
+            return *gentler, None
+    return *chosen, heavy
+
+
+def _rules(policy: Policy) -> Iterator[Retry]:
+    yield policy.retry
+    yield from policy.steps.values()
 
 
 def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendation:

@@ -8,8 +8,6 @@ from typing import Any
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-CHECK_EVERY = timedelta(seconds=1.5)
-
 
 @workflow.defn
 class Trip:
@@ -17,19 +15,18 @@ class Trip:
 
     @workflow.run
     async def run(self, traveller: str) -> list[str]:
-        bookings = [await _call(booking, traveller) for booking in ("book_flight", "book_hotel", "book_car")]
+        booked = [await self._call(booking, traveller, str) for booking in ("book_flight", "book_hotel", "book_car")]
         number = 1
-        while not await _call("check_visa", number, bool):
-            await workflow.sleep(CHECK_EVERY)
+        while not await self._call("check_visa", number, bool):
+            await workflow.sleep(1.5)
             number += 1
-        return bookings
+        return booked
 
-
-async def _call(activity: str, argument: str | int, result: type = str) -> Any:
-    return await workflow.execute_activity(
-        activity,
-        argument,
-        result_type=result,
-        start_to_close_timeout=timedelta(seconds=1),
-        retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1),
-    )
+    async def _call(self, activity: str, argument: str | int, result: type) -> Any:
+        return await workflow.execute_activity(
+            activity,
+            argument,
+            result_type=result,
+            start_to_close_timeout=timedelta(seconds=1),
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1),
+        )

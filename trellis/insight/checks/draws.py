@@ -171,9 +171,12 @@ class _Flight:
         zero = float(start[known].min()) if known.any() else 0.0
         self.zero = pd.Timestamp(zero, unit="s", tz="UTC") if known.any() else None
         frame["start"] = start - zero
-        self._starts = np.sort(start[known] - zero)
+        # A call that takes no time is never in flight. Counted, it would have ended before its own start, and quick
+        # calls would seem to begin beside fewer calls than hung ones.
+        lasting = known & (end > start)
+        self._starts = np.sort(start[lasting] - zero)
         # The start itself is in floating point: an end that equals a start comes first.
-        self._ends = np.sort(np.maximum(end, start)[known] - zero)
+        self._ends = np.sort(end[lasting] - zero)
 
     def at(self, times: Any) -> Any:
         """Calls that began before each of `times` [s since the first start] and had not ended. NaN for NaN."""

@@ -101,7 +101,8 @@ def _compared(model: Prediction, took: Any, deadline: float, noun: str) -> Itera
 
 
 def _cdf(model: Prediction, seconds: float) -> float:
-    return float(model.cdf(min(max(0.0, seconds), (len(model.pmf) - 1) * model.dt)))
+    # The times of a prediction stand farther apart in the tail, so their number does not say where they end.
+    return float(model.cdf(min(max(0.0, seconds), float(model.times[-1]))))
 
 
 def _number(expected: float) -> str:

@@ -166,14 +166,16 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
         frame = attempts = usable(frame)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
-    chain = list(steps) if steps is not None else [str(one) for one in FORWARD_OUTSIDE_STEPS if one in there] or there
+    noun = noun_of(attempts)
+    # A stranger's activity may have the name of an order's step.
+    of_an_order = [str(one) for one in FORWARD_OUTSIDE_STEPS if noun == "order" and one in there]
+    chain = list(steps) if steps is not None else of_an_order or there
     missing = sorted(set(chain) - set(there))
     if missing:
         raise BadInput(f"There are no attempts of {', '.join(missing)} to learn from.")
     of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
     fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
     measured = measured_runs(attempts, runs)
-    noun = noun_of(attempts)
     known = "order_id" not in attempts or measured["order_id"].isin(attempts["order_id"].dropna().unique()).any()
     if runs is not None and len(measured) and not known:
         raise BadInput(f"None of these {noun}s has an attempt in the frame: give both of the same time.")

@@ -1,0 +1,57 @@
+"""Load: would a policy make more calls at once than the data show?
+
+A provider that is busy shows little of it: at 70 % of what it can serve, a call waits rarely and not for long. No test
+finds that among latencies that vary anyway, and a second lane then brings it down. So more calls need evidence of their
+own. A call that its caller gave up still occupies the provider, so every call counts for its whole time: a policy that
+makes r times the calls of today has r times as many in flight. Where that is more than were in flight at the busiest
+twentieth of the calls in the data, the data say nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trellis.insight.checks.check import Check
+from trellis.insight.fit import Learned
+
+_BUSIEST = 0.95
+_MORE = 1.05
+"""A policy that makes this many times the calls of today, or fewer, is no heavier."""
+
+
+def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
+    """A failed check where a policy with so many `tries` of each step in a run goes beyond the load of the data."""
+    for step, calls in tries.items():
+        mine = learned.attempts[(learned.attempts["step"].astype(str) == step).to_numpy()]
+        if mine.empty:
+            continue
+        more = calls / (len(mine) / mine["order_id"].nunique())
+        flight = _in_flight(mine)
+        if more <= _MORE or not len(flight):
+            continue
+        # One call more is no load that a provider notices.
+        most = float(np.quantile(flight, _BUSIEST)) + 1.0
+        if more * float(flight.mean()) > most:
+            return Check(
+                "independent", False,
+                f"The policy would make {more:.1f} times the calls of {step} that the data show, so about "
+                f"{more * flight.mean():.0f} at once. The data show {most - 1:.0f} at the busiest times, and do not "
+                f"say how calls behave beyond that: a provider that is near its limit fails.",
+            )  # fmt: skip
+    return None
+
+
+def _in_flight(attempts: pd.DataFrame) -> Any:
+    """The number of calls in flight at the start of each of these, itself included."""
+    if not {"started_at", "duration_ms"} <= set(attempts.columns):
+        return np.array([])
+    times = pd.to_datetime(attempts["started_at"], utc=True, errors="coerce").astype("datetime64[us, UTC]")
+    took = pd.to_numeric(attempts["duration_ms"], errors="coerce").to_numpy(dtype=float, na_value=np.nan) / 1000
+    known = (times.notna() & np.isfinite(took)).to_numpy(dtype=bool)
+    starts = np.sort(times[known].astype("int64").to_numpy() / 1e6)
+    ends = np.sort(times[known].astype("int64").to_numpy() / 1e6 + np.maximum(took[known], 0.0))
+    return np.searchsorted(starts, starts, side="right") - np.searchsorted(ends, starts, side="right")
