@@ -17,7 +17,6 @@ from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
 from trellis.insight.checks.measured import Measured
-from trellis.insight.checks.model import setting
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.policy_words import as_options, one_in, rules
@@ -257,7 +256,7 @@ def _world(
 ) -> _World:
     if isinstance(faults, Learned):
         calls = faults.calls if steps is None else {step: one.calls for step, one in faults.steps.items()}
-        known = setting(faults)
+        known = faults.setting
     else:
         calls, known = _planned(faults, steps), {}
     if steps is not None:

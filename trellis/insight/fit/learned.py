@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,16 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, in_a_row, steps_of
-from trellis.insight.fit.frame import each_row_once, one_namespace, usable
+from trellis.insight.fit.frame import usable, whole_history
 from trellis.insight.fit.pooling import ENOUGH, alike_in_latency, in_words, toward_common
 from trellis.insight.fit.risks import OK, Risks
 from trellis.insight.fit.runs import measured_runs
 from trellis.insight.fit.step import UNKNOWN, Fit, fitted
 from trellis.insight.fit.tries import Tries
+from trellis.insight.frames import noun_of
 from trellis.insight.history.frames import history_attempts, history_workflows
+from trellis.insight.load import Load
+from trellis.insight.retries import Prediction, predict
 from trellis.insight.structure import Structure, structure_of
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Policy
@@ -95,6 +99,16 @@ class Learned:
         known = [policy for policy in self.runs["policy"] if policy is not None]
         return Counter(known).most_common(1)[0][0] if known else None
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What `predict`, `sweep` and `cheapest_mix` need besides the policy and the calls: the chain, and the overhead
+        where it was measured."""
+        return {"steps": self.chain} | ({} if self.overhead is None else {"overhead": self.overhead})
+
+    def predicted(self, policy: Policy, *, deadline: float | None = None, load: Load | None = None) -> Prediction:
+        """What was learned, under a policy. `deadline`, `load`: as `retries.predict` has them."""
+        return predict(policy, self.calls, deadline=deadline, load=load, **self.setting)
+
     def check(self) -> Learned:
         """Return itself. Raises BadInput where no policy can be judged: the chain needs a step that never worked, or
         one of whose good calls no duration is known, or it needs no step at all."""
@@ -141,18 +155,19 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
-    whole_history = "kind" in frame
-    if whole_history:
-        one_namespace(frame)
-        frame = each_row_once(frame)
-    attempts = history_attempts(frame) if whole_history else frame
-    if whole_history and runs is None:
-        runs = history_workflows(frame)
-    attempts = usable(attempts)
+    if "kind" in frame:
+        frame = whole_history(frame)
+        attempts = usable(history_attempts(frame))
+        if (frame["kind"] == "workflow").any():
+            runs = history_workflows(frame) if runs is None else runs
+        else:
+            frame = attempts
+    else:
+        frame = attempts = usable(frame)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
-    # Only Temporal's histories know the task queue. A stranger's activity may have the name of an order's step.
-    noun = "workflow" if "queue" in attempts else "order"
+    noun = noun_of(attempts)
+    # A stranger's activity may have the name of an order's step.
     of_an_order = [str(one) for one in FORWARD_OUTSIDE_STEPS if noun == "order" and one in there]
     chain = list(steps) if steps is not None else of_an_order or there
     missing = sorted(set(chain) - set(there))
@@ -161,14 +176,17 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
     fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
     measured = measured_runs(attempts, runs)
+    known = "order_id" not in attempts or measured["order_id"].isin(attempts["order_id"].dropna().unique()).any()
+    if runs is not None and len(measured) and not known:
+        raise BadInput(f"None of these {noun}s has an attempt in the frame: give both of the same time.")
     if steps is not None or not set(attempts.columns) >= _TIMED:
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
-    structure = structure_of(frame if whole_history else attempts, attempts, runs)
+    structure = structure_of(frame, attempts, runs)
     # The structure knows which runs are children of others, and how long each waited for a person.
-    known = structure.runs.drop_duplicates("order_id").set_index("order_id")
-    measured = measured[measured["order_id"].isin(known.index)].reset_index(drop=True)
+    timed = structure.runs.drop_duplicates("order_id").set_index("order_id")
+    measured = measured[measured["order_id"].isin(timed.index)].reset_index(drop=True)
     for name in ("seconds", "waited"):
-        measured[name] = known[name].reindex(measured["order_id"]).to_numpy()
+        measured[name] = timed[name].reindex(measured["order_id"]).to_numpy()
     return Learned(
         fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
         structure=structure,

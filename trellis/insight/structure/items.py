@@ -72,7 +72,7 @@ def from_history(frame: pd.DataFrame) -> Items:
     for name in ("task", "end_event", "target"):
         if name not in frame:
             frame[name] = pd.NA
-    began = runs["began"].to_numpy()[frame["run"].to_numpy()]
+    began = runs["began"].array[frame["run"].to_numpy()]
     for name, column in (("at", "scheduled_at"), ("since", "started_at"), ("until", "ended_at")):
         frame[name] = _seconds(frame[column], began)
     each = _together(frame[frame["kind"].isin(_KINDS)])
@@ -115,7 +115,7 @@ def from_attempts(attempts: pd.DataFrame, durations: pd.DataFrame | None) -> Ite
         }
     )
     rows = rows[rows["run"] >= 0]
-    zero = runs["began"].to_numpy()[rows["run"].to_numpy()]
+    zero = runs["began"].array[rows["run"].to_numpy()]
     for name, column in (("at", "began"), ("since", "started_at"), ("until", "ended_at")):
         rows[name] = _seconds(rows[column], zero)
     # An activity is told from the next one of its type by its round.

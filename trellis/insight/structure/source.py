@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.insight.chain import Choice, Part, Series, Step
+from trellis.insight.frames import noun_of
 from trellis.insight.structure.course import Course, Structure, learn_type, values
 from trellis.insight.structure.groups import Waits, waits_of
 from trellis.insight.structure.items import CHILD, Items, from_attempts, from_history
@@ -24,7 +25,7 @@ def structure_of(frame: pd.DataFrame, attempts: pd.DataFrame, runs: pd.DataFrame
     """
     if "kind" in frame:
         items = from_history(frame)
-    elif "queue" in attempts:
+    elif noun_of(attempts) == "workflow":
         items = from_attempts(attempts, runs)
     else:
         return of_orders(attempts, runs)
