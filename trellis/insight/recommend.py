@@ -16,7 +16,7 @@ from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
-from trellis.insight.checks.measured import Measured
+from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.policy_words import as_options, one_in, rules
@@ -60,7 +60,7 @@ class Recommendation:
     p_miss_at_worst: float | None = None
     checks: tuple[Check, ...] = ()
     noun: str = "order"
-    measured: Measured | None = None
+    measured: MeasuredRuns | None = None
     steps: tuple[str, ...] = ()
     doubt: str = ""
 
@@ -136,7 +136,7 @@ def recommend(
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()
     checks = (_GIVEN,) if learned is None else checked(learned, deadline)
-    measured = None if learned is None else Measured.of(learned, deadline)
+    measured = None if learned is None else MeasuredRuns.of(learned, deadline)
     trust = all(check.ok for check in checks)
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
     lanes = max(_LANES) if trust or measured is None else measured.lanes
@@ -184,7 +184,7 @@ def _rules(policy: Policy) -> Iterator[Retry]:
     yield from policy.steps.values()
 
 
-def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendation:
+def _no_better_than(measured: MeasuredRuns, answer: Recommendation) -> Recommendation:
     """`answer` with every figure at least the upper 95 % limit of what was measured."""
     least = measured.limit
     frontier = answer.frontier.assign(

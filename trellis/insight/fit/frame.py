@@ -24,7 +24,7 @@ def one_namespace(frame: pd.DataFrame) -> None:
 
 
 def whole_history(frame: pd.DataFrame) -> pd.DataFrame:
-    """A history with its dtypes, each row once, without activities whose name is missing: nothing can be learned of
+    """A history with its dtypes and each row once. Activities without a name are left out: nothing can be learned from
     them. Raises BadInput with a sentence."""
     one_namespace(frame)
     made = whole(frame)

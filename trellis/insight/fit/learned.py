@@ -106,7 +106,7 @@ class Learned:
         return {"steps": self.chain} | ({} if self.overhead is None else {"overhead": self.overhead})
 
     def predicted(self, policy: Policy, *, deadline: float | None = None, load: Load | None = None) -> Prediction:
-        """What was learned, under a policy. `deadline`, `load`: as `retries.predict` has them."""
+        """The prediction of what was learned, under another policy. `deadline`, `load` and errors as for `predict`."""
         return predict(policy, self.calls, deadline=deadline, load=load, **self.setting)
 
     def check(self) -> Learned:
@@ -155,15 +155,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
-    if "kind" in frame:
-        frame = whole_history(frame)
-        attempts = usable(history_attempts(frame))
-        if (frame["kind"] == "workflow").any():
-            runs = history_workflows(frame) if runs is None else runs
-        else:
-            frame = attempts
-    else:
-        frame = attempts = usable(frame)
+    frame, attempts, runs = _read(frame, runs)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
     noun = noun_of(attempts)
@@ -178,7 +170,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     measured = measured_runs(attempts, runs)
     known = "order_id" not in attempts or measured["order_id"].isin(attempts["order_id"].dropna().unique()).any()
     if runs is not None and len(measured) and not known:
-        raise BadInput(f"None of these {noun}s has an attempt in the frame: give both of the same time.")
+        raise BadInput(f"None of these {noun}s has an attempt in the frame: give {noun}s and attempts of one period.")
     if steps is not None or not set(attempts.columns) >= _TIMED:
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
     structure = structure_of(frame, attempts, runs)
@@ -191,6 +183,19 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
         fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
         structure=structure,
     )  # fmt: skip
+
+
+def _read(frame: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """(what shows the chain, the attempts, the runs). A whole history holds its runs itself, and shows the chain better
+    than its attempts do."""
+    if "kind" not in frame:
+        attempts = usable(frame)
+        return attempts, attempts, runs
+    frame = whole_history(frame)
+    attempts = usable(history_attempts(frame))
+    if not (frame["kind"] == "workflow").any():
+        return attempts, attempts, runs
+    return frame, attempts, history_workflows(frame) if runs is None else runs
 
 
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:
