@@ -164,7 +164,6 @@ def test_honest_data_pass_every_check(given: dict[str, object]) -> None:
     assert [check.words for check in checks if not check.ok] == []
 
 
-@pytest.mark.slow
 def test_honest_data_rarely_raise_a_false_alarm() -> None:
     """Of 60 honest data sets, in which latencies matter too, at most two show a pattern. In 500 there were none (see
     docs/design.md)."""
@@ -194,7 +193,6 @@ def test_durations_that_the_model_cannot_give_are_seen() -> None:
     assert "The model does not fit" in check.words
 
 
-@pytest.mark.slow
 def test_an_outage_is_refused_in_the_first_words() -> None:
     """Ten of 450 orders missed 15 s. The sentence begins with why, and no figure is better than the limit of that."""
     learned = learned_in(3, outage=(5, 25))
@@ -224,7 +222,6 @@ def test_a_full_provider_gets_no_second_lane() -> None:
     assert set(found.frontier["hedge"]) == {1}
 
 
-@pytest.mark.slow
 def test_the_headline_is_the_worst_case() -> None:
     """Honest data: the sentence gives the worst case first, then the estimate, then what is measured today."""
     found = recommend(15, 1e-5, learned_in(3))
