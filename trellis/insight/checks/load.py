@@ -25,6 +25,12 @@ _MORE = 1.05
 
 def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
     """A failed check where a policy with so many `tries` of each step in a run goes beyond the load of the data."""
+    if "order_id" not in learned.attempts:
+        return Check(
+            "independent", False,
+            f"The attempts do not say of which {learned.noun} they are, so {learned.noun}s that are worse than others "
+            f"cannot be excluded.",
+        )  # fmt: skip
     for step, calls in tries.items():
         mine = learned.attempts[(learned.attempts["step"].astype(str) == step).to_numpy()]
         if mine.empty:
