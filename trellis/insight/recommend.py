@@ -18,6 +18,7 @@ from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
 from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
+from trellis.insight.load import Load
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.policy_words import as_options, one_in, rules
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
@@ -109,6 +110,7 @@ def recommend(
     max_calls: float | None = None,
     steps: Part | None = None,
     overhead: Overhead | None = None,
+    load: Load | None = None,
 ) -> Recommendation:
     """The cheapest policy under which at most a share `epsilon` of orders misses `deadline` [s]. Of policies that cost
     the same it takes the gentlest.
@@ -117,8 +119,9 @@ def recommend(
     or reach `epsilon` where one rule cannot. `faults`: None for the canonical faults; a mapping or the result of
     `fit.learn` sets the chain of steps. `max_calls`: the most calls a step may take on average. `steps`: what a run
     does, in place of the chain that `faults` sets. `overhead`: None for the measured one, or for an order's in
-    proportion to the number of steps. Raises BadInput when no policy is good enough; the message names the best policy
-    with one rule.
+    proportion to the number of steps. `load`: how many runs share the server, which decides how early its timers fire;
+    None: each is alone, where they fire latest. Raises BadInput when no policy is good enough; the message names the
+    best policy with one rule.
 
     What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy with more lanes than those in
     force is considered, because failures may come from load. Where every check passes and the best policy makes more
@@ -131,7 +134,9 @@ def recommend(
         raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
-    world = _world(faults, steps, overhead)
+    if isinstance(faults, Learned) and load is not None:
+        faults = replace(faults, load=load)
+    world = _world(faults, steps, overhead, load)
     learned = faults if isinstance(faults, Learned) else None
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()
@@ -252,13 +257,16 @@ class _World:
 
 
 def _world(
-    faults: FaultPlan | Mapping[str, Calls] | Learned | None, steps: Part | None, overhead: Overhead | None
+    faults: FaultPlan | Mapping[str, Calls] | Learned | None,
+    steps: Part | None,
+    overhead: Overhead | None,
+    load: Load | None,
 ) -> _World:
     if isinstance(faults, Learned):
         calls = faults.calls if steps is None else {step: one.calls for step, one in faults.steps.items()}
         known = faults.setting
     else:
-        calls, known = _planned(faults, steps), {}
+        calls, known = _planned(faults, steps), {} if load is None else {"load": load}
     if steps is not None:
         names = dict.fromkeys(step.name for step in steps_of(steps))
         if missing := [name for name in names if name not in calls]:

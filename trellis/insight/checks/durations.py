@@ -44,9 +44,8 @@ def check(learned: Learned, runs: pd.DataFrame, deadline: float) -> Check:
     """Whether measured durations agree with the model. `runs`: as `measured.counted` returns them."""
     noun = learned.noun
     if len(runs) < _FEWEST:
-        return Check(
-            "durations", False, f"Only {len(runs)} {noun}s have a measured duration, too few to compare the model with."
-        )
+        some = f"Only {len(runs)} of the {noun}s have" if len(runs) != 1 else f"Only one {noun} has"
+        return Check("durations", False, f"{some} a measured duration, too few to compare the model with.")
     groups = list(_groups(runs))
     if not groups:
         return Check(

@@ -28,6 +28,12 @@ _MORE = 1.05
 def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
     """A failed check where a policy makes more calls at once than the data show, else None. `tries`: its expected calls
     of each step in a run."""
+    if "order_id" not in learned.attempts:
+        return Check(
+            "independent", False,
+            f"The attempts do not say of which {learned.noun} they are, so {learned.noun}s that are worse than others "
+            f"cannot be excluded.",
+        )  # fmt: skip
     for step, calls in tries.items():
         mine = learned.attempts[(learned.attempts["step"].astype(str) == step).to_numpy()]
         if mine.empty:

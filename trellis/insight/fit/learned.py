@@ -39,7 +39,9 @@ class Learned:
     `chain`: what a run does. `runs`: one row per run that ended, with the columns of `measured_runs`. `attempts`: what
     it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run that
     neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
-    `structure`: how the chain was learned; None where it was given, or the frame has no times.
+    `structure`: how the chain was learned; None where it was given, or the frame has no times. `load`: how many runs
+    share the server, which decides how early its timers fire. None: each run is alone, where timers fire latest. No
+    frame shows how many history shards a server has.
     """
 
     steps: dict[str, Fit]
@@ -49,6 +51,7 @@ class Learned:
     noun: str = "order"
     remainder: tuple[float, ...] = ()
     structure: Structure | None = None
+    load: Load | None = None
 
     @property
     def overhead(self) -> Overhead | None:
@@ -101,13 +104,14 @@ class Learned:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What `predict`, `sweep` and `cheapest_mix` need besides the policy and the calls: the chain, and the overhead
-        where it was measured."""
-        return {"steps": self.chain} | ({} if self.overhead is None else {"overhead": self.overhead})
+        """What `predict` and `sweep` need besides the policy and the calls: the chain, the overhead where it was
+        measured, and the load where it was given."""
+        known = {"steps": self.chain, "overhead": self.overhead, "load": self.load}
+        return {name: value for name, value in known.items() if value is not None}
 
-    def predicted(self, policy: Policy, *, deadline: float | None = None, load: Load | None = None) -> Prediction:
-        """The prediction of what was learned, under another policy. `deadline`, `load` and errors as for `predict`."""
-        return predict(policy, self.calls, deadline=deadline, load=load, **self.setting)
+    def predicted(self, policy: Policy, *, deadline: float | None = None) -> Prediction:
+        """The prediction of what was learned, under another policy. `deadline` [s] and errors as for `predict`."""
+        return predict(policy, self.calls, deadline=deadline, **self.setting)
 
     def check(self) -> Learned:
         """Return itself. Raises BadInput where no policy can be judged: the chain needs a step that never worked, or
