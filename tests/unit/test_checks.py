@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from trellis.faults import FaultPlan
 from trellis.insight.checks import Check, checked, independent
 from trellis.insight.checks.draws import draws
 from trellis.insight.checks.measured import upper_limit
 from trellis.insight.fit import Learned, learn
 from trellis.insight.recommend import recommend
+from trellis.insight.simulate import simulate
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Policy, preset, tuned
 
@@ -345,3 +347,11 @@ def test_a_policy_can_be_pasted(name: str) -> None:
         assert one["start_to_close_timeout"] <= one["schedule_to_close_timeout"]
         one["retry_policy"]._validate()
     assert ("the server's timers take about 1 s" in text) == (name == "swift")
+
+
+def test_attempts_that_do_not_name_their_order_are_not_called_independent() -> None:
+    """Without the orders' ids nobody can see that some orders are worse than others."""
+    made = simulate(preset("swift"), FaultPlan.canonical(), orders=200, at_once=5, seed=3)
+    found = recommend(15, 1e-2, learn(made.attempts.drop(columns="order_id"), runs=made.runs))
+    assert not found.trust
+    assert "do not say of which order" in found.words()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.traps.calls import Mix, mixed
+from tests.traps.frames import history
+from tests.traps.honest import sequence
+from tests.traps.world import Rule, World
 from trellis.errors import BadInput
 from trellis.insight.fit import learn
+from trellis.insight.history import history_attempts
 from trellis.policies import Placement, Retry
 
 
@@ -111,3 +117,61 @@ def test_the_policy_in_force_of_a_stranger_is_that_of_its_activities() -> None:
     assert learned.in_force is not None
     assert learned.in_force.retry_of("ship") == Retry(30.0, 1.0, 100.0, placement=Placement.SERVER)
     assert learned.in_force.retry_of("charge").try_timeout == 5.0
+
+
+def test_failures_of_which_nothing_is_known_may_all_have_hung() -> None:
+    """A local activity's history counts the tries that failed, and does not say how: the worst case is that each hung,
+    and the share of good calls is as well known as ever."""
+    made = frame(100)
+    shares = learn(made).steps["charge"].shares
+    failed = made["outcome"] == "failed"
+    made.loc[failed, ["started_at", "ended_at"]] = pd.NaT
+    made.loc[failed, "duration_ms"] = np.nan
+    found = learn(made.assign(outcome=made["outcome"].replace("failed", "unknown"))).steps["charge"]
+    assert found.shares["ok"] == pytest.approx(shares["ok"])
+    assert found.intervals["hang"][1] == pytest.approx(1.0 - found.intervals["ok"][0])
+    assert found.at_worst.hang > shares["error"]
+
+
+def test_runs_of_other_attempts_are_refused() -> None:
+    """The frames of attempts and of orders are of two times: what one measured says nothing about the other."""
+    made = frame()
+    runs = pd.DataFrame({"order_id": ["other-1", "other-2"], "seconds": [1.0, 2.0]})
+    with pytest.raises(BadInput, match="None of these orders has an attempt"):
+        learn(made, runs=runs)
+
+
+HISTORY = history(World(sequence("ask", "act"), mixed(Mix(0.1)), Rule(2.0, 0.1, 1.0, by_server=True)).simulate(40))
+
+
+def damaged(what: str) -> pd.DataFrame:
+    """A history of which something is missing."""
+    made = HISTORY.copy()
+    match what:
+        case "names and tasks":
+            made.loc[made.index[::7], "name"] = np.nan
+            made.loc[made.index[::5], "task"] = pd.NA
+        case "times":
+            made[["scheduled_at", "started_at", "ended_at"]] = pd.NaT
+        case "workflows":
+            made = made[made["kind"] != "workflow"]
+        case "all but activities' ends":
+            made = made[made["outcome"] == "succeeded"].drop(columns=["task", "worker", "namespace"])
+    return made
+
+
+@pytest.mark.parametrize("what", ["names and tasks", "times", "workflows", "all but activities' ends"])
+def test_a_damaged_history_is_learned_from_or_refused_in_one_sentence(what: str) -> None:
+    """No exception of pandas comes out, from a whole history or from its attempts."""
+    for made in (damaged(what), history_attempts(damaged(what))):
+        with contextlib.suppress(BadInput):
+            assert learn(made).noun == "workflow"
+
+
+def test_attempts_of_two_namespaces_are_refused() -> None:
+    """The attempts of a history know the namespace too."""
+    made = HISTORY.copy()
+    made["namespace"] = made["namespace"].astype(object)
+    made.loc[made.index[::2], "namespace"] = "other"
+    with pytest.raises(BadInput, match="several namespaces"):
+        learn(history_attempts(made))

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from trellis.errors import BadInput
+from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls
 from trellis.insight.fit import fit, learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
+from trellis.insight.simulate import simulate
 from trellis.policies import preset
 
 
@@ -138,3 +140,13 @@ def test_the_worst_case_covers_what_is_true() -> None:
         learned = learn(tried(seed, 40, dict.fromkeys("abcdef", 0.7), took=dict.fromkeys("abcdef", (0.03, 0.03))))
         covered += learned.worst(lambda calls: predict(policy, calls).p_miss(0.4)) >= known
     assert covered >= 38
+
+
+def test_what_was_learned_is_predicted_in_one_call() -> None:
+    """`Learned.predicted` runs the learned calls through the learned chain, with the measured overhead."""
+    made = simulate(preset("swift"), FaultPlan.canonical(), orders=100, at_once=5, seed=3)
+    learned = learn(made.attempts, runs=made.runs)
+    found = learned.predicted(preset("swift"), deadline=5.0)
+    same = predict(preset("swift"), learned.calls, deadline=5.0, **learned.setting)
+    assert found.p_miss(5.0) == same.p_miss(5.0)
+    assert found.percentile(0.5) == pytest.approx(float(made.runs["seconds"].median()), rel=0.15)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,11 @@ from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
 from trellis.insight.calls import Calls
 from trellis.insight.fit import fit, learn
+from trellis.insight.load import Load
 from trellis.insight.policy_words import one_in
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
+from trellis.insight.simulate import simulate
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset, tuned
 
@@ -242,3 +246,21 @@ def test_small_shares_read_well() -> None:
     assert [one_in(share) for share in (0.41, 0.001, 6.25e-7, 0.0)] == [
         "41% of orders", "1 in 1,000 orders", "1 in 1.6 million orders", "fewer than 1 in a trillion orders",
     ]  # fmt: skip
+
+
+def test_simulated_orders_of_a_busy_server_are_trusted() -> None:
+    """Forty orders at a time, each try a draw of its own: a call that hangs is in flight for long, and that is no load
+    under which calls fail."""
+    made = simulate(preset("swift"), FaultPlan.canonical(), orders=600, at_once=40, seed=4)
+    found = recommend(15, 1e-2, learn(made.attempts, runs=made.runs))
+    assert found.trust, found.words()
+    assert found.today == float((made.runs["seconds"] > 15).mean())
+
+
+def test_a_load_reaches_the_prediction() -> None:
+    """How many orders share the server is given, not learned. Timers fire earlier beside a few others than alone."""
+    made = simulate(preset("patient"), FaultPlan.canonical(), orders=60, at_once=3, seed=4)
+    learned = learn(made.attempts, runs=made.runs)
+    alone, beside = (replace(learned, load=load).predicted(preset("patient")) for load in (None, Load(3)))
+    assert beside.percentile(0.5) < alone.percentile(0.5)
+    assert recommend(60, 0.5, learned, load=Load(3)).p50 <= recommend(60, 0.5, learned).p50

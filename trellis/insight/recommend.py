@@ -16,9 +16,9 @@ from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
-from trellis.insight.checks.measured import Measured
-from trellis.insight.checks.model import setting
+from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
+from trellis.insight.load import Load
 from trellis.insight.per_step import WORTH, cheapest_mix, short
 from trellis.insight.policy_words import as_options, one_in, rules
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
@@ -61,7 +61,7 @@ class Recommendation:
     p_miss_at_worst: float | None = None
     checks: tuple[Check, ...] = ()
     noun: str = "order"
-    measured: Measured | None = None
+    measured: MeasuredRuns | None = None
     steps: tuple[str, ...] = ()
     doubt: str = ""
 
@@ -110,6 +110,7 @@ def recommend(
     max_calls: float | None = None,
     steps: Part | None = None,
     overhead: Overhead | None = None,
+    load: Load | None = None,
 ) -> Recommendation:
     """The cheapest policy under which at most a share `epsilon` of orders misses `deadline` [s]. Of policies that cost
     the same it takes the gentlest.
@@ -118,11 +119,14 @@ def recommend(
     or reach `epsilon` where one rule cannot. `faults`: None for the canonical faults; a mapping or the result of
     `fit.learn` sets the chain of steps. `max_calls`: the most calls a step may take on average. `steps`: what a run
     does, in place of the chain that `faults` sets. `overhead`: None for the measured one, or for an order's in
-    proportion to the number of steps. Raises BadInput when no policy is good enough; the message names the best policy
-    with one rule.
+    proportion to the number of steps. `load`: how many runs share the server, which decides how early its timers fire;
+    None: each is alone, where they fire latest. Raises BadInput when no policy is good enough; the message names the
+    best policy with one rule.
 
-    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy is considered that makes more
-    calls at once than those in force, because failures may come from load.
+    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy with more lanes than those in
+    force is considered, because failures may come from load. Where every check passes and the best policy makes more
+    calls at once than the data show, the best one without further lanes is taken. If that makes too many as well, the
+    check `independent` fails.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("The deadline must be more than 0 s and less than a day, epsilon between 0 and 1.")
@@ -130,12 +134,14 @@ def recommend(
         raise BadInput(f"An epsilon of {epsilon:g} is below what can be computed: give {RESOLUTION:g} or more.")
     if max_calls is not None and not max_calls >= 1:
         raise BadInput("A step takes at least one call: give a limit of 1 or more calls a step.")
-    world = _world(faults, steps, overhead)
+    if isinstance(faults, Learned) and load is not None:
+        faults = replace(faults, load=load)
+    world = _world(faults, steps, overhead, load)
     learned = faults if isinstance(faults, Learned) else None
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()
     checks = (_GIVEN,) if learned is None else checked(learned, deadline)
-    measured = None if learned is None else Measured.of(learned, deadline)
+    measured = None if learned is None else MeasuredRuns.of(learned, deadline)
     trust = all(check.ok for check in checks)
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
     lanes = max(_LANES) if trust or measured is None else measured.lanes
@@ -165,8 +171,8 @@ def recommend(
 def _within_load(
     goal: _Goal, learned: Learned, lanes: int, chosen: tuple[Prediction, pd.DataFrame]
 ) -> tuple[Prediction, pd.DataFrame, Check | None]:
-    """`chosen`, or the best choice without more lanes than today where `chosen` makes more calls at once than the data
-    show; and a failed check where that does too."""
+    """`chosen`, if it makes no more calls at once than the data show. Else the best choice with at most `lanes`, if
+    that one does not. Else `chosen` with a failed check."""
     heavy = beyond(learned, chosen[0].tries)
     if heavy is not None and any(rule.hedge > lanes for rule in _rules(chosen[0].policy)):
         try:
@@ -183,7 +189,7 @@ def _rules(policy: Policy) -> Iterator[Retry]:
     yield from policy.steps.values()
 
 
-def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendation:
+def _no_better_than(measured: MeasuredRuns, answer: Recommendation) -> Recommendation:
     """`answer` with every figure at least the upper 95 % limit of what was measured."""
     least = measured.limit
     frontier = answer.frontier.assign(
@@ -251,13 +257,16 @@ class _World:
 
 
 def _world(
-    faults: FaultPlan | Mapping[str, Calls] | Learned | None, steps: Part | None, overhead: Overhead | None
+    faults: FaultPlan | Mapping[str, Calls] | Learned | None,
+    steps: Part | None,
+    overhead: Overhead | None,
+    load: Load | None,
 ) -> _World:
     if isinstance(faults, Learned):
         calls = faults.calls if steps is None else {step: one.calls for step, one in faults.steps.items()}
-        known = setting(faults)
+        known = faults.setting
     else:
-        calls, known = _planned(faults, steps), {}
+        calls, known = _planned(faults, steps), {} if load is None else {"load": load}
     if steps is not None:
         names = dict.fromkeys(step.name for step in steps_of(steps))
         if missing := [name for name in names if name not in calls]:

@@ -136,6 +136,7 @@ SET_AND_RUN = 2 * PRECISION
 
 _NUMBERS = 3
 _VALUES = 40
+_SHARES = (np.arange(_VALUES) + 0.5) / _VALUES
 _LANES, _ROUNDS = 320, 16
 _LEAST_SHARE = 0.15
 _OWN = 8
@@ -160,7 +161,7 @@ class _Played:
         self._least = np.full(_LANES, -np.inf)
         self._high = np.full(_LANES, -np.inf)
         # Timers of this workflow for something that ended before them. They open the gate as any others do.
-        self._own = np.full((_LANES, _OWN), -np.inf)
+        self._own = np.full((_OWN, _LANES), -np.inf)
         self._slot = 0
         self._seen: list[tuple[Any, Any, Any, Any]] = []
 
@@ -209,7 +210,7 @@ class _Played:
         return np.maximum(at, self._least) + PRECISION
 
     def _keep(self, timers: Any) -> None:
-        self._own[:, self._slot % _OWN] = timers
+        self._own[self._slot % _OWN] = timers
         self._slot += 1
 
     def _workflow_task(self, now: Any, which: Any = True) -> Any:
@@ -229,7 +230,7 @@ class _Played:
         shard, now = self._tries.shard, begin
         while True:
             outside = np.maximum(self._high, now)
-            own = np.where(self._own >= outside[:, None], self._own, np.inf).min(axis=1)
+            own = np.where(self._own >= outside, self._own, np.inf).min(axis=0)
             other = outside + self._rng.exponential(1 / shard.timers, _LANES) if shard.timers else np.inf
             gate = np.minimum(own, other)
             opens = gate < end
@@ -252,5 +253,4 @@ def _equally_likely(values: Any) -> tuple[float, ...]:
     """A sample as a few equally likely values."""
     if not len(values):
         return (MAX_TIME_SHIFT,)
-    shares = (np.arange(_VALUES) + 0.5) / _VALUES
-    return tuple(float(round(one, 4)) for one in np.quantile(values, shares))
+    return tuple(np.round(np.quantile(values, _SHARES), 4).tolist())

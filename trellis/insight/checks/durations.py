@@ -23,9 +23,8 @@ from scipy import stats
 
 from trellis.errors import BadInput, ConfigError
 from trellis.insight.checks.check import Check
-from trellis.insight.checks.model import setting
 from trellis.insight.fit import Learned
-from trellis.insight.retries import Prediction, predict
+from trellis.insight.retries import Prediction
 from trellis.policies import Placement, Policy
 
 _POINTS = (0.5, 0.9, 0.99, 0.999)
@@ -45,9 +44,8 @@ def check(learned: Learned, runs: pd.DataFrame, deadline: float) -> Check:
     """Whether measured durations agree with the model. `runs`: as `measured.counted` returns them."""
     noun = learned.noun
     if len(runs) < _FEWEST:
-        return Check(
-            "durations", False, f"Only {len(runs)} {noun}s have a measured duration, too few to compare the model with."
-        )
+        some = f"Only {len(runs)} of the {noun}s have" if len(runs) != 1 else f"Only one {noun} has"
+        return Check("durations", False, f"{some} a measured duration, too few to compare the model with.")
     groups = list(_groups(runs))
     if not groups:
         return Check(
@@ -59,7 +57,7 @@ def check(learned: Learned, runs: pd.DataFrame, deadline: float) -> Check:
     medians = []
     for policy, took in groups:
         try:
-            model = predict(_unlimited(policy, noun), learned.calls, **setting(learned))
+            model = learned.predicted(_unlimited(policy, noun))
         except (BadInput, ConfigError) as error:
             return Check("durations", False, f"The model cannot be run under the policy in force: {error}")
         found += _compared(model, took, deadline, noun)

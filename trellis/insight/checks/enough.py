@@ -25,8 +25,8 @@ def check(learned: Learned, measured: Missed, deadline: float) -> Check:
         number = int(own.get(step, 0))
         good, (least, _) = fit.shares["ok"], fit.intervals["ok"]
         if number < _FEWEST or good - least > _WIDEST:
-            tries = f"{number} attempt{'s' * (number != 1)}"
-            few.append(f"{step} has {tries}, which allow {least:.0%} to {fit.intervals['ok'][1]:.0%} good calls")
+            tries = f"{number} attempts, which allow" if number != 1 else "1 attempt, which allows"
+            few.append(f"{step} has {tries} {least:.0%} to {fit.intervals['ok'][1]:.0%} good calls")
     if few:
         more = f" and {len(few) - 3} more steps" if len(few) > 3 else ""
         return Check("enough", False, f"There are not enough attempts: {'; '.join(few[:3])}{more}.")

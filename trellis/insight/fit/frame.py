@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.frames import OUTCOMES
+from trellis.insight.frames import OUTCOMES, whole_attempts
+from trellis.insight.history.frames import whole
 
 _NEEDED = ("step", "outcome", "duration_ms")
 _TRY = ["order_id", "step", "round", "execution", "try", "lane", "attempt", "outcome", "started_at", "ended_at"]
-_TIMES = ("started_at", "ended_at", "scheduled_at")
 
 
 def one_namespace(frame: pd.DataFrame) -> None:
-    """Raises BadInput where the rows are of several namespaces: a workflow's id is not unique across them, and their
-    calls need have nothing in common."""
+    """Raises BadInput where the rows are of several namespaces. The same workflow id may occur in both, and their calls
+    need have nothing in common."""
     names = sorted(frame["namespace"].dropna().astype(str).unique()) if "namespace" in frame else []
     if len(names) > 1:
         raise BadInput(
@@ -25,9 +23,13 @@ def one_namespace(frame: pd.DataFrame) -> None:
         )
 
 
-def each_row_once(history: pd.DataFrame) -> pd.DataFrame:
-    """A history's rows, without those that occur again because frames of the same runs were put together."""
-    return history[~history.duplicated(["workflow_id", "run_id", "event", "kind", "attempt"])]
+def whole_history(frame: pd.DataFrame) -> pd.DataFrame:
+    """A history with its dtypes and each row once. Activities without a name are left out: nothing can be learned from
+    them. Raises BadInput with a sentence."""
+    one_namespace(frame)
+    made = whole(frame)
+    activity = made["kind"].isin(["activity", "local activity"]).to_numpy(dtype=bool)
+    return made[~activity | made["name"].notna().to_numpy()].reset_index(drop=True)
 
 
 def usable(attempts: pd.DataFrame) -> pd.DataFrame:
@@ -50,16 +52,9 @@ def usable(attempts: pd.DataFrame) -> pd.DataFrame:
         raise BadInput(f"The outcome of an attempt cannot be {strange[0]!r}: it is one of {', '.join(OUTCOMES)}.")
     if set(_TRY) <= set(made.columns):
         made = made[~made.duplicated(_TRY)]
-    made = made[made["step"].notna().to_numpy()].reset_index(drop=True)
-    for name in _TIMES:
-        if name in made and not isinstance(made[name].dtype, pd.DatetimeTZDtype):
-            made[name] = pd.to_datetime(made[name], utc=True, errors="coerce", format="ISO8601")
+    made = whole_attempts(made[made["step"].notna().to_numpy()])
     took = pd.to_numeric(made["duration_ms"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     wrong = ~np.isfinite(took) | (took < 0)
     if "skewed" in made:
-        wrong |= _true(made["skewed"])
+        wrong |= made["skewed"].fillna(False).to_numpy(dtype=bool)
     return made.assign(duration_ms=np.where(wrong, np.nan, took))
-
-
-def _true(column: pd.Series[Any]) -> Any:
-    return (column.astype("string").str.lower() == "true").fillna(False).to_numpy(dtype=bool)

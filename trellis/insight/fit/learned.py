@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,16 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, in_a_row, steps_of
-from trellis.insight.fit.frame import each_row_once, one_namespace, usable
+from trellis.insight.fit.frame import usable, whole_history
 from trellis.insight.fit.pooling import ENOUGH, alike_in_latency, in_words, toward_common
 from trellis.insight.fit.risks import OK, Risks
 from trellis.insight.fit.runs import measured_runs
 from trellis.insight.fit.step import UNKNOWN, Fit, fitted
 from trellis.insight.fit.tries import Tries
+from trellis.insight.frames import noun_of
 from trellis.insight.history.frames import history_attempts, history_workflows
+from trellis.insight.load import Load
+from trellis.insight.retries import Prediction, predict
 from trellis.insight.structure import Structure, structure_of
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Policy
@@ -32,10 +36,12 @@ _TIMED = {"order_id", "step", "round", "started_at", "ended_at", "outcome", "dur
 class Learned:
     """What was learned from a frame of attempts. `steps`: each step's calls, in the order of the chain.
 
-    `chain`: what a run does. `runs`: columns as `measured_runs`, one row per run that ended. `attempts`: the attempts
-    that it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run
-    that neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
-    `structure`: how the chain was learned; None where it was given, or the frame has no times.
+    `chain`: what a run does. `runs`: one row per run that ended, with the columns of `measured_runs`. `attempts`: what
+    it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run that
+    neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
+    `structure`: how the chain was learned; None where it was given, or the frame has no times. `load`: how many runs
+    share the server, which decides how early its timers fire. None: each run is alone, where timers fire latest. No
+    frame shows how many history shards a server has.
     """
 
     steps: dict[str, Fit]
@@ -45,6 +51,7 @@ class Learned:
     noun: str = "order"
     remainder: tuple[float, ...] = ()
     structure: Structure | None = None
+    load: Load | None = None
 
     @property
     def overhead(self) -> Overhead | None:
@@ -95,6 +102,17 @@ class Learned:
         known = [policy for policy in self.runs["policy"] if policy is not None]
         return Counter(known).most_common(1)[0][0] if known else None
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What `predict` and `sweep` need besides the policy and the calls: the chain, the overhead where it was
+        measured, and the load where it was given."""
+        known = {"steps": self.chain, "overhead": self.overhead, "load": self.load}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def predicted(self, policy: Policy, *, deadline: float | None = None) -> Prediction:
+        """The prediction of what was learned, under another policy. `deadline` [s] and errors as for `predict`."""
+        return predict(policy, self.calls, deadline=deadline, **self.setting)
+
     def check(self) -> Learned:
         """Return itself. Raises BadInput where no policy can be judged: the chain needs a step that never worked, or
         one of whose good calls no duration is known, or it needs no step at all."""
@@ -130,10 +148,10 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
 
     `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
-    has its steps, else what the workflows' times show. A frame without times gives every step once, by its first
-    appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
-    `history_workflows`. How far the steps lend each other evidence: see `pooling`. A step that never worked is learned
-    too, as far as its tries say; `Learned.check` refuses a chain that needs it.
+    has its steps, else what the workflows' times show. A frame without times gives every step once, in the order in
+    which the steps first appear. `runs`: the measured durations, as a frame of `insight.orders` or `history_workflows`.
+    The steps lend each other evidence (see `pooling`). A step that never worked is learned too, as far as its tries
+    say; `Learned.check` refuses a chain that needs it.
 
     Attempts of runs that are still open count like all others, except those that have not ended. An attempt of a run
     that was cancelled counts as cut off. Raises BadInput with a sentence where the frame cannot be used, where a step
@@ -141,18 +159,11 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
-    whole_history = "kind" in frame
-    if whole_history:
-        one_namespace(frame)
-        frame = each_row_once(frame)
-    attempts = history_attempts(frame) if whole_history else frame
-    if whole_history and runs is None:
-        runs = history_workflows(frame)
-    attempts = usable(attempts)
+    frame, attempts, runs = _read(frame, runs)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
-    # Only Temporal's histories know the task queue. A stranger's activity may have the name of an order's step.
-    noun = "workflow" if "queue" in attempts else "order"
+    noun = noun_of(attempts)
+    # A stranger's activity may have the name of an order's step.
     of_an_order = [str(one) for one in FORWARD_OUTSIDE_STEPS if noun == "order" and one in there]
     chain = list(steps) if steps is not None else of_an_order or there
     missing = sorted(set(chain) - set(there))
@@ -161,18 +172,34 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     of = {step: Tries.read(rows) for step, rows in attempts.groupby(names, observed=True)[["outcome", "duration_ms"]]}
     fits = _steps({step: of[step] for step in dict.fromkeys(chain)})
     measured = measured_runs(attempts, runs)
+    known = "order_id" not in attempts or measured["order_id"].isin(attempts["order_id"].dropna().unique()).any()
+    if runs is not None and len(measured) and not known:
+        raise BadInput(f"None of these {noun}s has an attempt in the frame: give {noun}s and attempts of one period.")
     if steps is not None or not set(attempts.columns) >= _TIMED:
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
-    structure = structure_of(frame if whole_history else attempts, attempts, runs)
+    structure = structure_of(frame, attempts, runs)
     # The structure knows which runs are children of others, and how long each waited for a person.
-    known = structure.runs.drop_duplicates("order_id").set_index("order_id")
-    measured = measured[measured["order_id"].isin(known.index)].reset_index(drop=True)
+    timed = structure.runs.drop_duplicates("order_id").set_index("order_id")
+    measured = measured[measured["order_id"].isin(timed.index)].reset_index(drop=True)
     for name in ("seconds", "waited"):
-        measured[name] = known[name].reindex(measured["order_id"]).to_numpy()
+        measured[name] = timed[name].reindex(measured["order_id"]).to_numpy()
     return Learned(
         fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
         structure=structure,
     )  # fmt: skip
+
+
+def _read(frame: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """(what shows the chain, the attempts, the runs). A whole history holds its runs itself, and shows the chain better
+    than its attempts do."""
+    if "kind" not in frame:
+        attempts = usable(frame)
+        return attempts, attempts, runs
+    frame = whole_history(frame)
+    attempts = usable(history_attempts(frame))
+    if not (frame["kind"] == "workflow").any():
+        return attempts, attempts, runs
+    return frame, attempts, history_workflows(frame) if runs is None else runs
 
 
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:

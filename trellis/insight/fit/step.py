@@ -125,13 +125,16 @@ def fitted(tries: Tries) -> tuple[Fit, float]:
         fewer = 1.0 / tries.known_failures - 1.0 / (tries.known_failures + unknown)
         split = (1.0 - ok) ** 2 * raised * (1.0 - raised) * max(0.0, fewer)
     shares = {"ok": ok, "error": error, "hang": hang}
+    intervals = {
+        name: curve.interval(cause, _MISS, 0.0 if cause == OK else split)
+        for name, cause in (("ok", OK), ("error", ERROR), ("hang", CUT))
+    }
+    if tries.kinds_unknown:
+        intervals |= dict.fromkeys(("error", "hang"), (0.0, 1.0 - intervals["ok"][0]))
     found = Fit(
         tries=round(total),
         shares=shares,
-        intervals={
-            name: curve.interval(cause, _MISS, 0.0 if cause == OK else split)
-            for name, cause in (("ok", OK), ("error", ERROR), ("hang", CUT))
-        },
+        intervals=intervals,
         latency=curve.values(OK),
         error_s=curve.values(ERROR) if error > 0 else (0.0,),
         longest=tries.longest_until(curve.end),

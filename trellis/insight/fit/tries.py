@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trellis.errors import BadInput
 from trellis.insight.fit.risks import CUT, ERROR, OK, TIMED_OUT
 
 _KINDS = {"succeeded": OK, "failed": ERROR, "timed out": TIMED_OUT, "abandoned": CUT}
@@ -29,6 +28,9 @@ class Tries:
     cut: Any
     known_failures: int
     """The failures whose kind is known: those that raised and those that timed out."""
+
+    kinds_unknown: bool = False
+    """Whether no failure's kind is known, so that each may have raised or timed out."""
 
     @property
     def worked(self) -> int:
@@ -50,16 +52,20 @@ class Tries:
             return np.concatenate([getattr(one, name) for one in several])
 
         arrays = (joined("kind"), joined("seconds"), joined("weight"), joined("timed_good"), joined("cut"))
-        return cls(*arrays, sum(one.known_failures for one in several))
+        return cls(*arrays, sum(one.known_failures for one in several), any(one.kinds_unknown for one in several))
 
     @classmethod
     def read(cls, attempts: pd.DataFrame) -> Tries:
         """From a frame with the columns `outcome` and `duration_ms`. Lost tries and open ones are left out.
 
-        Raises BadInput where there are failures of unknown kind and no other failures.
+        Failures of unknown kind are shared out like the known ones. Where no failure is known they count as raised.
         """
         outcome = attempts["outcome"].astype("string").fillna("unknown")
         unknown = int((outcome == "unknown").sum())
+        kinds_unknown = unknown > 0 and not outcome.isin(["failed", "timed out"]).any()
+        if kinds_unknown:
+            # A local activity's marker counts the tries before the last one, and does not say how they ended.
+            outcome, unknown = outcome.replace("unknown", "failed"), 0
         kinds = outcome.map(_KINDS)
         kind = kinds.dropna().to_numpy(dtype=int)
         known = attempts.loc[kinds.notna().to_numpy(), "duration_ms"]
@@ -82,9 +88,7 @@ class Tries:
         seconds = np.maximum(np.where(np.isfinite(seconds), seconds, fill), 0.0)
         failed = (kind == ERROR) | by_clock
         weight = np.ones(len(kind))
-        if unknown and failed.any():
+        if unknown:
             weight[failed] += unknown / failed.sum()
-        elif unknown:
-            raise BadInput("These histories hold failures without their kind: there is nothing to learn from.")
         cut = took[((kind == CUT) | by_clock) & np.isfinite(took)]
-        return cls(kind, seconds, weight, np.maximum(good, 0.0), cut, int(failed.sum()))
+        return cls(kind, seconds, weight, np.maximum(good, 0.0), cut, int(failed.sum()), kinds_unknown)

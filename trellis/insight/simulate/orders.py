@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -41,8 +42,8 @@ _OVERHEAD = Overhead()
 class Simulated:
     """`attempts`: a row for each try, with the columns of `insight.attempts`. `runs`: a row for each order.
 
-    Columns of `runs`: order_id [string], state [category: COMPLETED or FAILED], policy [category], created_at, ended_at
-    [UTC], seconds, waited [float; nobody waits for a person here, so 0].
+    Columns of `runs`: order_id [string], state [category: COMPLETED or FAILED], policy [category], policy_json [string
+    of JSON], created_at, ended_at [UTC], seconds, waited [float; nobody waits for a person here, so 0].
     """
 
     attempts: pd.DataFrame
@@ -348,6 +349,7 @@ class _World:
         return Simulated(attempts, pd.DataFrame({
             "order_id": runs["order_id"].astype(pd.StringDtype("pyarrow")), "state": runs["state"].astype("category"),
             "policy": pd.Categorical([self._policy.name] * len(runs)),
+            "policy_json": json.dumps(asdict(self._policy)),
             "created_at": _times(runs["began"]), "ended_at": _times(runs["ended"]),
             "seconds": runs["ended"] - runs["began"], "waited": 0.0,
         }).reset_index(drop=True))  # fmt: skip
