@@ -32,7 +32,7 @@ def bimodal(quick: float, slow: float, share: float) -> Latency:
 
 
 def heavy(least: float, alpha: float) -> Latency:
-    """Pareto's tail."""
+    """Pareto's distribution, which has a heavy tail."""
     return lambda random: least * random.paretovariate(alpha)
 
 

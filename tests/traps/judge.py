@@ -159,17 +159,17 @@ def _promise(scenario: Scenario, world: World, found: Any, seed: int) -> Verdict
     worst = max(found.p_miss_at_worst if found.p_miss_at_worst is not None else found.p_miss, found.p_miss)
     chance = float(stats.binom.sf(late - 1, runs, worst)) if late else 1.0
     seconds = pd.Series([run.seconds for run in _top(trial)])
-    said = f"{found.words()} [worst {worst:.2g}; p50 {found.p50:.2f}, p99 {found.p99:.2f}]"
+    promise = f"{found.words()} [worst {worst:.2g}; p50 {found.p50:.2f}, p99 {found.p99:.2f}]"
     if chance < DOUBT:
-        return Verdict("wrong", f"{late} of {runs} miss: {said}", found)
+        return Verdict("wrong", f"{late} of {runs} miss: {promise}", found)
     by_server = any(rule.placement is Placement.SERVER for rule in (found.policy.retry, *found.policy.steps.values()))
     for share, promised, plain in ((0.5, found.p50, ROOM), (0.99, found.p99, 2 * ROOM)):
         room = plain * (1 + by_server)
         low, high = _quantile(seconds, share)
         too_long = promised > high * (1 + room) + 0.03
         if (too_long and not hidden) or promised < low * (1 - room) - 0.03:
-            return Verdict("wrong", f"p{share * 100:g} is {low:.2f} to {high:.2f} s: {said}", found)
-    return Verdict("right", f"{late} of {runs} miss: {said}", found)
+            return Verdict("wrong", f"p{share * 100:g} is {low:.2f} to {high:.2f} s: {promise}", found)
+    return Verdict("right", f"{late} of {runs} miss: {promise}", found)
 
 
 def _quantile(seconds: Any, share: float) -> tuple[float, float]:

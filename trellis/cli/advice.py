@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 def recommend(
     deadline: Annotated[float, typer.Option(help="Seconds within which an order should complete.")] = 15,
     epsilon: Annotated[float, typer.Option(help="The share of orders that may miss it.")] = 1e-5,
-    max_calls: Annotated[float | None, typer.Option(help="At most so many calls a step.")] = None,
+    max_calls: Annotated[float | None, typer.Option(help="The most calls that a step may take on average.")] = None,
     from_events: Annotated[bool, typer.Option("--from-events", help="Learn the faults from this ledger.")] = False,
-    query: Annotated[str | None, typer.Option(help="Learn them from the histories this query finds.")] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Learn the faults from the histories that this query finds.")
+    ] = None,
     namespace: Annotated[str | None, typer.Option(help="The namespace of these histories.")] = None,
     since: Annotated[
         str | None, typer.Option(help="Learn from what began at this time or later: 2026-11-21T10:00 (UTC), or 2h ago.")
@@ -79,14 +81,14 @@ def _from_ledger(since: datetime | None, until: datetime | None) -> Learned:
 
 
 def _from_histories(query: str, namespace: str | None, since: datetime | None, until: datetime | None) -> Learned:
-    """What the histories teach that a query finds."""
+    """What the histories that a query finds teach."""
     from trellis import insight
     from trellis.insight.fit import learn
     from trellis.insight.history import PartialHistory
     from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
     with warnings.catch_warnings():
-        # What was not read is said below, in sentences.
+        # The notes below say what was not read.
         warnings.simplefilter("ignore", PartialHistory)
         histories = insight.history(query=query, namespace=namespace, since=since, until=until, progress=True)
     for note in histories.attrs["notes"]:
@@ -101,7 +103,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "
 
 
 def _time(text: str | None, option: str) -> datetime | None:
-    """A time that was given as such, or as an age. A time without a zone is in UTC."""
+    """A time from text: a date and time, or an age. A time without a zone is in UTC."""
     if text is None:
         return None
     try:
@@ -116,7 +118,7 @@ def _time(text: str | None, option: str) -> datetime | None:
 
 
 def _result(found: Recommendation, learned: Learned | None) -> dict[str, Any]:
-    """The answer as JSON. A figure that is not known, or not limited by what was measured, is null."""
+    """The answer as JSON. A time that the data do not limit is null."""
     return {
         "trust": found.trust,
         "checks": [asdict(check) for check in found.checks],

@@ -122,8 +122,10 @@ def bench_audit(
 
 @commands.command("advice")
 def bench_advice(
-    attempts: Annotated[int, typer.Option(min=1, max=10_000_000, help="Learn from about so many attempts.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often it is measured.")] = 3,
+    attempts: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="About how many attempts to learn from.")
+    ] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times to measure.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the simulated orders.")] = 0,
     as_json: Json = False,
 ) -> None:

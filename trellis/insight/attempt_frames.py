@@ -174,7 +174,7 @@ def _steps(tries: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     if "scheduled_at" in tries:
         rows["started_at"] = rows["started_at"].fillna(tries["scheduled_at"])
-    # Whose frame has task queues was made from histories (`words_of`), and that is to be seen in its steps too.
+    # A frame with task queues was made from histories. Its steps keep the column, so that charts can tell (`words_of`).
     queue = {"queue": ("queue", "first")} if "queue" in tries else {}
     if queue:
         rows["queue"] = tries["queue"]

@@ -127,8 +127,8 @@ def executions(part: Part) -> float:
             return executions(body)
 
 
-def checked(part: Part) -> Part:
-    """The part itself. Raises BadInput where its numbers make no sense."""
+def check_part(part: Part) -> Part:
+    """Return the part itself. Raises BadInput where its numbers make no sense."""
     match part:
         case Measured(what, seconds):
             if not seconds or not all(math.isfinite(one) and one >= 0 for one in seconds):
@@ -138,17 +138,17 @@ def checked(part: Part) -> Part:
         case Repeat(body, times):
             if not times or min(times) < 0:
                 raise BadInput("A loop runs 0 times or more, and it is known how often.")
-            checked(body)
+            check_part(body)
         case Choice(options, shares):
             if not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6 or len(options) != len(shares):
                 raise BadInput("The shares of a choice are 0 or more and add up to 1, one for each option.")
             for one in options:
-                checked(one)
+                check_part(one)
         case Series(parts) | Parallel(parts):
             for one in parts:
-                checked(one)
+                check_part(one)
         case Rounds(body):
-            checked(body)
+            check_part(body)
         case Step():
             pass
     return part

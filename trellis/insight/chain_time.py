@@ -17,7 +17,7 @@ from trellis.insight.step_time import StepTime, step_time
 from trellis.policies import Placement, Policy, Retry
 
 _MOST_TIMES = 50
-"""A `Repeat` with more different numbers of rounds is computed with so many of their quantiles."""
+"""A `Repeat` with more numbers of rounds than this is computed with this many quantiles of them."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class PartTime:
 
 
 class ChainTime:
-    """The times of parts on one grid. Each part, and each step under each rule, is computed once.
-
-    `policy`: says each step's retry rule, and how rounds of shipping are repeated.
-    """
+    """The times of parts on one grid. Each part, and each step under each rule, is computed once."""
 
     def __init__(self, grid: Grid, calls: Mapping[str, Calls], overhead: Overhead) -> None:
         self._grid, self._calls, self._overhead = grid, calls, overhead
         self._steps: dict[tuple[Retry, Calls, bool], StepTime] = {}
 
     def of(self, part: Part, policy: Policy) -> PartTime:
-        """The time of a part, without the order's own overhead."""
+        """The time of a part, without the order's own overhead.
+
+        `policy` gives each step's retry rule, and says how often and how long rounds of shipping run.
+        """
         return self._of(part, policy, {})
 
     def _of(self, part: Part, policy: Policy, known: dict[Part, PartTime]) -> PartTime:
@@ -83,19 +83,19 @@ class ChainTime:
         """The last branch to succeed ends the part, the first to fail makes it fail. Calls of the other branches after
         that are counted."""
         works = np.ones(self._grid.size)
-        lasts = np.ones(self._grid.size)
+        nothing_failed = np.ones(self._grid.size)
         # Equal branches are one object, because each part is computed once.
         counts = Counter(map(id, branches))
         for one in {id(one): one for one in branches}.values():
             works = works * np.cumsum(self._grid.back(one.works)) ** counts[id(one)]
             if one.fails > 0.0:
-                open_yet = np.clip(1.0 - np.cumsum(self._grid.back(one.gives_up)), 0.0, 1.0)
-                lasts = lasts * open_yet ** counts[id(one)]
+                not_failed = np.clip(1.0 - np.cumsum(self._grid.back(one.gives_up)), 0.0, 1.0)
+                nothing_failed = nothing_failed * not_failed ** counts[id(one)]
         succeeds = float(np.prod([one.succeeds for one in branches]))
         fails = 1.0 - float(np.prod([1.0 - one.fails for one in branches]))
         return PartTime(
             self._grid.of(np.diff(np.minimum(works, 1.0), prepend=0.0)),
-            self._grid.of(np.diff(1.0 - lasts, prepend=0.0)) if fails > 0.0 else 0.0,
+            self._grid.of(np.diff(1.0 - nothing_failed, prepend=0.0)) if fails > 0.0 else 0.0,
             _added((one.tries, 1.0) for one in branches),
             succeeds,
             fails,
@@ -157,7 +157,7 @@ def in_series(parts: Iterable[PartTime]) -> PartTime:
 
 
 def _repeated(body: PartTime, times: list[int]) -> PartTime:
-    """The body so many times, one of `times`, each equally likely: a mixture of powers."""
+    """The body as often as one of `times` says, each equally likely: a mixture of powers."""
     works: Any = 0.0
     starts: Any = 0.0
     done: Any = 1.0
@@ -193,7 +193,7 @@ def _one_of(options: list[PartTime], shares: Iterable[float]) -> PartTime:
 
 
 def _added(tries: Iterable[tuple[Mapping[str, float], float]]) -> dict[str, float]:
-    """The calls of each step, each mapping multiplied by a factor. Nobody calls what is never reached."""
+    """The sum of the calls of each step, each mapping times its factor. What is never reached makes no calls."""
     whole: dict[str, float] = {}
     for one, factor in tries:
         for step, count in one.items():

@@ -25,10 +25,11 @@ COARSER = 4
 """How much coarser and longer each further grid of a prediction is."""
 
 _MOST_KNOWN = 64
-"""A grid keeps so many transforms of single times. Each takes 16 bytes for every second point of the grid."""
+"""A grid keeps at most this many transforms of single times. Each takes 8 bytes for every point of the grid."""
 
 
 def total(pieces: Pieces) -> float:
+    """The sum of the shares."""
     return sum(share for share, _ in pieces)
 
 
@@ -63,15 +64,17 @@ class Grid:
         self._known: dict[tuple[float, float], Any] = {}
 
     def of(self, pmf: Array) -> Any:
+        """The transform of a distribution, given as the share at each point of the grid."""
         return np.fft.rfft(pmf * self._tilt)
 
     def back(self, transform: Any) -> Array:
+        """The share at each point of the grid, from its transform."""
         whole = np.broadcast_to(np.asarray(transform, dtype=np.complex128), (self.size // 2 + 1,))
         pmf: Array = np.fft.irfft(whole, self.size) / self._tilt
         return np.maximum(pmf, 0.0)
 
     def at(self, seconds: float) -> Any:
-        """A constant time. An infinite time contributes nothing."""
+        """A constant time [s]. An infinite time contributes nothing."""
         return self._once((seconds, seconds), lambda: self.of_pieces([(1.0, seconds)]))
 
     def _once(self, key: tuple[float, float], compute: Callable[[], Any]) -> Any:
@@ -96,11 +99,11 @@ class Grid:
         return self.of(pmf[: self.size])
 
     def cells_before(self, seconds: float) -> int:
-        """How many points of the grid lie before a time."""
+        """How many points of the grid lie before a time [s]."""
         return math.ceil(seconds / self.dt - 1e-6)
 
     def uniform(self, least: float, most: float) -> Any:
-        """A time between `least` and `most`, uniformly distributed."""
+        """A time between `least` and `most` [s], uniformly distributed."""
         return self._once((least, most), lambda: self._uniform(least, most))
 
     def _uniform(self, least: float, most: float) -> Any:

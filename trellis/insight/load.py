@@ -30,8 +30,8 @@ class Load:
 
 
 def shard_under(load: Load, steps: Iterable[tuple[Retry, Calls]], overhead: Overhead) -> Shard:
-    """What the other orders do to a shard, if all have these steps. From the means, which is exact enough: see
-    `server_timers.waits` for how little the rates matter."""
+    """What the other orders do to a shard, if all have these steps. It is computed from their mean times, because
+    `server_timers.waits` changes little with the rates."""
     # A workflow's start, the start of its child, and its close. Each task of a workflow sets two timers.
     seconds, reads, timers = overhead.order, 3.0, 6.0
     for retry, calls in steps:
@@ -52,5 +52,5 @@ def shard_under(load: Load, steps: Iterable[tuple[Retry, Calls]], overhead: Over
 
 
 def _rounded(rate: float) -> float:
-    """To two digits: a small difference changes nothing, and equal rates share what was computed for them."""
+    """To two digits. A small difference changes nothing, and equal rates share one table of `server_timers.waits`."""
     return float(f"{rate:.2g}")

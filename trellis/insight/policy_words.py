@@ -40,7 +40,7 @@ def misses(share: float, noun: str = "order") -> str:
 
 
 def as_options(policy: Policy, steps: Iterable[str]) -> str:
-    """The arguments of `workflow.execute_activity` for each step, in Python. Steps with the same rule share a block."""
+    """The arguments of `workflow.execute_activity` for each step, in Python. Steps with equal rules share a block."""
     by: dict[Retry, list[str]] = {}
     for step in steps:
         by.setdefault(policy.retry_of(step), []).append(step)

@@ -16,7 +16,7 @@ from trellis.insight.calls import Calls, Overhead
 from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
-from trellis.insight.checks.measured import Measured
+from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
 from trellis.insight.load import Load
 from trellis.insight.per_step import WORTH, cheapest_mix, short
@@ -61,7 +61,7 @@ class Recommendation:
     p_miss_at_worst: float | None = None
     checks: tuple[Check, ...] = ()
     noun: str = "order"
-    measured: Measured | None = None
+    measured: MeasuredRuns | None = None
     steps: tuple[str, ...] = ()
     doubt: str = ""
 
@@ -123,8 +123,10 @@ def recommend(
     None: each is alone, where they fire latest. Raises BadInput when no policy is good enough; the message names the
     best policy with one rule.
 
-    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy is considered that makes more
-    calls at once than those in force, because failures may come from load.
+    What was learned is checked (`trellis.insight.checks`). Where a check fails, no policy with more lanes than those in
+    force is considered, because failures may come from load. Where every check passes and the best policy makes more
+    calls at once than the data show, the best one without further lanes is taken. If that makes too many as well, the
+    check `independent` fails.
     """
     if not 0 < epsilon < 1 or not 0 < deadline < 86_400:
         raise BadInput("The deadline must be more than 0 s and less than a day, epsilon between 0 and 1.")
@@ -139,7 +141,7 @@ def recommend(
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()
     checks = (_GIVEN,) if learned is None else checked(learned, deadline)
-    measured = None if learned is None else Measured.of(learned, deadline)
+    measured = None if learned is None else MeasuredRuns.of(learned, deadline)
     trust = all(check.ok for check in checks)
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
     lanes = max(_LANES) if trust or measured is None else measured.lanes
@@ -169,8 +171,8 @@ def recommend(
 def _within_load(
     goal: _Goal, learned: Learned, lanes: int, chosen: tuple[Prediction, pd.DataFrame]
 ) -> tuple[Prediction, pd.DataFrame, Check | None]:
-    """`chosen`, or the best choice without more lanes than today where `chosen` makes more calls at once than the data
-    show; and a failed check where that does too."""
+    """`chosen`, if it makes no more calls at once than the data show. Else the best choice with at most `lanes`, if
+    that one does not. Else `chosen` with a failed check."""
     heavy = beyond(learned, chosen[0].tries)
     if heavy is not None and any(rule.hedge > lanes for rule in _rules(chosen[0].policy)):
         try:
@@ -187,7 +189,7 @@ def _rules(policy: Policy) -> Iterator[Retry]:
     yield from policy.steps.values()
 
 
-def _no_better_than(measured: Measured, answer: Recommendation) -> Recommendation:
+def _no_better_than(measured: MeasuredRuns, answer: Recommendation) -> Recommendation:
     """`answer` with every figure at least the upper 95 % limit of what was measured."""
     least = measured.limit
     frontier = answer.frontier.assign(

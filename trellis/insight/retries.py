@@ -29,7 +29,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Faults, Overhead
-from trellis.insight.chain import ORDER, Part, checked, executions, in_a_row, steps_of
+from trellis.insight.chain import ORDER, Part, check_part, executions, in_a_row, steps_of
 from trellis.insight.chain_time import ChainTime, PartTime, chain_length, in_series
 from trellis.insight.grid import COARSER, TILT_CUT, TILT_LONG, TILT_WHOLE, Array, Grid, Side, Spacing
 from trellis.insight.load import Load, shard_under
@@ -55,7 +55,7 @@ _MOST_FINER = 4
 
 @dataclass(frozen=True)
 class Problem:
-    """What is predicted: a chain, how the calls of its steps behave, the policy with its retry rules, and overhead."""
+    """What is predicted: a chain, the calls of its steps, the policy with its retry rules, and the overhead."""
 
     policy: Policy
     chain: Part
@@ -169,7 +169,7 @@ class Prediction:
         return high - low <= max(TIGHT * high, _UNSEEN)
 
     def doubt(self, deadline: float) -> str:
-        """In words, between which bounds P(missed) lies; empty where the bounds are tight."""
+        """The bounds of P(missed) in words. Empty where the bounds are tight."""
         low, high = self.bounds(deadline)
         return "" if self.tight(deadline) else f"computed to between {low:.2g} and {high:.2g}"
 
@@ -194,10 +194,10 @@ def predict(
     shipping run in rounds, or a chain. None: the steps of `faults` where it names them, else an order.
 
     `load`: how many such orders share the server, which decides how early its timers fire. None: as `overhead` says, by
-    default one order alone. `deadline`: at this time [s] the bounds should be tight. If they are not, the grids are
-    made finer, by a factor of four at most (`Prediction.tight` tells whether that was enough). `dt`: the finest grid's
-    step [s]. None: 2 ms, and less for what takes less than a tenth of a second. `horizon`: the end of the only grid
-    [s]. None: all but a billionth lies before the end.
+    default one order alone. `deadline`: the time [s] at which the bounds should be tight. If they are not, the grids
+    are made up to four times finer (`Prediction.tight` says whether that was enough). `dt`: the finest grid's step [s].
+    None: 2 ms, and less where a run takes less than a tenth of a second. `horizon`: the end [s] of the grid, which is
+    then the only one. None: further grids are added until all but a billionth of the orders have ended.
     Raises BadInput for a plan with a script, for shares that are not from 0 to 1, for a step without calls, and for a
     grid that makes no sense. Raises ConfigError for a policy or plan that contradicts itself.
     """
@@ -236,7 +236,7 @@ def _problem(
         plan = FaultPlan.canonical() if faults is None else faults
         calls = {name: Calls.planned(plan, name) for name in names}
     policy.check(tuple(dict.fromkeys((*OUTSIDE_STEPS, *names, *calls))))
-    checked(chain)
+    check_part(chain)
     if load is not None:
         tried = [(policy.retry_of(step.name), calls[step.name]) for step in steps_of(chain)]
         overhead = replace(overhead, shard=shard_under(load, tried, overhead))
@@ -259,8 +259,8 @@ def _predicted(
 ) -> Prediction:
     """The prediction on these grids, and on as many coarser ones as are needed.
 
-    `grid`: makes a grid, or takes one that was used before. `enough`: given the end of the last grid [s], and the share
-    of orders that complete after it, whether that suffices.
+    `grid`: makes a grid, or takes one that was used before. `enough(end, unseen)`: whether no further grid is needed,
+    given the end of the last one [s] and the share of orders that complete after it.
     """
     cut = spacings[0].tilt == TILT_CUT
     values, first = problem.cdf(grid(spacings[0]))
@@ -284,7 +284,7 @@ def queued(found: Prediction, *, at_once: int, cpu: float, cores: float) -> Over
     The machine repairman's model (Kleinrock, "Queueing Systems" I, section 3.8): an order alternates between its
     timeouts and backoffs, which need no core, and work, for which it waits for a core. The mean is exact for any
     distribution of the two, if the cores are shared in turns. The wait is added where the work is: to the order, and to
-    each further execution of an activity. Orders with many failed tries so wait longer than others. Raises BadInput
+    each further execution of an activity. So orders with many failed tries wait longer. Raises BadInput
     where no order completes, and for numbers that make no sense.
     """
     mass = float(found.pmf.sum())

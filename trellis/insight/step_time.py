@@ -21,9 +21,10 @@ from trellis.insight.server_timers import PRECISION, SET_AND_RUN, Tries, waits
 from trellis.policies import Jitter, Placement, Retry
 
 _STEPS_OF_AN_ORDER = 7
-"""An order's overhead is spent between its steps. For the server's timers it matters how much lies between two."""
+"""An order's overhead is spread over this many gaps between its steps. The server's timers depend on such a gap."""
 
-_NOBODY = 1e-16
+_NEVER = 1e-16
+"""Tries that a smaller share of the orders than this reaches are not told apart by their backoffs."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def backoffs(retry: Retry, grid: Grid, chance: float) -> Iterator[tuple[float, i
             high, count = low, 1
         elif low >= retry.max_backoff or low <= 0.0 or retry.multiplier <= 1.0:
             high, count = low, last - number + 1
-        elif (1.0 - chance) ** number < _NOBODY:
+        elif (1.0 - chance) ** number < _NEVER:
             high, count = retry.max_backoff, last - number + 1
         else:
             count = min(_alike(low, retry.multiplier, grid.dt), last - number + 1)

@@ -149,30 +149,7 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     orders = whole_orders(orders, "order_id", "state", "began_at", "ended_at")
     attempts = whole_attempts(attempts, *_PLACED)
     shown = orders.sort_values("began_at").head(most)
-    tries = attempts[attempts["order_id"].isin(shown["order_id"])]
-    moments = tries[[name for name in ("ended_at", "started_at", "scheduled_at") if name in tries]].max(axis=1)
-    latest = moments.groupby(tries["order_id"]).max().reindex(shown["order_id"]).set_axis(shown.index)
-    ended = shown["ended_at"].fillna(latest).fillna(shown["began_at"])
-    lines = pd.DataFrame(
-        {
-            "order": labels(list(shown["order_id"].astype(str))),
-            "state": shown["state"].astype(str),
-            "to": (ended - shown["began_at"]).dt.total_seconds(),
-            "open": np.where(shown["ended_at"].isna(), "not ended", "ended"),
-        }
-    ).assign(start=0.0)
-    began = shown.set_index("order_id")["began_at"]
-    label = dict(zip(shown["order_id"].astype(str), lines["order"], strict=True))
-    placed = _placed(tries)
-    bad = placed[~placed["outcome"].isin(["succeeded", "open"])].head(MOST)
-    marks = pd.DataFrame(
-        {
-            "order": bad["order_id"].astype(str).map(label),
-            "outcome": bad["outcome"].astype(str),
-            "at": (bad["to"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
-            "times": np.where(bad["dated"], "known", "not known"),
-        }
-    )
+    lines, marks = _timeline_rows(shown, attempts[attempts["order_id"].isin(shown["order_id"])])
     order = list(lines["order"])
     y = alt.Y("order:N", sort=order, title=words.run, axis=alt.Axis(labelLimit=220))
     line = (
@@ -198,6 +175,34 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
     layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16))
     chart: alt.LayerChart = layered
     return chart
+
+
+def _timeline_rows(shown: pd.DataFrame, tries: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(a line for each order, a mark for each try that did not work). Times in seconds since the order began."""
+    moments = tries[[name for name in ("ended_at", "started_at", "scheduled_at") if name in tries]].max(axis=1)
+    latest = moments.groupby(tries["order_id"]).max().reindex(shown["order_id"]).set_axis(shown.index)
+    ended = shown["ended_at"].fillna(latest).fillna(shown["began_at"])
+    lines = pd.DataFrame(
+        {
+            "order": labels(list(shown["order_id"].astype(str))),
+            "state": shown["state"].astype(str),
+            "to": (ended - shown["began_at"]).dt.total_seconds(),
+            "open": np.where(shown["ended_at"].isna(), "not ended", "ended"),
+        }
+    ).assign(start=0.0)
+    began = shown.set_index("order_id")["began_at"]
+    label = dict(zip(shown["order_id"].astype(str), lines["order"], strict=True))
+    placed = _placed(tries)
+    bad = placed[~placed["outcome"].isin(["succeeded", "open"])].head(MOST)
+    marks = pd.DataFrame(
+        {
+            "order": bad["order_id"].astype(str).map(label),
+            "outcome": bad["outcome"].astype(str),
+            "at": (bad["to"] - began.reindex(bad["order_id"]).set_axis(bad.index)).dt.total_seconds(),
+            "times": np.where(bad["dated"], "known", "not known"),
+        }
+    )
+    return lines, marks
 
 
 def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> alt.LayerChart:
@@ -232,7 +237,7 @@ def attempts_per_step(attempts: pd.DataFrame, success: float | None = None) -> a
     x = alt.X(
         "attempts:N", sort=bins, title=f"attempts of {_a(words.part)} ({len(taken):,} {_many(words.part)})", axis=axis
     )
-    share = alt.Y("measured:Q", title="share of steps", axis=alt.Axis(format="%"))
+    share = alt.Y("measured:Q", title=f"share of {_many(words.part)}", axis=alt.Axis(format="%"))
     base = alt.Chart(data)
     bars = (
         base.transform_calculate(name="'measured'")

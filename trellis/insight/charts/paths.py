@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -102,41 +103,10 @@ def state_map(events: pd.DataFrame) -> alt.LayerChart:
     log = _log(events)
     edges = _follows(log)
     need_rows(edges, "events that follow one another", words_of(events))
-    log = log.assign(place=log.groupby("order_id").cumcount())
     if (kinds := log["kind"].nunique()) > _MOST:
         raise BadInput(f"This map would have {kinds} boxes, over {_MOST}: choose workflows of one type, or fewer.")
-    ours = words_of(events) == ORDERS
-    middle = log.groupby("kind")["place"].median()
-    ranked = sorted(middle.index, key=lambda kind: (middle[kind], -int((log["kind"] == kind).sum()), kind))
-    place = {kind: n for n, kind in enumerate(ranked)}
-    totals = log["kind"].value_counts()
-    boxes = pd.DataFrame(
-        {
-            "y": list(place.values()),
-            "label": [f"{k.lower().replace('_', ' ') if ours else k}  ({totals[k]:,})" for k in place],
-        }
-    )
-    most = int(edges["count"].max())
-    points, labels = [], []
-    for n, edge in enumerate(edges.itertuples(index=False)):
-        start, end, count, p50, p95 = edge
-        a, b = place[start], place[end]
-        side = 1.0 if b > a else -1.0
-        bow = side * (1.0 + 0.55 * max(0, abs(b - a) - 1)) if abs(b - a) else -1.0
-        edge_x = side * 1.0
-        width = 1 + 5 * count / most
-        for i in range(13):
-            u = i / 12
-            y = a + 0.14 + (b - a - 0.28 * (1 if b > a else -1) - (0.28 if b < a else 0)) * u if a != b else a + 0.3 * u
-            reach: float = edge_x + (bow - edge_x + side * 0.18) * 4 * u * (1 - u)
-            if b - a == 1:
-                reach = 0.0
-            points.append((n, i, reach, y, width))
-        tip = (b - a == 1, a + (b - a) / 2)
-        text = f"{count:,} \u00b7 {p50:.2g} / {p95:.2g} s"
-        labels.append((0.08 if tip[0] else bow + side * 0.28, tip[1], text, "left" if tip[0] or side > 0 else "right"))
-    path = pd.DataFrame(points, columns=["edge", "i", "x", "y", "width"])
-    texts = pd.DataFrame(labels, columns=["x", "y", "label", "align"])
+    place, boxes = _boxes(log, lower=words_of(events) == ORDERS)
+    path, texts = _arcs(edges, place)
     farthest = float(max(2.0, path["x"].abs().max(), texts["x"].abs().max())) + 1.6
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-farthest if (path["x"] < 0).any() else -1.6, farthest]))
     down = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[len(place) - 0.5, -0.6]))
@@ -163,3 +133,41 @@ def state_map(events: pd.DataFrame) -> alt.LayerChart:
     ).configure_view(stroke=None)  # fmt: skip
     chart: alt.LayerChart = layered
     return chart
+
+
+def _boxes(log: pd.DataFrame, *, lower: bool) -> tuple[dict[str, int], pd.DataFrame]:
+    """(the row of each kind of event in the map, the boxes with their labels). `lower`: labels in small letters."""
+    log = log.assign(place=log.groupby("order_id").cumcount())
+    middle = log.groupby("kind")["place"].median()
+    totals = log["kind"].value_counts()
+    ranked = sorted(middle.index, key=lambda kind: (middle[kind], -int(totals[kind]), kind))
+    place = {str(kind): n for n, kind in enumerate(ranked)}
+    labels = [f"{k.lower().replace('_', ' ') if lower else k}  ({totals[k]:,})" for k in place]
+    return place, pd.DataFrame({"y": list(place.values()), "label": labels})
+
+
+def _arcs(edges: pd.DataFrame, place: Mapping[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(the points of each arc, the text beside it)."""
+    most = int(edges["count"].max())
+    points, labels = [], []
+    for n, edge in enumerate(edges.itertuples(index=False)):
+        start, end, count, p50, p95 = edge
+        a, b = place[start], place[end]
+        side = 1.0 if b > a else -1.0
+        bow = side * (1.0 + 0.55 * max(0, abs(b - a) - 1)) if abs(b - a) else -1.0
+        edge_x = side * 1.0
+        width = 1 + 5 * count / most
+        for i in range(13):
+            u = i / 12
+            y = a + 0.14 + (b - a - 0.28 * (1 if b > a else -1) - (0.28 if b < a else 0)) * u if a != b else a + 0.3 * u
+            reach: float = edge_x + (bow - edge_x + side * 0.18) * 4 * u * (1 - u)
+            if b - a == 1:
+                reach = 0.0
+            points.append((n, i, reach, y, width))
+        tip = (b - a == 1, a + (b - a) / 2)
+        text = f"{count:,} \u00b7 {p50:.2g} / {p95:.2g} s"
+        labels.append((0.08 if tip[0] else bow + side * 0.28, tip[1], text, "left" if tip[0] or side > 0 else "right"))
+    return (
+        pd.DataFrame(points, columns=["edge", "i", "x", "y", "width"]),
+        pd.DataFrame(labels, columns=["x", "y", "label", "align"]),
+    )

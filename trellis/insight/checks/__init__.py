@@ -3,8 +3,9 @@
 enough        are there enough attempts of each step?
 independent   is each try a draw of its own?
 durations     does the fitted model give the durations that were measured?
-chain         does the structure explain the time of the runs?
+chain         is it understood what a run does?
 
+`load` asks one question more, of the policy that is to be advised: would it make more calls at once than the data show?
 Each check is a module, whose docstring names its test and the source of the test. On data for which everything that is
 assumed holds, all checks together raise a false alarm in at most 2 % of the cases.
 """

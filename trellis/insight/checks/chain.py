@@ -1,16 +1,13 @@
-"""Chain: does the structure that was learned explain the time that the runs took?
+"""Chain: is it understood what a run does?
 
-What neither the steps nor the measured waits explain is kept as a measured remainder, which no policy changes. If the
-remainder is most of the time, a prediction says little about the policy.
+It is, if one chain or a choice of a few explains 95 % of the runs that completed (`trellis.insight.structure`).
+Otherwise a prediction is little more than the time that was measured. A chain that the caller gives is not checked.
 """
 
 from __future__ import annotations
 
 from trellis.insight.checks.check import Check
 from trellis.insight.fit import Learned
-
-_LEAST = 0.5
-"""The structure must explain at least this share of the time of the runs, beyond what is measured anyway."""
 
 
 def check(learned: Learned) -> Check:
@@ -20,4 +17,4 @@ def check(learned: Learned) -> Check:
         return Check("chain", True, f"The chain is taken as given: {', '.join(learned.steps)}.")
     if not structure.understood:
         return Check("chain", False, f"The structure of these {learned.noun}s is not understood: {structure.words}")
-    return Check("chain", True, f"{structure.words}")
+    return Check("chain", True, structure.words)

@@ -93,7 +93,7 @@ def check(found: Draws, deadline: float, noun: str = "order") -> Check:
             f"failures under load."
         )
         return Check("independent", True, words)
-    return Check("independent", False, described(found, _plainest(findings), noun))
+    return Check("independent", False, _described(found, _plainest(findings), noun))
 
 
 def _evidence(findings: list[_Finding]) -> float:
@@ -228,7 +228,7 @@ class _Odds:
         return _log_mean(logs)
 
 
-def described(found: Draws, worst: _Finding, noun: str) -> str:
+def _described(found: Draws, worst: _Finding, noun: str) -> str:
     """What was found, in one or two sentences with its figures."""
     bad, group = worst.bad, worst.group
     did = "failed"

@@ -2,9 +2,9 @@
 
 A provider that is busy shows little of it: at 70 % of what it can serve, a call waits rarely and not for long. No test
 finds that among latencies that vary anyway, and a second lane then brings it down. So more calls need evidence of their
-own. A call that its caller gave up still occupies the provider, so every call counts for its whole time: a policy that
-makes r times the calls of today has r times as many in flight. Where that is more than were in flight at the busiest
-twentieth of the calls in the data, the data say nothing about it.
+own. A call that its caller gave up still occupies the provider, so every call counts for its whole time. A policy that
+makes r times today's calls has r times as many in flight. Where that is more than the 95 % point of the calls in flight
+in the data, the data say nothing about it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from trellis.insight.checks.check import Check
 from trellis.insight.fit import Learned
 
 _BUSIEST = 0.95
+"""The busiest times of the data: the calls in flight that this share of the calls did not exceed."""
+
 _MORE = 1.05
-"""A policy that makes this many times the calls of today, or fewer, is no heavier."""
+"""A policy makes more calls than today's if it makes more than this many times as many."""
 
 
 def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
-    """A failed check where a policy with so many `tries` of each step in a run goes beyond the load of the data."""
+    """A failed check where a policy makes more calls at once than the data show, else None. `tries`: its expected calls
+    of each step in a run."""
     if "order_id" not in learned.attempts:
         return Check(
             "independent", False,
@@ -46,7 +49,7 @@ def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
                 "independent", False,
                 f"The policy would make {more:.1f} times the calls of {step} that the data show, so about "
                 f"{more * flight.mean():.0f} at once. The data show {most - 1:.0f} at the busiest times, and do not "
-                f"say how calls behave beyond that: a provider that is near its limit fails.",
+                f"say how calls behave beyond that. A provider that is near its limit may fail.",
             )  # fmt: skip
     return None
 

@@ -73,7 +73,7 @@ def percentile_limit(took: Any, share: float, level: float = 0.95) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRuns:
     """What the runs measured. `today`: misses under the policy in force, which is that of the latest runs. `every`:
     misses under all policies. `p50`, `p99`: upper limits of the percentiles [s], infinite where there are too few runs.
     `lanes`: the most lanes of any policy in force."""
@@ -85,7 +85,7 @@ class Measured:
     lanes: int
 
     @classmethod
-    def of(cls, learned: Learned, deadline: float) -> Measured:
+    def of(cls, learned: Learned, deadline: float) -> MeasuredRuns:
         """What the runs of `learned` measured for a deadline [s]."""
         runs = counted(learned.runs)
         latest = _latest(runs)

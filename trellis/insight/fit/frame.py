@@ -14,8 +14,8 @@ _TRY = ["order_id", "step", "round", "execution", "try", "lane", "attempt", "out
 
 
 def one_namespace(frame: pd.DataFrame) -> None:
-    """Raises BadInput where the rows are of several namespaces: a workflow's id is not unique across them, and their
-    calls need have nothing in common."""
+    """Raises BadInput where the rows are of several namespaces. The same workflow id may occur in both, and their calls
+    need have nothing in common."""
     names = sorted(frame["namespace"].dropna().astype(str).unique()) if "namespace" in frame else []
     if len(names) > 1:
         raise BadInput(
@@ -24,7 +24,7 @@ def one_namespace(frame: pd.DataFrame) -> None:
 
 
 def whole_history(frame: pd.DataFrame) -> pd.DataFrame:
-    """A history with its dtypes, each row once, without activities whose name is missing: nothing can be learned of
+    """A history with its dtypes and each row once. Activities without a name are left out: nothing can be learned from
     them. Raises BadInput with a sentence."""
     one_namespace(frame)
     made = in_order(whole(frame))

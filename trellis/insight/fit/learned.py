@@ -36,12 +36,12 @@ _TIMED = {"order_id", "step", "round", "started_at", "ended_at", "outcome", "dur
 class Learned:
     """What was learned from a frame of attempts. `steps`: each step's calls, in the order of the chain.
 
-    `chain`: what a run does. `runs`: columns as `measured_runs`, one row per run that ended. `attempts`: the attempts
-    that it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run
-    that neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
+    `chain`: what a run does. `runs`: one row per run that ended, with the columns of `measured_runs`. `attempts`: what
+    it was learned from. `noun`: what a run is called, "order" or "workflow". `remainder`: the time [s] of a run that
+    neither its steps nor its waits explain, as equally likely values; empty where it was not measured.
     `structure`: how the chain was learned; None where it was given, or the frame has no times. `load`: how many runs
-    share the server, which decides how early its timers fire. No frame shows how many history shards a server has, so
-    None takes each run as alone, where timers fire latest.
+    share the server, which decides how early its timers fire. None: each run is alone, where timers fire latest. No
+    frame shows how many history shards a server has.
     """
 
     steps: dict[str, Fit]
@@ -110,7 +110,7 @@ class Learned:
         return {name: value for name, value in known.items() if value is not None}
 
     def predicted(self, policy: Policy, *, deadline: float | None = None) -> Prediction:
-        """What was learned, under a policy. `deadline`: at this time [s] the prediction should be precise."""
+        """The prediction of what was learned, under another policy. `deadline` [s] and errors as for `predict`."""
         return predict(policy, self.calls, deadline=deadline, **self.setting)
 
     def check(self) -> Learned:
@@ -148,10 +148,10 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
 
     `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
-    has its steps, else what the workflows' times show. A frame without times gives every step once, by its first
-    appearance. `runs`: the measured durations, as a frame of `insight.orders` or of
-    `history_workflows`. How far the steps lend each other evidence: see `pooling`. A step that never worked is learned
-    too, as far as its tries say; `Learned.check` refuses a chain that needs it.
+    has its steps, else what the workflows' times show. A frame without times gives every step once, in the order in
+    which the steps first appear. `runs`: the measured durations, as a frame of `insight.orders` or `history_workflows`.
+    The steps lend each other evidence (see `pooling`). A step that never worked is learned too, as far as its tries
+    say; `Learned.check` refuses a chain that needs it.
 
     Attempts of runs that are still open count like all others, except those that have not ended. An attempt of a run
     that was cancelled counts as cut off. Raises BadInput with a sentence where the frame cannot be used, where a step
@@ -159,15 +159,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
-    if "kind" in frame:
-        frame = whole_history(frame)
-        attempts = usable(history_attempts(frame))
-        if (frame["kind"] == "workflow").any():
-            runs = history_workflows(frame) if runs is None else runs
-        else:
-            frame = attempts
-    else:
-        frame = attempts = usable(frame)
+    frame, attempts, runs = _read(frame, runs)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
     noun = noun_of(attempts)
@@ -182,7 +174,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     measured = measured_runs(attempts, runs)
     known = "order_id" not in attempts or measured["order_id"].isin(attempts["order_id"].dropna().unique()).any()
     if runs is not None and len(measured) and not known:
-        raise BadInput(f"None of these {noun}s has an attempt in the frame: give both of the same time.")
+        raise BadInput(f"None of these {noun}s has an attempt in the frame: give {noun}s and attempts of one period.")
     if steps is not None or not set(attempts.columns) >= _TIMED:
         return Learned(fits, chain=in_a_row(chain), runs=measured, attempts=attempts, noun=noun)
     structure = structure_of(frame, attempts, runs)
@@ -195,6 +187,19 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
         fits, chain=structure.chain, runs=measured, attempts=attempts, noun=noun, remainder=structure.remainder,
         structure=structure,
     )  # fmt: skip
+
+
+def _read(frame: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """(what shows the chain, the attempts, the runs). A whole history holds its runs itself, and shows the chain better
+    than its attempts do."""
+    if "kind" not in frame:
+        attempts = usable(frame)
+        return attempts, attempts, runs
+    frame = whole_history(frame)
+    attempts = usable(history_attempts(frame))
+    if not (frame["kind"] == "workflow").any():
+        return attempts, attempts, runs
+    return frame, attempts, history_workflows(frame) if runs is None else runs
 
 
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:

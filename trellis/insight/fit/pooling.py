@@ -5,8 +5,8 @@ Shares: the spread between steps beyond chance is estimated from the chi-squared
 outcomes (Brier, "Analysis of contingency tables under cluster sampling", Biometrika 67, 1980), less two degrees of
 freedom, as in the estimator of James and Stein. The smaller it is, and the fewer tries a step has, the further its
 shares move. They move by one standard error at most (Efron and Morris, "Limiting the risk of Bayes and empirical Bayes
-estimators", JASA 66 and 67, 1971 and 1972), so that a step unlike the others is not pulled into their midst. Intervals
-do not move: each rests on the step's own tries, so it holds whatever the other steps are.
+estimators", JASA 66 and 67, 1971 and 1972), so that a step unlike the others stays apart from them. Intervals do not
+move: each rests on the step's own tries, so it holds whatever the other steps are.
 
 Latencies: the two-sample test of Kolmogorov and Smirnov, at a level of 20 %. A wrong "they differ" costs some precision
 and a wrong "they agree" can advise a timeout that a slow step never meets, so the level is high.
@@ -21,10 +21,10 @@ import numpy as np
 from scipy import stats
 
 ENOUGH = 100
-"""A step with so many good calls needs no other step's latencies: its own slowest hundredth was seen."""
+"""A step with this many good calls needs no other step's latencies: it has seen its own slowest hundredth."""
 
 _FEWEST = 5
-"""Of fewer good calls no test can say that they are unlike others."""
+"""With fewer good calls than this, no test can say that they are unlike others."""
 
 _DIFFER = 0.2
 _COMPARED = 1000
@@ -40,7 +40,7 @@ def toward_common(shares: Mapping[str, Mapping[str, float]], sizes: Mapping[str,
     table = table[:, table.sum(axis=0) > 0]
     size = table.sum(axis=1)
     freedom = (len(names) - 1) * (table.shape[1] - 1)
-    # Two steps and two outcomes: one difference, and nothing to tell its spread from.
+    # Two steps with two outcomes have one difference, which shows no spread.
     if freedom <= 2:
         return dict.fromkeys(names, 0.0)
     expected = np.outer(size, table.sum(axis=0)) / size.sum()

@@ -129,7 +129,7 @@ def fitted(tries: Tries) -> tuple[Fit, float]:
         name: curve.interval(cause, _MISS, 0.0 if cause == OK else split)
         for name, cause in (("ok", OK), ("error", ERROR), ("hang", CUT))
     }
-    if tries.unlike:
+    if tries.kinds_unknown:
         intervals |= dict.fromkeys(("error", "hang"), (0.0, 1.0 - intervals["ok"][0]))
     found = Fit(
         tries=round(total),

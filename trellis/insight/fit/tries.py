@@ -29,7 +29,7 @@ class Tries:
     known_failures: int
     """The failures whose kind is known: those that raised and those that timed out."""
 
-    unlike: bool = False
+    kinds_unknown: bool = False
     """Whether no failure's kind is known, so that each may have raised or timed out."""
 
     @property
@@ -52,7 +52,7 @@ class Tries:
             return np.concatenate([getattr(one, name) for one in several])
 
         arrays = (joined("kind"), joined("seconds"), joined("weight"), joined("timed_good"), joined("cut"))
-        return cls(*arrays, sum(one.known_failures for one in several), any(one.unlike for one in several))
+        return cls(*arrays, sum(one.known_failures for one in several), any(one.kinds_unknown for one in several))
 
     @classmethod
     def read(cls, attempts: pd.DataFrame) -> Tries:
@@ -62,8 +62,8 @@ class Tries:
         """
         outcome = attempts["outcome"].astype("string").fillna("unknown")
         unknown = int((outcome == "unknown").sum())
-        unlike = unknown > 0 and not outcome.isin(["failed", "timed out"]).any()
-        if unlike:
+        kinds_unknown = unknown > 0 and not outcome.isin(["failed", "timed out"]).any()
+        if kinds_unknown:
             # A local activity's marker counts the tries before the last one, and does not say how they ended.
             outcome, unknown = outcome.replace("unknown", "failed"), 0
         kinds = outcome.map(_KINDS)
@@ -91,4 +91,4 @@ class Tries:
         if unknown:
             weight[failed] += unknown / failed.sum()
         cut = took[((kind == CUT) | by_clock) & np.isfinite(took)]
-        return cls(kind, seconds, weight, np.maximum(good, 0.0), cut, int(failed.sum()), unlike)
+        return cls(kind, seconds, weight, np.maximum(good, 0.0), cut, int(failed.sum()), kinds_unknown)

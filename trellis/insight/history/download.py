@@ -16,9 +16,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.errors import BadInput, TemporalUnavailable, TrellisError
-from trellis.insight.history.chains import closed, neighbours
 from trellis.insight.history.connecting import Connects, connected
 from trellis.insight.history.frames import made
+from trellis.insight.history.links import closed, neighbours
 from trellis.insight.history.listing import SAMPLE, Listed, listed, within
 from trellis.insight.history.rows import rows
 
@@ -68,10 +68,10 @@ def history(
 
     An id gives all runs that belong together: continued as new, retried, repeated by cron, or reset. `run_id=` gives
     one of them. A query gives the runs that it finds; `since=` and `until=` choose among them by their start (since
-    inclusive, until exclusive, both with a time zone). `limit=`: the newest so many. Otherwise, of more than `sample=`
-    (2,000; None for all) a random sample is read, with `seed=` (0). What was not read is said by a PartialHistory
-    warning, and in the frame's `attrs["notes"]`. `progress=True` shows a bar on stderr. `concurrency=` (16): so many
-    histories are fetched at a time.
+    inclusive, until exclusive, both with a time zone). `limit=` gives only the newest ones, at most this many. Without
+    it, where a query finds more than `sample=` (2,000; None for no limit), a random sample of that size is read, with
+    `seed=` (0). A PartialHistory warning says what was not read, and so does the frame's `attrs["notes"]`.
+    `progress=True` shows a bar on stderr. `concurrency=` (16) is the number of histories that are fetched at a time.
 
     `client`: an address; a function that returns a Client (called on the event loop that uses it); or None for the
     Temporal that the settings name, or else this workspace's. `connect=`: further arguments of Temporal's

@@ -16,16 +16,17 @@ from trellis.insight.history.fields import time
 
 _LOCAL = "core_local_activity"
 
-_RESET = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+RESET = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 
 NEVER_STARTED = "never started"
 """The type of failure of an activity that timed out before any attempt began."""
 
-_CLOSED = {
+CLOSED = {
     "WORKFLOW_EXECUTION_COMPLETED": "succeeded", "WORKFLOW_EXECUTION_CONTINUED_AS_NEW": "succeeded",
     "WORKFLOW_EXECUTION_FAILED": "failed", "WORKFLOW_EXECUTION_TIMED_OUT": "timed out",
     "WORKFLOW_EXECUTION_CANCELED": "abandoned", "WORKFLOW_EXECUTION_TERMINATED": "abandoned",
 }  # fmt: skip
+"""How a run ended, by its last event."""
 
 # Events that neither open a row nor end one.
 _QUIET = (
@@ -123,9 +124,9 @@ class _Reader:
                 attempt=a.attempt,
                 **fields.limits(a.workflow_run_timeout, a.workflow_execution_timeout, fields.policy(a)),
             )  # fmt: skip
-        elif name in _CLOSED:
+        elif name in CLOSED:
             workflow = self._open.get(("workflow", None))
-            self._end(("workflow", None), event, _CLOSED[name], a.failure if name.endswith("_FAILED") else None)
+            self._end(("workflow", None), event, CLOSED[name], a.failure if name.endswith("_FAILED") else None)
             if workflow and name.endswith("_TERMINATED"):
                 workflow |= {"failure_type": "terminated", "error": a.reason or None}
         elif name.startswith("WORKFLOW_TASK_"):
@@ -139,12 +140,7 @@ class _Reader:
         elif name == "ACTIVITY_TASK_STARTED":
             self._activity_started(event, a)
         elif name.startswith("ACTIVITY_TASK_") and hasattr(a, "scheduled_event_id") and "CANCEL_REQ" not in name:
-            outcome = {"COMPLETED": "succeeded", "FAILED": "failed", "TIMED_OUT": "timed out", "CANCELED": "abandoned"}
-            failure = a.failure if name.endswith(("FAILED", "TIMED_OUT")) else None
-            row = self._open.get(("activity", a.scheduled_event_id))
-            self._end(("activity", a.scheduled_event_id), event, outcome[name.removeprefix("ACTIVITY_TASK_")], failure)
-            if row and failure and fields.is_timeout(failure) and not (a.started_event_id or failure.HasField("cause")):
-                row["failure_type"] = NEVER_STARTED
+            self._activity_ended(name, event, a)
         elif name == "TIMER_STARTED":
             self._open["timer", event.event_id] = self._row(
                 event, "timer", a.timer_id, started_at=time(event.event_time),
@@ -155,18 +151,24 @@ class _Reader:
             self._end(("timer", a.started_event_id), event, outcome_)
         elif name == "WORKFLOW_EXECUTION_SIGNALED":
             self._instant(event, "signal", a.signal_name, worker=a.identity or None)
-        elif name == "WORKFLOW_EXECUTION_UPDATE_ACCEPTED":
-            self._open["update", event.event_id] = self._row(
-                event, "update", self._update_name(a), started_at=time(event.event_time)
-            )
-        elif name == "WORKFLOW_EXECUTION_UPDATE_ADMITTED":
-            self._updates |= dict.fromkeys((event.event_id, a.request.meta.update_id), a.request.input.name)
-        elif name == "WORKFLOW_EXECUTION_UPDATE_COMPLETED":
-            failed = a.outcome.failure if a.outcome.WhichOneof("value") == "failure" else None
-            self._end(("update", a.accepted_event_id), event, "failed" if failed else "succeeded", failed)
+        elif name.startswith("WORKFLOW_EXECUTION_UPDATE_"):
+            self._update(name, event, a)
         elif name == "MARKER_RECORDED":
             self._marker(event, a)
         elif not name.startswith(_QUIET) and not self._other(name, event, a):
+            self._row(event, "unknown event", name, outcome="unknown")
+
+    def _update(self, name: str, event: HistoryEvent, a: Any) -> None:
+        if name.endswith("_ADMITTED"):
+            self._updates |= dict.fromkeys((event.event_id, a.request.meta.update_id), a.request.input.name)
+        elif name.endswith("_ACCEPTED"):
+            self._open["update", event.event_id] = self._row(
+                event, "update", self._update_name(a), started_at=time(event.event_time)
+            )
+        elif name.endswith("_COMPLETED"):
+            failed = a.outcome.failure if a.outcome.WhichOneof("value") == "failure" else None
+            self._end(("update", a.accepted_event_id), event, "failed" if failed else "succeeded", failed)
+        else:
             self._row(event, "unknown event", name, outcome="unknown")
 
     def _update_name(self, a: Any) -> str:
@@ -185,7 +187,7 @@ class _Reader:
         elif name == "WORKFLOW_TASK_COMPLETED":
             if ("workflow", None) in self._open and (build := fields.build_id(a)):
                 self._open["workflow", None]["build_id"] = build
-        elif name == "WORKFLOW_TASK_FAILED" and a.cause == _RESET:
+        elif name == "WORKFLOW_TASK_FAILED" and a.cause == RESET:
             self._reset(event, a.base_run_id)
         elif name in ("WORKFLOW_TASK_FAILED", "WORKFLOW_TASK_TIMED_OUT"):
             task = {**self._tasks.get(a.scheduled_event_id, {}), **fields.task_failure(name, a)}
@@ -253,6 +255,15 @@ class _Reader:
             return
         self._reached(row, a.attempt, a.last_failure if a.HasField("last_failure") else None)
         row |= {"started_at": time(event.event_time), "worker": a.identity or None, "build_id": fields.build_id(a)}
+
+    def _activity_ended(self, name: str, event: HistoryEvent, a: Any) -> None:
+        outcomes = {"COMPLETED": "succeeded", "FAILED": "failed", "TIMED_OUT": "timed out", "CANCELED": "abandoned"}
+        key = ("activity", a.scheduled_event_id)
+        failure = a.failure if name.endswith(("FAILED", "TIMED_OUT")) else None
+        row = self._open.get(key)
+        self._end(key, event, outcomes[name.removeprefix("ACTIVITY_TASK_")], failure)
+        if row and failure and fields.is_timeout(failure) and not (a.started_event_id or failure.HasField("cause")):
+            row["failure_type"] = NEVER_STARTED
 
     def _reached(self, row: dict[str, Any], attempt: int, failure: Failure | None) -> list[dict[str, Any]]:
         """Note that `row` is this attempt. Returns rows for the earlier attempts."""

@@ -5,7 +5,7 @@ workflow task issued together run side by side, and an item that was issued afte
 are parts that follow each other again. What a chain does not explain is measured in each run, as one remainder.
 """
 
-from trellis.insight.structure.learned import Structure
+from trellis.insight.structure.course import Structure
 from trellis.insight.structure.source import structure_of
 
 __all__ = ["Structure", "structure_of"]

@@ -14,7 +14,7 @@ from trellis.insight.structure.shapes import Evidence, Row, Sides, Span, Tree, t
 
 _COURSES = 2_000
 _EFFORT = 20_000_000
-"""Different courses that are read, and pairs of items that are compared. Rare courses are left out first."""
+"""The most courses that are read, and the most pairs of items that are compared. Rare courses are left out first."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Group:
 
 
 def _takes(tree: Tree, seconds: Any) -> Any:
+    """What a tree takes in each run [s]."""
     match tree:
         case int():
             return seconds[:, tree]
@@ -49,6 +50,7 @@ def _takes(tree: Tree, seconds: Any) -> Any:
 
 
 def _longest(tree: Tree, mean: Any) -> tuple[float, list[int]]:
+    """(mean seconds of the longest way through a tree, the items on it)."""
     match tree:
         case int():
             return float(mean[tree]), [tree]
@@ -67,17 +69,7 @@ def groups_of(items: Items, runs: Any) -> list[Group]:
     run = table["run"].to_numpy(dtype=np.int64)
     token = table["token"].to_numpy(dtype=np.int64)
     n = len(table)
-    both = np.concatenate([np.arange(n), np.arange(n)])
-    is_begin = np.repeat([True, False], n)
-    at = np.concatenate([table["begin"].to_numpy(), table["end"].to_numpy()])
-    order = np.lexsort((is_begin, at, run[both]))
-    both, is_begin = both[order], is_begin[order]
-    of = run[both]
-    changed = np.ones(2 * n, dtype=bool)
-    changed[1:] = (is_begin[1:] != is_begin[:-1]) | (of[1:] != of[:-1])
-    batch = np.cumsum(changed)
-    begin, end = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    begin[both[is_begin]], end[both[~is_begin]] = batch[is_begin], batch[~is_begin]
+    begin, end = _positions(run, table["begin"].to_numpy(), table["end"].to_numpy())
     # Items that began together are ordered by token, then by their end, so that equal courses look equal.
     place = np.lexsort((table["end"].to_numpy(), token, begin, run))
     run, token, begin, end = run[place], token[place], begin[place], end[place]
@@ -107,7 +99,25 @@ def groups_of(items: Items, runs: Any) -> list[Group]:
     return sorted(made, key=lambda one: len(one.runs), reverse=True)
 
 
+def _positions(run: Any, begin: Any, end: Any) -> tuple[Any, Any]:
+    """The begins and ends of items as positions in their runs. Begins that no end separates have the same position, and
+    so have ends that no begin separates."""
+    n = len(run)
+    both = np.concatenate([np.arange(n), np.arange(n)])
+    is_begin = np.repeat([True, False], n)
+    order = np.lexsort((is_begin, np.concatenate([begin, end]), run[both]))
+    both, is_begin = both[order], is_begin[order]
+    of = run[both]
+    changed = np.ones(2 * n, dtype=bool)
+    changed[1:] = (is_begin[1:] != is_begin[:-1]) | (of[1:] != of[:-1])
+    position = np.cumsum(changed)
+    begins, ends = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    begins[both[is_begin]], ends[both[~is_begin]] = position[is_begin], position[~is_begin]
+    return begins, ends
+
+
 def _affordable(found: Sequence[list[int]], size: Any) -> list[list[int]]:
+    """The courses that are read: as many of the most common ones as `_COURSES` and `_EFFORT` allow."""
     found = found[:_COURSES]
     effort = np.cumsum([int(size[one[0]]) ** 2 for one in found])
     return [one for one, spent in zip(found, effort, strict=True) if spent <= _EFFORT]

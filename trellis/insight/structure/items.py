@@ -22,7 +22,6 @@ TIMEOUT = "a timeout"
 
 _OUTSIDE = ("signal", "update")
 
-
 _NOTHING = pd.DataFrame({"run": [], "order": [], "at": [], "name": []}).astype(
     {"run": int, "order": float, "at": float}
 )
@@ -94,34 +93,17 @@ def from_history(frame: pd.DataFrame) -> Items:
 
 def from_attempts(attempts: pd.DataFrame, durations: pd.DataFrame | None) -> Items:
     """The items of a frame that `history_attempts` returned: activities only, in the order of their times."""
-    outcome = attempts["outcome"].astype(object)
     began = attempts["scheduled_at"] if "scheduled_at" in attempts else attempts["started_at"]
     began = began.fillna(attempts["started_at"])
     ids = attempts["order_id"].astype(object)
-    ends = attempts.assign(order_id=ids, began=began).groupby("order_id", sort=False)
-    runs = pd.DataFrame({"began": ends["began"].min(), "last": ends["ended_at"].max()}).reset_index(names="run_id")
-    runs["seconds"] = (runs["last"] - runs["began"]).dt.total_seconds()
-    still = pd.Series(outcome == "open").groupby(ids.to_numpy()).any()
-    runs["outcome"] = np.where(runs["run_id"].map(still).astype(bool), "open", "succeeded")
-    if durations is not None:
-        known = durations.drop_duplicates("order_id").set_index(durations["order_id"].drop_duplicates().astype(object))
-        there = runs["run_id"].isin(known.index)
-        runs = runs[there].reset_index(drop=True)
-        found = known.loc[runs["run_id"]]
-        runs["seconds"] = found["seconds"].to_numpy(dtype="float64", na_value=np.nan)
-        done = (found["state"].astype(object) == "COMPLETED").to_numpy()
-        runs["outcome"] = np.where(done, "succeeded", "failed")
-        if "began_at" in found:
-            first = found["began_at"].reset_index(drop=True)
-            runs["began"] = first.where(first.notna() & (first <= runs["began"]), runs["began"])
-    runs["workflow_id"], runs["workflow_type"], runs["parent"] = runs["run_id"], "workflow", None
+    runs = _runs_of_attempts(attempts.assign(order_id=ids, began=began), durations)
     rows = pd.DataFrame(
         {
             "run": pd.Index(runs["run_id"]).get_indexer(pd.Index(ids)),
             "event": attempts["round"].astype("float64"),
             "kind": ACTIVITY,
             "name": attempts["step"].astype(object),
-            "outcome": outcome,
+            "outcome": attempts["outcome"].astype(object),
             "attempt": attempts["execution"],
             "task": pd.NA,
             "end_event": pd.NA,
@@ -141,7 +123,28 @@ def from_attempts(attempts: pd.DataFrame, durations: pd.DataFrame | None) -> Ite
     return Items(*_tokens(_ordered(_together(rows), numbered=False), runs)[:2], runs, _NOTHING)
 
 
+def _runs_of_attempts(attempts: pd.DataFrame, durations: pd.DataFrame | None) -> pd.DataFrame:
+    """The runs of these attempts, with the measured `durations` of those that have one."""
+    each = attempts.groupby("order_id", sort=False)
+    runs = pd.DataFrame({"began": each["began"].min(), "last": each["ended_at"].max()}).reset_index(names="run_id")
+    runs["seconds"] = (runs["last"] - runs["began"]).dt.total_seconds()
+    still = pd.Series(attempts["outcome"].astype(object) == "open").groupby(attempts["order_id"].to_numpy()).any()
+    runs["outcome"] = np.where(runs["run_id"].map(still).astype(bool), "open", "succeeded")
+    if durations is not None:
+        known = durations.drop_duplicates("order_id").set_index(durations["order_id"].drop_duplicates().astype(object))
+        runs = runs[runs["run_id"].isin(known.index)].reset_index(drop=True)
+        found = known.loc[runs["run_id"]]
+        runs["seconds"] = found["seconds"].to_numpy(dtype="float64", na_value=np.nan)
+        done = (found["state"].astype(object) == "COMPLETED").to_numpy()
+        runs["outcome"] = np.where(done, "succeeded", "failed")
+        if "began_at" in found:
+            first = found["began_at"].reset_index(drop=True)
+            runs["began"] = first.where(first.notna() & (first <= runs["began"]), runs["began"])
+    return runs.assign(workflow_id=runs["run_id"], workflow_type="workflow", parent=None)
+
+
 def _runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a history, from their own rows."""
     made = pd.DataFrame(
         {
             "run_id": rows["run_id"].astype(object),
@@ -157,6 +160,7 @@ def _runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _seconds(times: pd.Series[Any], began: Any) -> Any:
+    """Times as seconds since each run began."""
     return (times - pd.Series(began, index=times.index)).dt.total_seconds().to_numpy(dtype="float64")
 
 
@@ -175,7 +179,7 @@ def _together(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ordered(each: pd.DataFrame, numbered: bool) -> pd.DataFrame:
-    """With `begin` and `end`."""
+    """With `begin` and `end`: by the numbers of history events where the rows are `numbered`, else by times."""
     if not numbered:
         return each.assign(begin=each["at"], end=each["until"])
     begin = each["task"].to_numpy(dtype="float64") + 0.5

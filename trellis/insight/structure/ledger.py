@@ -9,7 +9,7 @@ import pandas as pd
 
 from trellis.insight.calls import Overhead
 from trellis.insight.chain import Measured, Series, in_a_row
-from trellis.insight.structure.learned import Structure, values
+from trellis.insight.structure.course import Structure, values
 from trellis.insight.structure.wording import REST, sentence
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.model import Step as OrderStep
@@ -54,7 +54,7 @@ def of_orders(attempts: pd.DataFrame, orders: pd.DataFrame | None) -> Structure:
     explained = float(1 - rest.sum() / seconds[whole].sum()) if seconds[whole].sum() > 0 else 1.0
     text = (
         f"An order runs {words}. Its steps take {explained:.0%} of the time. Workflow tasks, scheduling and queues "
-        f"take the rest: {np.median(rest):.2f} s in the middle order."
+        f"take the rest: {np.median(rest):.2f} s in the median order."
     )
     return Structure(chain, True, text, explained, _public(runs), remainder)
 

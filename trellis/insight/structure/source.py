@@ -9,9 +9,9 @@ import pandas as pd
 
 from trellis.insight.chain import Choice, Part, Series, Step
 from trellis.insight.frames import noun_of
+from trellis.insight.structure.course import Course, Structure, learn_type, values
 from trellis.insight.structure.groups import Waits, waits_of
 from trellis.insight.structure.items import CHILD, Items, from_attempts, from_history
-from trellis.insight.structure.learned import Course, Structure, learn_type, values
 from trellis.insight.structure.ledger import of_orders
 from trellis.insight.structure.wording import share_words
 
@@ -64,16 +64,16 @@ def _together(names: list[str], courses: list[Course], seconds: Any, measured: p
     whole = np.concatenate([seconds[course.runs] for course in courses])
     explained = float(np.minimum(takes, whole).sum() / whole.sum()) if whole.sum() > 0 else 1.0
     if len(courses) == 1:
-        part, said = courses[0].part, courses[0].words
+        part, does = courses[0].part, courses[0].words
     else:
         shares = np.array([len(course.runs) for course in courses]) / len(whole)
         part = Choice(tuple(course.part for course in courses), tuple(float(one) for one in shares))
-        said = "; ".join(
+        does = "; ".join(
             f"{name} ({share_words(share)}): {course.words}"
             for name, share, course in zip(names, shares, courses, strict=True)
         )
     understood = all(course.understood for course in courses)
-    words = f"{said[:1].upper()}{said[1:]}. " if len(courses) == 1 else f"{said}. "
+    words = f"{does[:1].upper()}{does[1:]}. " if len(courses) == 1 else f"{does}. "
     words += f"That takes {explained:.0%} of the time. Workflow tasks, scheduling and queues take the rest."
     rest = values(np.concatenate([course.rest for course in courses]))
     return Structure(part, understood, words, explained, measured, rest)

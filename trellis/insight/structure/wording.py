@@ -1,4 +1,4 @@
-"""A learned chain in words that a person reads once."""
+"""A learned chain in words for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REST = "the rest"
 
 
 def sentence(part: Part) -> str:
-    """For example "reserve, then charge and notify side by side, then poll 10 times"."""
+    """A chain as a sentence, such as "reserve, then charge and notify side by side, then poll 10 times"."""
     match part:
         case Step(name):
             return name
@@ -47,7 +47,7 @@ def _is_rest(part: Part) -> bool:
 
 
 def _width(options: tuple[Part, ...]) -> str | None:
-    """Where the options differ only in how many equal branches run side by side: that."""
+    """The number of equal branches side by side, in words, where the options differ in nothing else. Else None."""
     branches = [one.branches if isinstance(one, Parallel) else (one,) for one in options]
     if len({branch for one in branches for branch in one}) != 1:
         return None

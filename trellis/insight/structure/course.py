@@ -29,7 +29,7 @@ from trellis.insight.structure.shapes import (
 from trellis.insight.structure.wording import REST, sentence, share_words
 
 _VALUES = 200
-"""The most values that a measured time is given with."""
+"""A measured time has at most this many values."""
 
 _COVERED = 0.95
 _SHAPES = 6
@@ -62,8 +62,8 @@ class Structure:
 
 @dataclass(frozen=True)
 class Course:
-    """A chain of one workflow type with its evidence. `part`: without the remainder. `rest`: per run [s]. `takes`: what
-    the chain takes in each run of `runs` (positions) [s]."""
+    """The chain of one workflow type with its evidence. `takes`: what its known parts take in each run of `runs`
+    (positions) [s]. `rest`: what is left of each run's time [s]."""
 
     part: Part
     words: str
@@ -100,7 +100,7 @@ def learn_type(items: Items, runs: Any, children: dict[str, Part], waits: Waits,
         parts, rest = build.with_rest_in_loops(shape, members, rest)
         if (waited[mine] > 0).any():
             wait = Measured(waits.words(), values(waited[mine]))
-            parts.insert(build.place(shape, members, waits.after), wait)
+            parts.insert(build.place_of_wait(shape, members, waits.after), wait)
         options.append(_series([*parts, Measured(REST, values(rest))]))
         texts.append(sentence(_series(parts)))
     shares = np.array(size[:chosen]) / sum(size[:chosen])
@@ -132,8 +132,8 @@ def _not_understood(
     ]
     part = _series([Measured(f"the {noun}' time without retries", values(base)), *retries])
     words = (
-        f"no few chains explain these {noun} ({len(known)} of them took {shapes} different courses), so their time is "
-        "what was measured, with the retries of a policy in place of the measured ones"
+        f"{len(known):,} {noun} took {shapes:,} different courses, which a few chains cannot explain. So their time "
+        f"without retries is taken as it was measured, and the retries of a policy are added to it"
     )
     return Course(
         part, words, False, known, takes + waited[known], np.maximum(seconds[known] - takes - waited[known], 0)
@@ -285,8 +285,8 @@ class _Builder:
         parts = [self.part(one, lambda loop: bodies.get(id(loop))) for one in tops]
         return parts, np.maximum(rest - spent, 0.0)
 
-    def place(self, shape: Shape, members: Sequence[int], after: Any) -> int:
-        """Before which of the parts in a row the wait was, in the runs that had one."""
+    def place_of_wait(self, shape: Shape, members: Sequence[int], after: Any) -> int:
+        """The index of the part in a row before which runs waited for something from outside."""
         tops = shape.parts if isinstance(shape, InRow) else [shape]
         for group in members:
             begun = after[self._groups[group].runs]
