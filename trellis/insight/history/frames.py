@@ -81,8 +81,8 @@ def once(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a history in the order of their run's events and attempts, in which a frame that was sorted by something
-    else no longer is. The runs keep their order."""
+    """Rows of a history, sorted by event and attempt within each run. The runs keep their order. A frame that people
+    hand in may be sorted by something else."""
     runs = pd.factorize(rows["run_id"])[0]
     event, attempt = (rows[name].to_numpy(dtype="float64", na_value=np.inf) for name in ("event", "attempt"))
     return rows.iloc[np.lexsort((attempt, event, runs))]
