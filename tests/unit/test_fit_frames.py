@@ -175,3 +175,13 @@ def test_attempts_of_two_namespaces_are_refused() -> None:
     made.loc[made.index[::2], "namespace"] = "other"
     with pytest.raises(BadInput, match="several namespaces"):
         learn(history_attempts(made))
+
+
+def test_a_history_in_any_order_teaches_the_same() -> None:
+    """Someone sorted the frame by something else: attempts keep their numbers, and activities their order."""
+    first, again = (learn(one) for one in (HISTORY, HISTORY.sample(frac=1.0, random_state=1)))
+    assert again.words() == first.words()
+    assert again.chain == first.chain
+    columns = ["order_id", "step", "attempt", "execution", "outcome"]
+    made, same = (one.attempts[columns].astype(str).sort_values(columns[:3]).to_numpy() for one in (first, again))
+    assert (made == same).all()

@@ -11,6 +11,7 @@ import pytest
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan, Mix
 from trellis.insight.calls import Calls
+from trellis.insight.chain import in_a_row
 from trellis.insight.fit import fit, learn
 from trellis.insight.load import Load
 from trellis.insight.policy_words import one_in
@@ -264,3 +265,11 @@ def test_a_load_reaches_the_prediction() -> None:
     alone, beside = (replace(learned, load=load).predicted(preset("patient")) for load in (None, Load(3)))
     assert beside.percentile(0.5) < alone.percentile(0.5)
     assert recommend(60, 0.5, learned, load=Load(3)).p50 <= recommend(60, 0.5, learned).p50
+
+
+def test_strangers_steps_run_in_workflows() -> None:
+    """Steps that are no order's are not called an order's, in advice and in refusals. Many miss, one misses."""
+    ask = in_a_row(["ask"])
+    assert "workflows misses 5 s" in recommend(5, 1e-2, steps=ask).words()
+    with pytest.raises(BadInput, match=r"\d% of workflows miss\.$"):
+        recommend(0.01, 1e-2, steps=ask)

@@ -34,6 +34,11 @@ def one_in(share: float, noun: str = "order") -> str:
     return f"1 in {number:,.0f} {noun}s"
 
 
+def misses(share: float, noun: str = "order") -> str:
+    """The share that misses, as the beginning of a sentence: "1 in 300 orders misses", "41% of orders miss"."""
+    return f"{one_in(share, noun)} {'miss' if share > 0.05 else 'misses'}"
+
+
 def as_options(policy: Policy, steps: Iterable[str]) -> str:
     """The arguments of `workflow.execute_activity` for each step, in Python. Steps with equal rules share a block."""
     by: dict[Retry, list[str]] = {}

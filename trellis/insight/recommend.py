@@ -20,7 +20,7 @@ from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
 from trellis.insight.load import Load
 from trellis.insight.per_step import WORTH, cheapest_mix, short
-from trellis.insight.policy_words import as_options, one_in, rules
+from trellis.insight.policy_words import as_options, misses, one_in, rules
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import Jitter, Placement, Policy, Retry
@@ -89,11 +89,11 @@ class Recommendation:
             )
         if self.p_miss_at_worst is None:
             return (
-                f"{advice}{one_in(self.p_miss, self.noun)} misses {self.deadline:g} s{doubt}; {cost}. "
+                f"{advice}{misses(self.p_miss, self.noun)} {self.deadline:g} s{doubt}; {cost}. "
                 "This assumes that each call fails independently of the others."
             )
         return (
-            f"{advice}at worst {one_in(self.p_miss_at_worst, self.noun)} misses {self.deadline:g} s (by the estimate "
+            f"{advice}at worst {misses(self.p_miss_at_worst, self.noun)} {self.deadline:g} s (by the estimate "
             f"{one_in(self.p_miss, self.noun)}{doubt}); {cost}.{now}"
         )
 
@@ -162,7 +162,7 @@ def recommend(
         worst = learned.worst(lambda calls: predict(found.policy, calls, **goal.fine).p_miss(deadline))
     answer = Recommendation(
         found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
-        found.calls_per_step, table, worst, checks, "order" if learned is None else learned.noun, measured,
+        found.calls_per_step, table, worst, checks, world.noun, measured,
         tuple(world.calls), found.doubt(deadline),
     )  # fmt: skip
     return answer if trust or measured is None else _no_better_than(measured, answer)
@@ -242,7 +242,7 @@ def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
         raise BadInput(
             f"No policy reaches {epsilon:g} in {deadline:g} s"
             + ("" if goal.ceiling == math.inf else f" with {goal.ceiling:g} calls a step")
-            + f"; the best is {best['name']}: {one_in(float(best['p_miss']))} misses."
+            + f"; the best is {best['name']}: {misses(float(best['p_miss']), goal.world.noun)}."
         )
     table["pareto"] = _pareto(table)
     return found, table
@@ -250,10 +250,12 @@ def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class _World:
-    """How calls behave, and what `predict` needs to know besides: the chain and the overhead."""
+    """How calls behave, and what `predict` needs to know besides: the chain and the overhead. `noun`: what a run is
+    called, "order" or "workflow"."""
 
     calls: Mapping[str, Calls]
     known: Mapping[str, Any]
+    noun: str
 
 
 def _world(
@@ -275,7 +277,9 @@ def _world(
     if overhead is not None or "overhead" not in known:
         usual = Overhead(order=Overhead().order * len(calls) / len(FORWARD_OUTSIDE_STEPS))
         known = {**known, "overhead": overhead or usual}
-    return _World(calls, known)
+    order = {str(step) for step in FORWARD_OUTSIDE_STEPS}
+    noun = faults.noun if isinstance(faults, Learned) else "order" if order >= set(map(str, calls)) else "workflow"
+    return _World(calls, known, noun)
 
 
 def _planned(faults: FaultPlan | Mapping[str, Calls] | None, steps: Part | None) -> Mapping[str, Calls]:

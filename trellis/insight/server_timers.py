@@ -158,8 +158,8 @@ class _Played:
     def __init__(self, tries: Tries) -> None:
         self._tries = tries
         self._rng = np.random.default_rng(1)
-        self._least = np.full(_LANES, -np.inf)
-        self._high = np.full(_LANES, -np.inf)
+        self._min_scheduled_time = np.full(_LANES, -np.inf)
+        self._high_watermark = np.full(_LANES, -np.inf)
         # Timers of this workflow for something that ended before them. They open the gate as any others do.
         self._own = np.full((_OWN, _LANES), -np.inf)
         self._slot = 0
@@ -183,7 +183,12 @@ class _Played:
             self._keep(np.where(hung, -np.inf, timeout))
             failed = noticed + np.where(hung, PRECISION, 0.0)
             self._seen.append(
-                (number.copy(), hung, ~worked, np.stack([self._least - failed, timeout - now - one.timeout]))
+                (
+                    number.copy(),
+                    hung,
+                    ~worked,
+                    np.stack([self._min_scheduled_time - failed, timeout - now - one.timeout]),
+                )
             )
             again = self._fires(failed + one.backoff(number))
             again = self._pass(failed, np.where(worked, failed, again), ~worked)
@@ -207,7 +212,7 @@ class _Played:
         return Waits(kinds[0], kinds[1], _equally_likely(late[hung]))
 
     def _fires(self, at: Any) -> Any:
-        return np.maximum(at, self._least) + PRECISION
+        return np.maximum(at, self._min_scheduled_time) + PRECISION
 
     def _keep(self, timers: Any) -> None:
         self._own[self._slot % _OWN] = timers
@@ -218,7 +223,9 @@ class _Played:
         self._keep(np.where(which, now + STICKY_TIMEOUT + PRECISION, -np.inf))
         begins = now + self._about(self._tries.between)
         self._pass(now, np.where(which, begins, now), False)
-        self._least = np.where(which, np.maximum(self._least, begins + MAX_TIME_SHIFT), self._least)
+        self._min_scheduled_time = np.where(
+            which, np.maximum(self._min_scheduled_time, begins + MAX_TIME_SHIFT), self._min_scheduled_time
+        )
         return begins
 
     def _about(self, mean: float) -> Any:
@@ -229,7 +236,7 @@ class _Played:
         is returned, which is later if the gate opens for it."""
         shard, now = self._tries.shard, begin
         while True:
-            outside = np.maximum(self._high, now)
+            outside = np.maximum(self._high_watermark, now)
             own = np.where(self._own >= outside, self._own, np.inf).min(axis=0)
             other = outside + self._rng.exponential(1 / shard.timers, _LANES) if shard.timers else np.inf
             gate = np.minimum(own, other)
@@ -237,15 +244,19 @@ class _Played:
             if not opens.any():
                 break
             now = np.where(opens, gate, now)
-            self._high = np.where(opens, gate + self._about(self._tries.way) + MAX_TIME_SHIFT, self._high)
-            self._least = np.maximum(self._least, self._high)
+            self._high_watermark = np.where(
+                opens, gate + self._about(self._tries.way) + MAX_TIME_SHIFT, self._high_watermark
+            )
+            self._min_scheduled_time = np.maximum(self._min_scheduled_time, self._high_watermark)
         if shard.reads:
             last = end - self._rng.exponential(1 / shard.reads, _LANES)
-            self._least = np.where(last > begin, np.maximum(self._least, last + MAX_TIME_SHIFT), self._least)
-        opens = fires & (end >= self._high)
+            self._min_scheduled_time = np.where(
+                last > begin, np.maximum(self._min_scheduled_time, last + MAX_TIME_SHIFT), self._min_scheduled_time
+            )
+        opens = fires & (end >= self._high_watermark)
         end = np.where(opens, end + self._about(self._tries.way), end)
-        self._high = np.where(opens, end + MAX_TIME_SHIFT, self._high)
-        self._least = np.maximum(self._least, self._high)
+        self._high_watermark = np.where(opens, end + MAX_TIME_SHIFT, self._high_watermark)
+        self._min_scheduled_time = np.maximum(self._min_scheduled_time, self._high_watermark)
         return end
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from trellis.errors import BadInput
 from trellis.insight.frames import OUTCOMES, whole_attempts
-from trellis.insight.history.frames import whole
+from trellis.insight.history.frames import in_order, whole
 
 _NEEDED = ("step", "outcome", "duration_ms")
 _TRY = ["order_id", "step", "round", "execution", "try", "lane", "attempt", "outcome", "started_at", "ended_at"]
@@ -27,7 +27,7 @@ def whole_history(frame: pd.DataFrame) -> pd.DataFrame:
     """A history with its dtypes and each row once. Activities without a name are left out: nothing can be learned from
     them. Raises BadInput with a sentence."""
     one_namespace(frame)
-    made = whole(frame)
+    made = in_order(whole(frame))
     activity = made["kind"].isin(["activity", "local activity"]).to_numpy(dtype=bool)
     return made[~activity | made["name"].notna().to_numpy()].reset_index(drop=True)
 

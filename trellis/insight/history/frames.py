@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
@@ -79,6 +80,14 @@ def once(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~copies]
 
 
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a history, sorted by event and attempt within each run. The runs keep their order. A frame that people
+    hand in may be sorted by something else."""
+    runs = pd.factorize(rows["run_id"])[0]
+    event, attempt = (rows[name].to_numpy(dtype="float64", na_value=np.inf) for name in ("event", "attempt"))
+    return rows.iloc[np.lexsort((attempt, event, runs))]
+
+
 def order_ids(frame: pd.DataFrame) -> pd.Series[Any]:
     """The order's id of each row: the workflow's id, and the run's id too where the frame holds several runs of it.
 
@@ -106,7 +115,7 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = whole(frame)
     acts = frame.assign(order_id=order_ids(frame))
-    acts = once(acts[acts["kind"].isin(["activity", "local activity"])]) if len(acts) else acts
+    acts = in_order(once(acts[acts["kind"].isin(["activity", "local activity"])])) if len(acts) else acts
     n = len(acts)
     step = acts["name"].cat.remove_unused_categories()
     # The attempts of one activity are neighbours, and all carry the number of the event that scheduled it.
