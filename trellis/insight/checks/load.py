@@ -2,9 +2,9 @@
 
 A provider that is busy shows little of it: at 70 % of what it can serve, a call waits rarely and not for long. No test
 finds that among latencies that vary anyway, and a second lane then brings it down. So more calls need evidence of their
-own. A call that its caller gave up still occupies the provider, so every call counts for its whole time. A policy that
-makes r times today's calls has r times as many in flight. Where that is more than the 95 % point of the calls in flight
-in the data, the data say nothing about it.
+own. A call that its caller gave up still occupies the provider, so every call counts for its whole time. A call of a
+policy that makes r times today's calls meets r times as many others in flight. Where that is more than nine in ten
+calls met in the data, the data say too little about it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import pandas as pd
 from trellis.insight.checks.check import Check
 from trellis.insight.fit import Learned
 
-_BUSIEST = 0.95
-"""The busiest times of the data: the calls in flight that this share of the calls did not exceed."""
+_BUSIEST = 0.9
+"""The busiest times of the data: the other calls in flight that this share of the calls did not exceed. With 0.95 and
+one call more, two lanes were trusted at a provider at 40 % load, and 7 % of the orders missed."""
 
 _MORE = 1.05
 """A policy makes more calls than today's if it makes more than this many times as many."""
@@ -42,20 +43,20 @@ def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
         flight = _in_flight(mine)
         if more <= _MORE or not len(flight):
             continue
-        # One call more is no load that a provider notices.
-        most = float(np.quantile(flight, _BUSIEST)) + 1.0
+        # One other call is no load that a provider notices.
+        most = max(1.0, float(np.quantile(flight, _BUSIEST)))
         if more * float(flight.mean()) > most:
             return Check(
                 "independent", False,
-                f"The policy would make {more:.1f} times the calls of {step} that the data show, so about "
-                f"{more * flight.mean():.0f} at once. The data show {most - 1:.0f} at the busiest times, and do not "
-                f"say how calls behave beyond that. A provider that is near its limit may fail.",
+                f"The policy would make {more:.1f} times the calls of {step} that the data show, so a call "
+                f"would meet about {more * flight.mean():.1f} others at once. The data show {most:.0f} at busy times, "
+                f"and say too little about how calls behave beyond that. A provider near its limit may fail.",
             )  # fmt: skip
     return None
 
 
 def _in_flight(attempts: pd.DataFrame) -> Any:
-    """The number of calls in flight at the start of each of these, itself included."""
+    """The number of other calls in flight at the start of each of these."""
     if not {"started_at", "duration_ms"} <= set(attempts.columns):
         return np.array([])
     times = pd.to_datetime(attempts["started_at"], utc=True, errors="coerce").astype("datetime64[us, UTC]")
@@ -63,4 +64,6 @@ def _in_flight(attempts: pd.DataFrame) -> Any:
     known = (times.notna() & np.isfinite(took)).to_numpy(dtype=bool)
     starts = np.sort(times[known].astype("int64").to_numpy() / 1e6)
     ends = np.sort(times[known].astype("int64").to_numpy() / 1e6 + np.maximum(took[known], 0.0))
-    return np.searchsorted(starts, starts, side="right") - np.searchsorted(ends, starts, side="right")
+    return np.maximum(
+        np.searchsorted(starts, starts, side="right") - np.searchsorted(ends, starts, side="right") - 1, 0
+    )
