@@ -70,7 +70,7 @@ async def test_a_query_finds_many_and_their_attempts_draw(stranger: Client, runn
     tries = insight.history_attempts(found)
     assert len(tries) == 10
     ledger = insight.attempts(insight.events(running.database_url, "nobody"))
-    assert set(tries.columns) == {*ledger.columns, "queue", "scheduled_at", *POLICY}
+    assert set(tries.columns) == {*ledger.columns, "queue", "scheduled_at", "namespace", *POLICY}
     assert "succeeded" in insight.gantt(tries[tries["order_id"] == "bare-0"]).to_json()
 
 

@@ -36,14 +36,16 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
 
     await asyncio.gather(*(one(number) for number in range(80)))
     attempts = await asyncio.to_thread(lambda: insight.attempts(running.database_url, since=began))
-    learned = learn(attempts[attempts["order_id"].str.startswith("fit-")])
+    orders = await asyncio.to_thread(lambda: insight.orders(running.database_url, since=began))
+    learned = learn(attempts[attempts["order_id"].str.startswith("fit-")], runs=orders)
     assert list(learned.steps) == [str(step) for step in FORWARD_OUTSIDE_STEPS]
     for found in learned.steps.values():
         # Five standard errors; a busy machine only turns good calls into slow ones.
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02
         assert found.shares["error"] == pytest.approx(1 / 3, abs=slack)
         assert found.shares["ok"] == pytest.approx(1 / 3, abs=slack)
-    chosen = recommend(15, 1e-4, learned)
+    # A minute, because eighty orders at once wait for the cores, and that wait is learned too.
+    chosen = recommend(60, 0.05, learned)
     assert chosen.p_miss_at_worst is not None
     order = house.order()
     await house.desk.start(order, chosen.policy)

@@ -106,11 +106,12 @@ class Course:
         await beside(0.3)
 
     async def branches(self, number: int) -> None:
-        async def one() -> None:
-            await paused(0.3)
+        async def one(seconds: float) -> None:
+            await paused(seconds)
             await beside(0.2)
 
-        await asyncio.gather(one(), one(), one())
+        # Unlike branches, so that no barrier explains them: the first is done when the last has not paused yet.
+        await asyncio.gather(one(0.1), one(0.3), one(0.5))
 
     async def parent(self, number: int) -> None:
         await paused(0.2)
