@@ -119,8 +119,8 @@ def test_the_analysis_works_on_groups_not_rows(filled: str) -> None:
     """What the essay on events computes of the filled ledger works from end to end, and times each of its parts."""
     parts = analysis(filled)
     assert {"events", "attempts", "steps", "attempts_per_step", "state_map as JSON"} <= set(parts)
-    # A Python call for each of 18,000 groups takes five times the load, where this takes a tenth of it.
-    assert parts["attempts_per_step"] < 2 * parts["events"]
+    # A Python call for each of 18,000 groups takes five times the load. One pause of a busy machine may double a part.
+    assert parts["attempts_per_step"] < 4 * parts["events"]
 
 
 @pytest.mark.parametrize("table", ["events", "orders", "attempts", "steps"])

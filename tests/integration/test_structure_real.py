@@ -142,7 +142,7 @@ class Course:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await paused(0.2)
+        await paused(0.3)
 
     async def deadline(self, number: int) -> None:
         await asyncio.wait_for(paused(0.4), 30)
