@@ -1,0 +1,120 @@
+"""Copies the package, plants one mistake in the copy, runs orders with it, and audits them with the real package."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from tests.planted.bugs import Bug
+from trellis import stack
+from trellis.audit import Report, audit
+from trellis.config import Settings
+from trellis.db.pool import open_pool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Disarmed(Exception):
+    """The code that a mistake changes is not there exactly once."""
+
+
+def copy_of_the_package(folder: Path, bug: Bug | None = None) -> None:
+    """The package and its SQL in `folder`, with the mistake in it. Raises Disarmed."""
+    for part in ("trellis", "sql"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    for edit in bug.edits if bug else ():
+        path = folder / edit.file
+        text = path.read_text("utf-8")
+        if text.count(edit.old) != 1:
+            raise Disarmed(
+                f"The mistake {bug.name if bug else ''} changes {edit.file}, and what it changes is there "
+                f"{text.count(edit.old)} times. Plant it anew in tests/planted/bugs.py."
+            )
+        path.write_text(text.replace(edit.old, edit.new), "utf-8")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the audit said of one run. `sentences`: of each finding, with its invariant."""
+
+    report: Report
+    sentences: tuple[tuple[int, str], ...]
+
+    def shows(self, bug: Bug) -> bool:
+        """Whether this mistake was found, by its own sentence, and nothing that it does not do."""
+        named = any(re.match(bug.shows, sentence) for _, sentence in self.sentences)
+        return named and {number for number, _ in self.sentences} <= bug.invariants
+
+
+async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], seed: int) -> Found:
+    """Run the scenarios one after the other with one copy of the package, in a database and on queues of its own.
+
+    Raises RuntimeError with the end of the log if the run itself fails.
+    """
+    tag = uuid.uuid4().hex[:8]
+    folder = Path(tempfile.mkdtemp(prefix="planted-"))
+    try:
+        copy_of_the_package(folder, bug)
+        async with _database(servers, f"planted_{tag}") as url:
+            settings = Settings.model_validate(
+                {
+                    "TRELLIS_HOME": folder / "home",
+                    "TEMPORAL_ADDRESS": servers.temporal.address,
+                    "TEMPORAL_NAMESPACE": servers.temporal.namespace,
+                    "DATABASE_URL": url,
+                    "ORDERS_TASK_QUEUE": f"orders-{tag}",
+                    "SHIPPING_TASK_QUEUE": f"shipping-{tag}",
+                    "LOG_LEVEL": "ERROR",
+                }
+            )
+            paths = os.pathsep.join([str(folder), str(ROOT)])
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.planted.scenarios", str(folder), str(seed), *scenarios,
+                cwd=folder, env=os.environ | settings.environment() | {"PYTHONPATH": paths},
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                output = (await process.communicate())[0].decode("utf-8", "replace")
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            if process.returncode:
+                raise RuntimeError(f"{bug.name if bug else 'no mistake'}, {', '.join(scenarios)}: {output[-3000:]}")
+            return await _audited(servers, url, settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _audited(servers: stack.Stack, url: str, settings: Settings) -> Found:
+    client = await stack.connect(servers.temporal)
+    pool = await open_pool(url, size=4)
+    try:
+        queues = f"TaskQueue IN ('{settings.orders_queue}', '{settings.shipping_queue}')"
+        report = await audit(client, pool, query=queues)
+    finally:
+        await pool.close()
+    if report.void:
+        raise RuntimeError("The run left nothing to audit.")
+    return Found(report, tuple((found.invariant, found.sentence) for found in report.violations))
+
+
+@asynccontextmanager
+async def _database(servers: stack.Stack, name: str) -> AsyncIterator[str]:
+    async with await psycopg.AsyncConnection.connect(servers.database_url, autocommit=True) as owner:
+        await owner.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            yield psycopg.conninfo.make_conninfo(servers.database_url, dbname=name)
+        finally:
+            await owner.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
