@@ -13,10 +13,13 @@ import pytest
 
 from tests.conftest import House
 from trellis import stack
+from trellis.config import Settings
 from trellis.db import migrate as migrations
 from trellis.db.pool import Pool
 from trellis.db.roles import ROLE, application_url
 from trellis.errors import DatabaseUnavailable
+from trellis.runtime import Runtime
+from trellis.runtime import opened as open_everything
 
 RIGHTS = {
     "events": {"INSERT", "SELECT"},
@@ -195,6 +198,19 @@ async def test_an_owner_that_may_become_the_role_works_as_it(running: stack.Stac
             assert await (await connection.execute("SELECT session_user, current_user")).fetchone() == (user, ROLE)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await connection.execute("DELETE FROM events")
+
+
+async def test_workers_run_as_the_role_alone(running: stack.Stack, settings: Settings, opened: Runtime) -> None:
+    """Where DATABASE_URL names the role itself, workers and API have no other rights to go back to."""
+    url = psycopg.conninfo.make_conninfo(running.database_url, user=ROLE)
+    alone = settings.model_copy(update={"database_url": url, "temporal_address": running.temporal.address})
+    async with open_everything(alone) as found:
+        assert await found.desk.ledger.order("nobody") is None
+        async with found.pool.connection() as connection:
+            who = await (await connection.execute("SELECT session_user, current_user")).fetchone()
+            assert who == (ROLE, ROLE)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute("SET ROLE postgres")
 
 
 async def test_a_ledger_of_yesterday_gets_its_role_when_it_is_migrated(running: stack.Stack) -> None:

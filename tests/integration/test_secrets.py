@@ -169,7 +169,9 @@ CELLS = (
     "from trellis import lab\nsession = lab.start()\nsession",
     "session.settings", "session.runtime", "session.desk.stack", "vars(session.desk)", "session.pool",
     "order = session.start_order(); order", "session.status(order)", "session.approve('nobody')",
-    "session.faults('nonsense')", "session.events(order)", "list(session.log)", "import os; 1 / 0",
+    "session.faults('nonsense')", "session.events(order)", "list(session.log)",
+    "import os; from trellis import insight; insight.events(os.environ['DATABASE_URL'].replace('/secrets_', '/no_'))",
+    "1 / 0",
 )  # fmt: skip
 
 
