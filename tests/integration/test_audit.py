@@ -152,8 +152,9 @@ async def test_a_worker_that_goes_on_with_a_step_it_lost_is_found(
         await planted(
             house,
             "INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, "
-            "duration_ms, worker) SELECT gen_random_uuid(), %(order)s, 'ATTEMPT_TIMED_OUT', %(step)s, %(number)s, 1, "
-            "%(execution)s, %(try)s, now() + %(seconds)s * interval '1 s', 250, %(order)s",
+            "duration_ms, worker, ts) SELECT gen_random_uuid(), %(order)s, 'ATTEMPT_TIMED_OUT', %(step)s, %(number)s, "
+            "1, %(execution)s, %(try)s, began, 250, %(order)s, began + interval '250 ms' "
+            "FROM (SELECT now() + %(seconds)s * interval '1 s' AS began) AS try_",
             **{"order": order.order_id, "step": step, "number": 90 + number, "execution": execution, "try": try_},
             seconds=seconds,
         )

@@ -264,7 +264,8 @@ async def test_no_secret_is_stored_or_logged(running: stack.Stack, tmp_path: Pat
         processes: list[subprocess.Popen[bytes]] = []
         lines: list[str] = []
         try:
-            for words in (("worker",), ("api", "--port", "0")):
+            for line in ("worker", "api --port 0"):
+                words = line.split()
                 with (tmp_path / f"{words[0]}.log").open("wb") as log:
                     processes.append(
                         subprocess.Popen(  # noqa: ASYNC220 - it is not waited for
@@ -279,13 +280,13 @@ async def test_no_secret_is_stored_or_logged(running: stack.Stack, tmp_path: Pat
             address = shown.partition("API at ")[2].split()[0].rstrip(",")
             codes = await asked_for_all(address, order, environment["DATABASE_URL"])
             lines = [" ".join(psutil.Process(one.pid).cmdline()) for one in processes]
-            for name, words in {
+            for name, given in {
                 "status": ("-m", "trellis", "status", "--json"),
                 "audit": ("-m", "trellis", "audit", "--json"),
                 "order": ("-m", "trellis", "order", "status", order.order_id, "--json"),
                 "crash": ("-c", CRASH, "audit"),
             }.items():
-                texts[name] = await asyncio.to_thread(command, *words)
+                texts[name] = await asyncio.to_thread(command, *given)
             notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
             kernel = NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True)
             await kernel.async_execute(env=environment)

@@ -36,7 +36,7 @@ async def plant(bugs: Sequence[Bug]) -> bool:
             return found, clean
 
         results = await asyncio.gather(*(one(bug) for bug in bugs))
-    found, clean = (sum(column) for column in zip(*results, strict=True))
+    found, clean = sum(one[0] for one in results), sum(one[1] for one in results)
     print(f"{found} of {len(bugs)} mistakes found; {clean} of {len(bugs)} runs without a mistake are clean.")
     return found == clean == len(bugs)
 

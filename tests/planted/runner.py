@@ -11,10 +11,12 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 from tests.planted.bugs import Bug
 from trellis import stack
@@ -58,7 +60,9 @@ class Found:
 
 
 async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], seed: int) -> Found:
-    """Run the scenarios one after the other with one copy of the package, in a database and on queues of its own.
+    """Run the scenarios one after the other with one copy of the package, in a database and a namespace of its own.
+
+    The same seed gives the same order ids, because the faults are drawn from them. So runs cannot share a namespace.
 
     Raises RuntimeError with the end of the log if the run itself fails.
     """
@@ -66,15 +70,14 @@ async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], s
     folder = Path(tempfile.mkdtemp(prefix="planted-"))
     try:
         copy_of_the_package(folder, bug)
+        target = await _namespace(servers, f"planted-{tag}")
         async with _database(servers, f"planted_{tag}") as url:
             settings = Settings.model_validate(
                 {
                     "TRELLIS_HOME": folder / "home",
                     "TEMPORAL_ADDRESS": servers.temporal.address,
-                    "TEMPORAL_NAMESPACE": servers.temporal.namespace,
+                    "TEMPORAL_NAMESPACE": target.namespace,
                     "DATABASE_URL": url,
-                    "ORDERS_TASK_QUEUE": f"orders-{tag}",
-                    "SHIPPING_TASK_QUEUE": f"shipping-{tag}",
                     "LOG_LEVEL": "ERROR",
                 }
             )
@@ -92,22 +95,30 @@ async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], s
                     await process.wait()
             if process.returncode:
                 raise RuntimeError(f"{bug.name if bug else 'no mistake'}, {', '.join(scenarios)}: {output[-3000:]}")
-            return await _audited(servers, url, settings)
+            return await _audited(target, url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _audited(servers: stack.Stack, url: str, settings: Settings) -> Found:
-    client = await stack.connect(servers.temporal)
+async def _audited(target: stack.TemporalTarget, url: str) -> Found:
     pool = await open_pool(url, size=4)
     try:
-        queues = f"TaskQueue IN ('{settings.orders_queue}', '{settings.shipping_queue}')"
-        report = await audit(client, pool, query=queues)
+        report = await audit(await stack.connect(target), pool)
     finally:
         await pool.close()
     if report.void:
         raise RuntimeError("The run left nothing to audit.")
     return Found(report, tuple((found.invariant, found.sentence) for found in report.violations))
+
+
+async def _namespace(servers: stack.Stack, name: str) -> stack.TemporalTarget:
+    client = await stack.connect(servers.temporal)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
+    )
+    target = replace(servers.temporal, namespace=name)
+    await stack.connect(target, wait=30)
+    return target
 
 
 @asynccontextmanager

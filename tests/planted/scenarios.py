@@ -150,10 +150,13 @@ async def frozen_in_a_dispatch(run: Run) -> None:
         orders = await asyncio.gather(*(run.start() for _ in range(ORDERS)))
         await asyncio.gather(*(run.until(order, "PACKAGE_PREPARED") for order in orders))
         shipping.send_signal(signal.SIGSTOP)
+        waited = asyncio.create_task(asyncio.sleep(CARRIER + 0.5))
         await asyncio.gather(*(run.cancel(order) for order in orders))
         # An order whose dispatch had claimed it before the freeze refused the cancel, and ends after the thaw.
         ending = [row.id for order in orders if (row := await run.desk.ledger.order(order.order_id)) and row.closing_at]
         await asyncio.gather(*(run.desk.wait(id_, PATIENCE) for id_ in ending))
+        # The carrier's answers are due when the worker wakes. So its dispatches go on before it hears of the cancels.
+        await waited
         shipping.send_signal(signal.SIGCONT)
         for order in orders:
             child = run.desk.client.get_workflow_handle(shipping_workflow_id(order.order_id, 1))
@@ -167,6 +170,8 @@ async def frozen_in_a_dispatch(run: Run) -> None:
         await asyncio.to_thread(shipping.wait, 30)
 
 
+CARRIER = 3.0
+"""How long the carrier takes to answer a frozen worker's dispatch [s]."""
 HELD_UP = 2.0
 """How long the wire holds a charge up [s]: longer than a cancel and its compensation take."""
 
@@ -237,7 +242,7 @@ SCENARIOS: dict[str, Scenario] = {
     "frozen-in-the-middle-of-a-dispatch": Scenario(
         "a worker is frozen before it claims an order, and woken after the order was cancelled",
         frozen_in_a_dispatch, policy=tuned(SWIFT, steps={"dispatch": {"try_timeout": 30}}), mix=CALM,
-        steps={"dispatch": Mix(latency=4)}, queues=("orders",),
+        steps={"dispatch": Mix(latency=CARRIER)}, queues=("orders",),
     ),
     "cancelled-after-the-claim": Scenario(
         "a cancel comes when the parcel is with the carrier and we do not know it yet",
@@ -292,3 +297,6 @@ async def main(copy: Path, seed: int, names: list[str]) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    # Temporal's threads may call into an interpreter that is being taken down, which aborts the process.
+    sys.stdout.flush()
+    os._exit(0)
