@@ -22,6 +22,7 @@ import pytest
 
 from trellis import stack
 from trellis.config import Settings
+from trellis.db.migrate import migrate
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -81,6 +82,7 @@ async def test_nothing_of_a_running_lab_listens_beyond_loopback(lab: Lab) -> Non
     """Servers, JupyterLab, worker and API: every listening socket is on loopback, or a Unix socket that only its owner
     can reach."""
     beside = []
+    await migrate(stack.require(lab.settings).database_url)
     try:
         for words, ready in ((("worker",), "Working on"), (("api", "--port", "0"), "API at")):
             log = lab.settings.home / f"{words[0]}.log"

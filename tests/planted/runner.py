@@ -6,11 +6,12 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from trellis.config import Settings
 from trellis.db.pool import open_pool
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 100.0
+"""How long a scenario may take on a busy machine [s]. It takes 5 to 20 s on a quiet one."""
 
 
 class Disarmed(Exception):
@@ -85,14 +88,21 @@ async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], s
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.planted.scenarios", str(folder), str(seed), *scenarios,
                 cwd=folder, env=os.environ | settings.environment() | {"PYTHONPATH": paths},
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+            assert process.stdout is not None
+            reading = asyncio.create_task(process.stdout.read())
             try:
-                output = (await process.communicate())[0].decode("utf-8", "replace")
-            finally:
-                if process.returncode is None:
-                    process.kill()
+                async with asyncio.timeout(PATIENCE * len(scenarios)):
                     await process.wait()
+            except TimeoutError:
+                pass  # what it printed says where it stood
+            finally:
+                with suppress(ProcessLookupError):
+                    # With the worker that it may have started. A frozen one ends, too.
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+            output = (await reading).decode("utf-8", "replace")
             if process.returncode:
                 raise RuntimeError(f"{bug.name if bug else 'no mistake'}, {', '.join(scenarios)}: {output[-3000:]}")
             return await _audited(target, url)

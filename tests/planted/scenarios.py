@@ -36,7 +36,8 @@ ORDERS = 6
 SWIFT = tuned(preset("swift"), name="planted", budget=60, review_window=60)
 NOISE = Mix(error=0.15, hang=0.1)
 CALM = Mix()
-PATIENCE = 90.0
+PATIENCE = 60.0
+"""How long anything may take that is waited for [s]."""
 
 
 @dataclass
@@ -291,8 +292,15 @@ async def main(copy: Path, seed: int, names: list[str]) -> None:
     logs.configure(settings)
     for name in names:
         async with opened(name, settings, seed) as run:
-            await SCENARIOS[name].act(run)
-        print(name, len(run.orders), flush=True)
+            acting = asyncio.create_task(SCENARIOS[name].act(run))
+            failing = asyncio.create_task(run.watch.worker_failed.wait())
+            await asyncio.wait({acting, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                # Its log line says why. Without workers no order ends.
+                raise SystemExit("A worker failed.")
+            failing.cancel()
+            await acting
+        print(f"{name}: {len(run.orders)} orders ended", flush=True)
 
 
 if __name__ == "__main__":
