@@ -69,6 +69,28 @@ class Retry:
     hedge: int = field(
         default=1, metadata=_says("how many attempts run side by side; the first success wins (placement activity)")
     )
+    retry_share: float | None = field(
+        default=None,
+        metadata=_says(
+            "retry budget of a worker: how many retries each first attempt pays for while nothing succeeds; none: no "
+            "budget (placement activity)"
+        ),
+    )
+    slow_after: int = field(
+        default=0,
+        metadata=_says(
+            "after how many failures of the step in a row, of all orders of a worker, pauses become longer; 0: never "
+            "(placement activity)"
+        ),
+    )
+    slow_backoff: float = field(
+        default=0.0, metadata=_says("the longer pause, until an attempt succeeds (placement activity)", unit="s")
+    )
+
+    @property
+    def governed(self) -> bool:
+        """Whether retries depend on what happens to other orders of the worker; see `trellis.governor`."""
+        return self.retry_share is not None or self.slow_after > 0
 
     def backoff(self, failures: int, draw: float) -> float:
         """Seconds to wait after the `failures`-th failure in a row (1-based); `draw` is uniform in [0, 1).
@@ -198,6 +220,24 @@ def _contradictions(name: str, rule: Retry, budget: float) -> list[tuple[bool, s
         (
             server and rule.jitter is not Jitter.NONE,
             f"{name} has jitter, which needs placement activity: the server's backoff has none to set",
+        ),
+        (
+            server and rule.governed,
+            f"{name} has a retry budget or a longer pause (retry_share, slow_after), which needs placement activity: "
+            f"the server retries each order by itself",
+        ),
+        (
+            rule.retry_share is not None and rule.retry_share > 10,
+            f"{name}.retry_share must be from 0 to 10 retries for each first try",
+        ),
+        (rule.slow_after < 0, f"{name}.slow_after must be 0 (never) or more"),
+        (
+            (rule.slow_after > 0) != (rule.slow_backoff > 0),
+            f"{name}.slow_after and {name}.slow_backoff belong together: after how many failures, and how long",
+        ),
+        (
+            0 < rule.slow_backoff < rule.max_backoff,
+            f"{name}.slow_backoff is shorter than {name}.max_backoff, so the pause would not become longer",
         ),
         (rule.try_timeout >= budget, f"a single try of {name} may last as long as the whole budget"),
     ]
