@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from trellis.policies import Jitter, Retry
+from trellis.retry import Jitter, Retry
 
 BUCKET = 10.0
 """The most tokens that a bucket holds. It lets a few calls fail together without a wait."""

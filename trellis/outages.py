@@ -164,3 +164,55 @@ def read_outages(raw: Sequence[Mapping[str, Any]]) -> Outages:
 
 def outages_json(outages: Outages) -> list[dict[str, Any]]:
     return [asdict(one) for one in outages]
+
+
+def parse_outage(text: str) -> Outage:
+    """`step:begins:seconds` with `:error` or `:hang` behind it, or `all` in place of the step. Raises ConfigError."""
+    step, (begins, seconds), how = _parsed(text, "--outage charge:5:10:hang")
+    return Outage(begins, seconds, how, step)
+
+
+def parse_random_outages(text: str) -> RandomOutages:
+    """`step:mean_seconds:mean_gap` with `:error` or `:hang` behind it. Raises ConfigError."""
+    step, (seconds, gap), how = _parsed(text, "--random-outages charge:2:20:error")
+    return RandomOutages(seconds, gap, how, step)
+
+
+def parse_capacity(text: str) -> tuple[str, Capacity | None]:
+    """`step:calls:seconds`, or `step:none` for a provider that serves every call at once. Raises ConfigError."""
+    step, _, rest = text.partition(":")
+    if rest.strip() == "none":
+        return step.strip(), None
+    calls, _, seconds = rest.partition(":")
+    try:
+        return step.strip(), Capacity(int(calls), float(seconds))
+    except ValueError:
+        raise ConfigError(
+            f"The capacity {text[:40]!r} cannot be read: write it as charge:3:0.2 (step, calls at once, seconds each)."
+        ) from None
+
+
+def _parsed(text: str, example: str) -> tuple[str | None, tuple[float, float], str]:
+    step, *rest = (part.strip() for part in text.split(":"))
+    try:
+        first, second, *how = rest
+        (how_,) = how or [RAISES]
+        return None if step == "all" else step, (float(first), float(second)), how_
+    except ValueError:
+        raise ConfigError(
+            f"The outage {text[:40]!r} cannot be read: write it as in {example}, with two numbers of seconds."
+        ) from None
+
+
+def in_words(one: Outage | RandomOutages) -> str:
+    """ "charge raises from 5 s to 15 s"."""
+    who, verb = one.step or "every step", "raises" if one.how == RAISES else "hangs"
+    if isinstance(one, Outage):
+        return f"{who} {verb} from {one.begins:g} s to {one.ends:g} s"
+    return f"{who} {verb} for {one.mean_seconds:g} s in the mean, at gaps of {one.mean_gap:g} s in the mean"
+
+
+def capacity_in_words(one: Capacity) -> str:
+    """ "serves 3 calls at once, 0.2 s each: 15 a second"."""
+    calls = "1 call at a time" if one.calls == 1 else f"{one.calls} calls at once"
+    return f"serves {calls}, {one.seconds:g} s each: {one.per_second:.3g} a second"
