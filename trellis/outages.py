@@ -147,8 +147,8 @@ def check_capacity(capacity: object, names: Sequence[str]) -> None:
     for step, one in capacity.items():
         if step not in names:
             raise ConfigError(f"There is no step {step!r} that calls out. Known are {', '.join(names)}.")
-        if isinstance(one.calls, bool) or not isinstance(one.calls, int) or not 1 <= one.calls <= 10_000:
-            raise ConfigError(f"A provider of {step} serves from 1 to 10000 calls at once, not {one.calls!r}.")
+        if isinstance(one.calls, bool) or not isinstance(one.calls, int) or not 1 <= one.calls <= 1000:
+            raise ConfigError(f"A provider of {step} serves from 1 to 1000 calls at once, not {one.calls!r}.")
         if not _between(one.seconds, 0, 3600) or one.seconds <= 0:
             raise ConfigError(f"A call that a provider of {step} serves takes more than 0 s, and at most an hour.")
 
