@@ -164,7 +164,8 @@ async def test_an_activity_that_is_cancelled_leaves_the_line() -> None:
 async def test_further_lanes_of_a_hedge_pay_as_retries() -> None:
     """With an empty bucket only the first lane calls. A rule without limits has no gate."""
     hedged = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY, retry_share=0.0, hedge=3)
-    shared, lanes = gate(hedged), set()
+    shared = gate(hedged)
+    lanes: set[int] = set()
     while shared.governor.ask(0.0, lambda: None) is None:
         pass
 

@@ -23,7 +23,12 @@ class Gate:
     async def turn(self) -> None:
         """Return when a retry may begin."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        turn = self.governor.ask(_now(), lambda: ready.done() or ready.set_result(None))
+
+        def go() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        turn = self.governor.ask(_now(), go)
         if turn is None:
             return
         self._arm()

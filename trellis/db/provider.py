@@ -30,7 +30,8 @@ class Provider:
         One statement. Nobody gives the place back: the provider serves the call even if its caller is gone.
         """
         seconds = await self._call("SELECT provider.reserve(%s, %s, %s)", step, capacity.calls, capacity.seconds)
-        return float(str(seconds))
+        assert isinstance(seconds, float)
+        return seconds
 
     async def charge(self, key: str, order_id: str, cents: int) -> None:
         """Take the money, once per key. Raises ProviderRefused if the key was voided or used for another charge."""
