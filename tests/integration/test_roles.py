@@ -29,6 +29,7 @@ RIGHTS = {
     "payments": {"INSERT", "SELECT", "UPDATE"},
     "provider.charges": {"SELECT"},
     "provider.parcels": {"SELECT"},
+    "provider.places": {"SELECT"},
     "provider.refunds": {"SELECT"},
     "provider.voids": {"SELECT"},
     "shipments": {"INSERT", "SELECT", "UPDATE"},
@@ -68,6 +69,7 @@ async def test_the_application_has_these_rights_and_no_others(pool: Pool) -> Non
         "DELETE FROM orders", "DELETE FROM payments", "INSERT INTO order_edges VALUES ('FAILED', 'COMPLETED')",
         "INSERT INTO provider.charges VALUES ('k', 'o', 1)", "UPDATE provider.charges SET amount = 0",
         "DELETE FROM provider.refunds", "INSERT INTO provider.voids VALUES ('k', 'o')", "DELETE FROM provider.parcels",
+        "UPDATE provider.places SET free_at = now()",
         "UPDATE trellis_migrations SET sha256 = ''", "SET ROLE postgres", "CREATE ROLE other",
         "CREATE FUNCTION provider.charge(text) RETURNS text LANGUAGE sql AS 'SELECT 1'",
         # events, by other ways than UPDATE and DELETE
