@@ -77,7 +77,9 @@ class Crew:
         self.size = size
         self.environment = dict(environment or {})
         self.members: list[Member] = []
-        """The processes that were started and have not been ended by this crew, in the order of their start."""
+        """The processes that live, in the order of their start, and those that ended since somebody last looked."""
+        self.ended: list[Member] = []
+        """Those that ended by themselves: not killed, not dismissed."""
         self._log = log
         self._started = 0
 
@@ -103,22 +105,44 @@ class Crew:
 
     async def fill(self) -> list[Member]:
         """Start workers until `size` of them live; returns the new ones, which work by then. Raises StackError."""
-        self.members = [member for member in self.members if member.alive]
+        self.sweep()
         fresh = [self._start() for _ in range(self.size - len(self.members))]
         await asyncio.gather(*(self._ready(member) for member in fresh))
         return fresh
 
-    async def hire(self) -> Member:
-        """Start one more worker and wait until it works. Raises StackError with the last line of its log."""
+    def sweep(self) -> list[Member]:
+        """Move the members that ended by themselves to `ended`; returns the ones that are new there."""
+        gone = [member for member in self.members if not member.alive]
+        for member in gone:
+            self._forget(member)
+        self.ended += gone
+        return gone
+
+    async def hire(self, *, wait: bool = True) -> Member:
+        """Start one more worker and wait until it works. Raises StackError with the last line of its log.
+
+        wait: without it the process is only started.
+        """
         member = self._start()
-        await self._ready(member)
+        if wait:
+            await self._ready(member)
         return member
+
+    async def dismiss(self, member: Member) -> None:
+        """End a worker by SIGTERM: it finishes what it can within a second or two. Waits for its end."""
+        self._forget(member)
+        try:
+            self.thaw(member)
+            member.process.terminate()
+            await self._gone(member)
+        finally:
+            member.process.kill()
 
     async def kill(self, member: Member) -> None:
         """End a worker by SIGKILL, frozen or not: it can finish nothing. Waits for its end."""
+        self._forget(member)
         member.process.kill()
         await self._gone(member)
-        self._forget(member)
 
     def freeze(self, member: Member) -> None:
         """Stop the process in the middle of what it does (SIGSTOP). It keeps its connections and sends nothing."""

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import psutil
 
+from trellis.chaos.answers import GrpcAnswers, PostgresCommits
 from trellis.chaos.wire import Wire
 from trellis.config import Settings
 from trellis.crew import Crew
@@ -140,8 +141,8 @@ async def own_house(settings: Settings, plan: FaultPlan, workers: int = 2) -> As
         )
         await runtime.desk.set_faults(plan)
         wires = {
-            "postgres": await opening.enter_async_context(Wire(_socket(runtime))),
-            "temporal": await opening.enter_async_context(Wire(runtime.stack.temporal.address)),
+            "postgres": await opening.enter_async_context(Wire(_socket(runtime), answers=PostgresCommits)),
+            "temporal": await opening.enter_async_context(Wire(runtime.stack.temporal.address, answers=GrpcAnswers)),
         }
         crew = await opening.enter_async_context(
             Crew(settings, settings.home / "worker.log", workers, through(runtime, wires))

@@ -35,6 +35,15 @@ class Nemesis(ABC):
     outage: ClassVar[bool] = False
     """While it lasts, no order moves. So the time to drain afterwards can be predicted."""
 
+    replaces_workers: ClassVar[bool] = False
+    """`heal` starts new workers. How long they take is measured before the run, and is part of the prediction."""
+
+    heal_s: ClassVar[float] = 0.0
+    """About how long `heal` takes apart from new workers [s], for the prediction."""
+
+    lag_s: ClassVar[float] = 0.0
+    """About how long after `heal` orders stand still, such as until clients connect again [s], for the prediction."""
+
     def why_not(self, house: House) -> str | None:
         """A sentence if this machine cannot stage it, else None. It breaks nothing."""
         return None
