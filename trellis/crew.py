@@ -78,10 +78,11 @@ class Crew:
         self.environment = dict(environment or {})
         self.members: list[Member] = []
         """The processes that live, in the order of their start, and those that ended since somebody last looked."""
+        self.hired: list[Member] = []
+        """All that were ever started."""
         self.ended: list[Member] = []
         """Those that ended by themselves: not killed, not dismissed."""
         self._log = log
-        self._started = 0
 
     async def __aenter__(self) -> Crew:
         # A block that is left by os.abort or a kernel's restart runs no `__aexit__`.
@@ -170,8 +171,7 @@ class Crew:
             atexit.unregister(self._kill_all)
 
     def _start(self) -> Member:
-        self._started += 1
-        log = self._log.with_name(f"{self._log.stem}-{self._started}{self._log.suffix}")
+        log = self._log.with_name(f"{self._log.stem}-{len(self.hired) + 1}{self._log.suffix}")
         # LOG_FORMAT: the line that says "ready" must be there, whatever the logs look like elsewhere.
         given = {"LOG_LEVEL": "ERROR", "LOG_FORMAT": "console"}
         started_at = datetime.now(UTC)
@@ -187,6 +187,7 @@ class Crew:
             )
         member = Member(process, log, started_at)
         self.members.append(member)
+        self.hired.append(member)
         return member
 
     async def _ready(self, member: Member) -> None:

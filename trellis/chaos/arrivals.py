@@ -59,10 +59,18 @@ def due_times(orders: int, rate: float, seed: object) -> list[float]:
 
 
 class Arrivals:
-    """The clients of one run. `all` holds its orders in the order in which they are due."""
+    """The clients of one run. `all` holds its orders in the order in which they are due.
 
-    def __init__(self, house: House, policy: Policy, orders: int, rate: float, seed: object = 0) -> None:
-        self.all = [Arrival(sample_order("chaos"), due) for due in due_times(orders, rate, seed)]
+    The ids follow from `name` and `seed`, because the faults that an order meets are drawn by its id.
+    """
+
+    def __init__(
+        self, house: House, policy: Policy, orders: int, rate: float, seed: int = 0, *, name: str = "chaos"
+    ) -> None:
+        self.all = [
+            Arrival(sample_order(order_id=f"{name}-{seed}-{number:04}"), due)
+            for number, due in enumerate(due_times(orders, rate, seed))
+        ]
         self._house = house
         self._policy = policy
         self._books = Recovering(house.runtime.pool)

@@ -1,4 +1,4 @@
-"""What a run that breaks things reads from the ledger: when orders ended, when they moved again, which faults landed."""
+"""What a run that breaks things reads from the ledger: when orders ended or moved again, and which faults landed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SELECT id AS order_id, state, CASE WHEN state = ANY(%(terminal)s) THEN updated_a
 FROM orders WHERE id = ANY(%(ids)s)
 """
 
-# An order moves when a try begins, or when something is recorded. A try that began before the moment went on undisturbed
-# and counts when it was recorded.
+# An order moves when a try begins, or when something is recorded. A try that began before the moment went on
+# undisturbed, and counts when it was recorded.
 _MOVES: LiteralString = """
 SELECT given.id AS order_id, first.moved_at, first.execution
 FROM unnest(%(ids)s::text[]) AS given (id), LATERAL (
