@@ -13,13 +13,12 @@ from typing import ClassVar
 import pytest
 
 from tests.integration.test_cli import trellis
-from trellis import stack
 from trellis.chaos.arrivals import Arrivals
 from trellis.chaos.house import House
 from trellis.chaos.nemeses.provider import ProviderHangs, ProviderRaises
 from trellis.chaos.nemeses.workers import AllWorkersGone, WorkerFrozen, WorkerKilled
 from trellis.chaos.nemesis import Nemesis
-from trellis.chaos.run import Options, Scenario, chaos, mild
+from trellis.chaos.run import Options, chaos
 from trellis.chaos.verdict import judge
 from trellis.config import Settings, load
 from trellis.crew import Crew

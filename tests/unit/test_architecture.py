@@ -56,8 +56,8 @@ ALLOWED: dict[str, set[str]] = {
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime", "sandbox",
-        "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",
+        "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",

@@ -55,7 +55,8 @@ class Options:
     """What all scenarios of a run share.
 
     orders, rate: how many orders, and how many a second. seconds: how long each fault lasts; None: as long as its
-    nemesis says. every: break again every so many seconds; None: once. keep: leave the folder of a scenario with
+    nemesis says. every: break again every so many seconds; None: once. break_at: seconds until the first break; None:
+    the seed draws it. keep: leave the folder of a scenario with
     violations. predicts: measure the pace first, and predict how long outages take to drain.
     """
 
@@ -64,6 +65,7 @@ class Options:
     seed: int = 0
     seconds: float | None = None
     every: float | None = None
+    break_at: float | None = None
     policy: Policy = field(default_factory=lambda: preset("swift"))
     faults: FaultPlan = field(default_factory=mild)
     workers: int = 2
@@ -82,7 +84,8 @@ class Options:
 
     def check(self) -> Options:
         """The options themselves. Raises BadInput."""
-        if self.seconds is not None and not 0 <= self.seconds < self.span * (1 - LAST):
+        after = self.span * (1 - LAST) if self.break_at is None else self.span - self.break_at
+        if self.seconds is not None and not 0 <= self.seconds < after:
             raise BadInput(
                 f"An outage of {self.seconds:g} s does not fit a run of {self.span:g} s ({self.orders} orders at "
                 f"{self.rate:g}/s): it must end while orders still arrive. Give more orders, or a shorter outage."
@@ -99,7 +102,9 @@ class Options:
 
     def schedule(self, name: str) -> list[float]:
         """When the breaks come, in seconds after the first order was due."""
-        first = random.Random(f"break {self.seed} {name}").uniform(FIRST, LAST) * self.span
+        first = self.break_at
+        if first is None:
+            first = random.Random(f"break {self.seed} {name}").uniform(FIRST, LAST) * self.span
         if self.every is None:
             return [first]
         first = min(first, self.every)
