@@ -193,6 +193,9 @@ class Crew:
     async def _ready(self, member: Member) -> None:
         deadline = time.monotonic() + PATIENCE
         while _READY not in member.log.read_text("utf-8", "replace"):
+            if member not in self.members:
+                # Somebody killed it before it worked.
+                return
             if not member.alive:
                 self._forget(member)
                 raise StackError(f"A worker ended by itself. The last line of its log: {member.last_words()}")

@@ -18,7 +18,8 @@ from trellis.chaos.house import House
 from trellis.chaos.nemeses.provider import ProviderHangs, ProviderRaises
 from trellis.chaos.nemeses.workers import AllWorkersGone, WorkerFrozen, WorkerKilled
 from trellis.chaos.nemesis import Nemesis
-from trellis.chaos.run import Options, chaos
+from trellis.chaos.run import chaos
+from trellis.chaos.scenario import Options
 from trellis.chaos.verdict import judge
 from trellis.config import Settings, load
 from trellis.crew import Crew

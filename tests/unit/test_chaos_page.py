@@ -15,7 +15,8 @@ from trellis.chaos.nemeses.workers import AllWorkersGone, WorkerKilled
 from trellis.chaos.page import page
 from trellis.chaos.recovery import Pace
 from trellis.chaos.registry import NEMESES, find
-from trellis.chaos.run import Options, Result, Scenario, Skipped, expect, refuse_named_servers
+from trellis.chaos.run import expect, refuse_named_servers
+from trellis.chaos.scenario import Options, Result, Scenario, Skipped
 from trellis.chaos.verdict import Verdict
 from trellis.config import Settings
 from trellis.errors import BadInput, StackError

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from trellis.chaos.arrivals import due_times
-from trellis.chaos.recovery import Backlog, Pace, drained, pace, predicted, usual
+from trellis.chaos.recovery import Backlog, Pace, drained, pace_of, predicted, usual
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def test_nothing_is_usual_before_anything_has_ended() -> None:
 
 def test_the_pace_is_the_line_through_two_drains() -> None:
     """Eight orders after 3 s and 32 after 9 s: four a second, after one second of getting going."""
-    found = pace([(8, 3.0), (32, 9.0)], hire_s=1.5)
+    found = pace_of([(8, 3.0), (32, 9.0)], hire_s=1.5)
     assert (found.orders_per_s, found.lag_s, found.hire_s) == pytest.approx((4, 1, 1.5))
-    noisy = pace([(8, 3.0), (32, 2.5)], hire_s=1.5)
+    noisy = pace_of([(8, 3.0), (32, 2.5)], hire_s=1.5)
     assert math.isfinite(noisy.orders_per_s)
 
 

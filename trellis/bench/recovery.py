@@ -14,7 +14,8 @@ from rich.table import Table
 
 from trellis.chaos.nemeses.workers import AllWorkersGone
 from trellis.chaos.recovery import predicted
-from trellis.chaos.run import Options, Skipped, measure_pace, scenario
+from trellis.chaos.run import measure_pace, scenario
+from trellis.chaos.scenario import Options, Skipped
 from trellis.config import Settings
 from trellis.errors import BadInput
 from trellis.policies import preset, tuned

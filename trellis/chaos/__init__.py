@@ -5,5 +5,6 @@ nemesis.py    what a nemesis is: break, heal, did it land; registry.py lists the
 nemeses/      the nemeses themselves
 arrivals.py   orders that arrive at a rate, whatever happens to the ones before them
 recovery.py   backlog over time, time to drain, measured and predicted
-verdict.py    what a scenario proved; run.py runs scenarios; page.py is the page to keep
+verdict.py    what a fault proved
+scenario.py   what a run is asked for and what it showed; run.py runs it; page.py is the page to keep
 """

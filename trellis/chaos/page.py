@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from trellis.chaos.run import Options, Result, Scenario
+from trellis.chaos.scenario import Options, Result, Scenario
 
 WIDTH, HEIGHT = 720, 180
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30

@@ -113,7 +113,7 @@ class Pace:
     hire_s: float
 
 
-def pace(drains: Sequence[tuple[int, float]], hire_s: float) -> Pace:
+def pace_of(drains: Sequence[tuple[int, float]], hire_s: float) -> Pace:
     """The line through measured drains (orders that waited, seconds until all had ended): its slope and its start.
 
     A straight line, because after the first seconds each order costs the machine the same.

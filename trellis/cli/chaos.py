@@ -14,7 +14,7 @@ from trellis.faults import FaultPlan
 from trellis.policies import preset
 
 if TYPE_CHECKING:
-    from trellis.chaos.run import Options, Result
+    from trellis.chaos.scenario import Options, Result
 
 
 def chaos(
@@ -44,8 +44,8 @@ def chaos(
     Each scenario has servers of its own and ends them.
     """
     from trellis.chaos.registry import NEMESES, find
-    from trellis.chaos.run import Options, mild
     from trellis.chaos.run import chaos as run_chaos
+    from trellis.chaos.scenario import Options, mild
 
     if list_:
         _list(as_json)
