@@ -5,27 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, quote, urlsplit
 
 import psutil
 
-from trellis.chaos.answers import GrpcAnswers, PostgresCommits
 from trellis.chaos.wire import Wire
+from trellis.chaos.wiring import open_wires, through
 from trellis.config import Settings
 from trellis.crew import Crew
-from trellis.db.roles import ROLE
 from trellis.desk import Receipt, Started
 from trellis.errors import StackError
 from trellis.faults import FaultPlan
 from trellis.model import Order
 from trellis.policies import Policy
 from trellis.runtime import Runtime, opened
-from trellis.stack.postgres import DATABASE
 
 POLLED = timedelta(seconds=90)
 """A worker without tasks polls at least once a minute. One that has not polled for this long has ended."""
@@ -134,38 +130,28 @@ async def own_house(settings: Settings, plan: FaultPlan, workers: int = 2) -> As
     `settings` must name no servers, and its folder must be empty or new: `runtime.workspace` gives such settings.
     Raises StackError.
     """
-    async with AsyncExitStack() as opening:
+    async with (
         # Checked: after a restart of Postgres, no client may get a connection that the restart broke.
-        runtime = await opening.enter_async_context(
-            opened(settings, start=True, pool_size=32, pool_wait=30, checked=True)
-        )
+        opened(settings, start=True, pool_size=32, pool_wait=30, checked=True) as runtime,
+        crew_behind_wires(runtime, workers) as (crew, wires),
+    ):
         await runtime.desk.set_faults(plan)
-        wires = {
-            "postgres": await opening.enter_async_context(Wire(_socket(runtime), answers=PostgresCommits)),
-            "temporal": await opening.enter_async_context(Wire(runtime.stack.temporal.address, answers=GrpcAnswers)),
-        }
-        crew = await opening.enter_async_context(
-            Crew(settings, settings.home / "worker.log", workers, through(runtime, wires))
-        )
-        refuse_servers_of_others(runtime)
         yield House(runtime, crew, wires, plan)
 
 
-def _socket(runtime: Runtime) -> Path:
-    """The Unix socket of the embedded Postgres."""
-    return Path(parse_qs(urlsplit(runtime.stack.database_url).query)["host"][0]) / ".s.PGSQL.5432"
+@asynccontextmanager
+async def crew_behind_wires(
+    runtime: Runtime, size: int, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Crew, dict[str, Wire]]]:
+    """Worker processes that reach the servers of an open workspace through wires, for as long as the block lasts.
 
-
-def through(runtime: Runtime, wires: Mapping[str, Wire]) -> dict[str, str]:
-    """The environment with which a worker reaches the servers of a workspace through these wires."""
-    found: dict[str, str] = {}
-    if "postgres" in wires:
-        # The role is named here, because a worker takes a named server for somebody else's, and keeps its user.
-        found["DATABASE_URL"] = f"postgresql://{ROLE}@/{DATABASE}?host={quote(wires['postgres'].address)}"
-    if "temporal" in wires:
-        found["TEMPORAL_ADDRESS"] = wires["temporal"].address
-        found["TEMPORAL_NAMESPACE"] = runtime.stack.temporal.namespace
-    return found
+    environment: further variables of the workers. Raises StackError, also where a server is not Trellis's own.
+    """
+    refuse_servers_of_others(runtime)
+    async with open_wires(runtime) as wires:
+        behind = through(runtime, wires) | dict(environment or {})
+        async with Crew(runtime.settings, runtime.settings.home / "worker.log", size, behind) as crew:
+            yield crew, wires
 
 
 def refuse_servers_of_others(runtime: Runtime) -> None:

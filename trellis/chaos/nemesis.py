@@ -44,6 +44,9 @@ class Nemesis(ABC):
     lag_s: ClassVar[float] = 0.0
     """About how long after `heal` orders stand still, such as until clients connect again [s], for the prediction."""
 
+    seed: object = 0
+    """What a nemesis draws its choices by. The run sets it before `break_`."""
+
     def why_not(self, house: House) -> str | None:
         """A sentence if this machine cannot stage it, else None. It breaks nothing."""
         return None

@@ -164,6 +164,7 @@ async def _run(
             for at in options.schedule(kind.name):
                 await asyncio.sleep(max(0.0, began + at - time.time()))
                 nemeses.append(kind() if nemeses else first)
+                nemeses[-1].seed = f"{options.seed} {len(nemeses)}"
                 await house.stage(nemeses[-1], options.lasts(kind))
             await clients
             outage_s = sum(((one.healed or one.began) - one.began).total_seconds() for one in house.broken)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from trellis.chaos.experiments import DEPENDENCY, DOWNSTREAM_LOAD
 from trellis.chaos.house import House
 from trellis.chaos.nemesis import Nemesis
 from trellis.db.recovering import Recovering
@@ -58,7 +59,7 @@ class _Provider(Nemesis):
 class ProviderRaises(_Provider):
     name: ClassVar[str] = "provider-raises"
     says: ClassVar[str] = "The payment provider is out of service: every call raises at once."
-    experiment: ClassVar[str] = "Break the things your Workflows call"
+    experiment: ClassVar[str] = DEPENDENCY
     outage: ClassVar[bool] = True
     # A worker asks for the plan twice a second.
     lag_s: ClassVar[float] = 0.5
@@ -71,7 +72,7 @@ class ProviderRaises(_Provider):
 class ProviderHangs(_Provider):
     name: ClassVar[str] = "provider-hangs"
     says: ClassVar[str] = "The payment provider is out of service: every call hangs, and its caller gives up."
-    experiment: ClassVar[str] = "Break the things your Workflows call"
+    experiment: ClassVar[str] = DEPENDENCY
     outage: ClassVar[bool] = True
     lag_s: ClassVar[float] = 0.5
     marks: ClassVar[tuple[str, ...]] = ("outage",)
@@ -83,7 +84,7 @@ class ProviderHangs(_Provider):
 class ProviderSaturated(_Provider):
     name: ClassVar[str] = "provider-saturated"
     says: ClassVar[str] = "The payment provider serves two calls at once, 0.2 s each; the others wait in its queue."
-    experiment: ClassVar[str] = "Validate downstream load capacity"
+    experiment: ClassVar[str] = DOWNSTREAM_LOAD
     marks: ClassVar[tuple[str, ...]] = ("queued",)
 
     capacity = Capacity(calls=2, seconds=0.2)

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from trellis.chaos.experiments import KILL_ALL, RESTART_OFTEN
 from trellis.chaos.house import House
 from trellis.chaos.nemesis import Nemesis
 from trellis.crew import Member
@@ -34,7 +35,7 @@ async def refill(house: House) -> None:
 class WorkerKilled(Nemesis):
     name: ClassVar[str] = "worker-killed"
     says: ClassVar[str] = "One worker gets SIGKILL in the middle of its work, and a new one takes its place."
-    experiment: ClassVar[str] = "Frequent Worker restart"
+    experiment: ClassVar[str] = RESTART_OFTEN
     seconds: ClassVar[float] = 0.0
     replaces_workers: ClassVar[bool] = True
 
@@ -60,7 +61,7 @@ class WorkerKilled(Nemesis):
 class AllWorkersGone(WorkerKilled):
     name: ClassVar[str] = "workers-gone"
     says: ClassVar[str] = "All workers get SIGKILL, and for some seconds there is none."
-    experiment: ClassVar[str] = "Kill all Workers, then restart them"
+    experiment: ClassVar[str] = KILL_ALL
     seconds: ClassVar[float] = 6.0
     outage: ClassVar[bool] = True
 
