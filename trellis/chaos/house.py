@@ -65,6 +65,11 @@ class Break:
     healing: datetime | None = None
     healed: datetime | None = None
 
+    @property
+    def until(self) -> datetime:
+        """When it was over; its begin as long as it is not."""
+        return self.healed or self.began
+
 
 class House:
     """Servers that Trellis started, workers in processes of their own, and the wires between them.

@@ -44,4 +44,4 @@ async def after_kill(house: House, arrivals: Arrivals) -> Moves:
 def _worked(house: House, one: Break) -> datetime:
     """When the first new worker after this break worked."""
     ready = [member.ready_at for member in house.crew.hired if member.ready_at is not None]
-    return min((at for at in ready if at >= one.began), default=one.healed or one.began)
+    return min((at for at in ready if at >= one.began), default=one.until)

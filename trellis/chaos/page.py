@@ -83,10 +83,9 @@ def _scenario(one: Scenario, says: dict[str, str]) -> Iterable[str]:
     yield f'<h2 id="{escape(one.name)}">{escape(one.name)}</h2><p>{escape(says.get(one.name, ""))}</p>'
     yield f'<p class="{one.verdict.word}">{escape(one.verdict.sentence)}</p>'
     for each in one.breaks:
-        healed = each.healed or each.began
         yield (
             f"<p>{escape(each.name)}: broken {one.since(each.began):.1f} s after the first order, healed after "
-            f"{(healed - each.began).total_seconds():.1f} s.</p>"
+            f"{(each.until - each.began).total_seconds():.1f} s.</p>"
         )
     ended = ", ".join(f"{number} {escape(state)}" for state, number in sorted(one.states.items()))
     yield f'<p class="soft">How the orders ended: {ended}.</p>'
@@ -114,7 +113,7 @@ def chart(one: Scenario) -> str:
         'orders">'
     ]
     for each in one.breaks:
-        begin, width = x(one.since(each.began)), x(one.since(each.healed or each.began)) - x(one.since(each.began))
+        begin, width = x(one.since(each.began)), x(one.since(each.until)) - x(one.since(each.began))
         lines.append(f'<rect class="band" x="{begin:.1f}" y="{TOP}" width="{max(width, 1.5):.1f}" ')
         lines.append(f'height="{HEIGHT - TOP - BOTTOM}"><title>{escape(each.name)}</title></rect>')
     for waiting in _ticks(most):

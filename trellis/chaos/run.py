@@ -155,6 +155,7 @@ async def _run(
     await _warm_up(house, options.policy)
     arrivals = Arrivals(house, options.policy, options.orders, options.rate, options.seed, name=kind.name)
     nemeses: list[Nemesis] = []
+    staged: list[Break] = []
     memory = Memory(house)
     try:
         async with asyncio.TaskGroup() as group:
@@ -165,20 +166,20 @@ async def _run(
                 await asyncio.sleep(max(0.0, began + at - time.time()))
                 nemeses.append(kind() if nemeses else first)
                 nemeses[-1].seed = f"{options.seed} {len(nemeses)}"
-                await house.stage(nemeses[-1], options.lasts(kind))
+                staged.append(await house.stage(nemeses[-1], options.lasts(kind)))
             await clients
-            outage_s = sum(((one.healed or one.began) - one.began).total_seconds() for one in house.broken)
+            outage_s = length(staged)
             await arrivals.settle(time.time() + options.policy.budget + outage_s + COMPENSATION, tick)
             landed = [await nemesis.landed(house) for nemesis in nemeses]
             verdict = await judge(
-                house, _met(landed, house.broken, arrivals), arrivals.acknowledged,
+                house, _met(landed, staged, arrivals), arrivals.acknowledged,
                 policy=options.policy, outage_s=outage_s,
             )  # fmt: skip
             watch.cancel()
     except ExceptionGroup as failed:
         raise _first(failed) from None
     until = max((one.ended or 0.0 for one in arrivals.all), default=began)
-    broke, healed = house.broken[0].began.timestamp(), (house.broken[-1].healed or house.broken[-1].began).timestamp()
+    broke, healed = staged[0].began.timestamp(), staged[-1].until.timestamp()
     return Scenario(
         name=kind.name,
         orders=options.orders,
@@ -206,14 +207,18 @@ def expect(kind: type[Nemesis], options: Options, pace: Pace) -> float | None:
     return predicted(options.rate, outage_s, pace, lag_s=lag_s, left_s=left_s)
 
 
+def length(breaks: Sequence[Break]) -> float:
+    """For how long something was broken [s]. The breaks of one run come one after the other."""
+    return sum((one.until - one.began).total_seconds() for one in breaks)
+
+
 def _met(landed: list[int], broken: list[Break], arrivals: Arrivals) -> int:
     """The faults that landed while there were orders for them to hit."""
     return sum(
         number
         for number, one in zip(landed, broken, strict=True)
         if any(
-            order.due <= (one.healed or one.began).timestamp()
-            and (order.ended is None or order.ended >= one.began.timestamp())
+            order.due <= one.until.timestamp() and (order.ended is None or order.ended >= one.began.timestamp())
             for order in arrivals.all
         )
     )

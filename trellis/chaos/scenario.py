@@ -138,7 +138,7 @@ class Scenario:
             "moved_s": short(self.moves.others_s),
             "after_heartbeat_s": short(self.moves.in_flight_s),
             "breaks": [
-                {"began_s": short(self.since(one.began)), "healed_s": short(self.since(one.healed or one.began))}
+                {"began_s": short(self.since(one.began)), "healed_s": short(self.since(one.until))}
                 for one in self.breaks
             ],
             "memory_mb": self.memory,

@@ -47,6 +47,8 @@ class WorkerKilled(Nemesis):
 
     async def break_(self, house: House) -> None:
         # The oldest: in a run with many kills each worker has its turn, and each has had time to get work.
+        if not house.crew.working:
+            raise StackError("No worker is left that could be killed.")
         member = house.crew.working[0]
         self.killed.append(member)
         await house.crew.kill(member)
@@ -86,6 +88,8 @@ class WorkerFrozen(Nemesis):
         return "Two workers in processes of their own are needed: one freezes, and the other takes over."
 
     async def break_(self, house: House) -> None:
+        if not house.crew.working:
+            raise StackError("No worker is left that could be frozen.")
         self.frozen = house.crew.working[0]
         house.crew.freeze(self.frozen)
         self._since = datetime.now(UTC)
