@@ -67,12 +67,12 @@ def _summary(result: Result) -> Iterable[str]:
     if not result.scenarios:
         return
     yield '<div class="wide"><table><tr><th>scenario</th><th class="text">verdict</th><th>orders</th><th>acknowledged'
-    yield "</th><th>landed</th><th>violations</th><th>drained [s]</th><th>predicted [s]</th></tr>"
+    yield "</th><th>landed</th><th>violations</th><th>backlog</th><th>drained [s]</th><th>predicted [s]</th></tr>"
     for one in result.scenarios:
         word = one.verdict.word
         numbers = (
-            one.orders, one.acknowledged, one.verdict.landed, one.verdict.violations, seconds(one.drained_s),
-            seconds(one.predicted_s),
+            one.orders, one.acknowledged, one.verdict.landed, one.verdict.violations, one.backlog,
+            seconds(one.drained_s), seconds(one.predicted_s),
         )  # fmt: skip
         yield f'<tr><td><a href="#{escape(one.name)}">{escape(one.name)}</a></td><td class="text {word}">{word}</td>'
         yield "".join(f"<td>{number}</td>" for number in numbers) + "</tr>"

@@ -116,6 +116,11 @@ class Scenario:
     curve: list[tuple[float, int]]
     folder: Path | None = None
 
+    @property
+    def backlog(self) -> int:
+        """The most orders that were due and had not ended."""
+        return max((waiting for _, waiting in self.curve), default=0)
+
     def since(self, moment: datetime) -> float:
         """Seconds after the first order was due."""
         return moment.timestamp() - self.began
@@ -134,7 +139,7 @@ class Scenario:
             "drained_s": short(self.drained_s),
             "predicted_s": short(self.predicted_s),
             "states": dict(self.states),
-            "backlog": max((waiting for _, waiting in self.curve), default=0),
+            "backlog": self.backlog,
             "moved_s": short(self.moves.others_s),
             "after_heartbeat_s": short(self.moves.in_flight_s),
             "breaks": [
