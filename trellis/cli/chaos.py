@@ -117,8 +117,9 @@ def _print(result: Result, where: Path) -> None:
         box=None,
     )
     for one in result.scenarios:
-        numbers: tuple[Any, ...] = (one.orders, one.acknowledged, one.verdict.landed, one.verdict.violations)
-        table.add_row(one.name, one.verdict.word, *map(str, numbers), seconds(one.drained_s), seconds(one.predicted_s))
+        numbers = (one.orders, one.acknowledged, one.verdict.landed, one.verdict.violations, one.backlog)
+        times = (seconds(one.drained_s), seconds(one.predicted_s))
+        table.add_row(one.name, one.verdict.word, *map(str, numbers), *times)
     out.print(table)
     for one in result.scenarios:
         if one.moves.orders:
