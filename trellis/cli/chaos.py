@@ -105,17 +105,9 @@ def _print(result: Result, where: Path) -> None:
 
     from trellis.chaos.page import seconds
 
-    table = Table(
-        "scenario",
-        "verdict",
-        "orders",
-        "acknowledged",
-        "landed",
-        "violations",
-        "drained [s]",
-        "predicted [s]",
-        box=None,
-    )
+    table = Table("scenario", "verdict", box=None)
+    for head in ("orders", "acknowledged", "landed", "violations", "backlog", "drained [s]", "predicted [s]"):
+        table.add_column(head, justify="right")
     for one in result.scenarios:
         numbers = (one.orders, one.acknowledged, one.verdict.landed, one.verdict.violations, one.backlog)
         times = (seconds(one.drained_s), seconds(one.predicted_s))
