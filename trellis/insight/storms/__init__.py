@@ -1,0 +1,20 @@
+"""Outages and load: what a policy does to a provider that is out or busy, and whether the orders recover.
+
+A policy that retries eagerly looks best where failures are independent. In an outage it makes many times the usual
+calls, and after it the waiting orders may call so often that a provider of finite capacity never catches up. `storm`
+plays one outage, `storm_map` many (load by length of outage), `border` finds the load at which *recovers* becomes
+*never*, and `drain` says in closed form how long a backlog takes where only the stack limits it.
+
+Sources: Brooker, "Fixing retries with token buckets and circuit breakers" (2022); Bronson, Aghayev, Charapko and Zhu,
+"Metastable failures in distributed systems", HotOS 2021.
+"""
+
+from trellis.insight.storms.draining import drain
+from trellis.insight.storms.mapping import Border, border, storm_map
+from trellis.insight.storms.recovery import Times, Usual, drained_at
+from trellis.insight.storms.storm import Storm, need_room, outage, storm, usually
+
+__all__ = [
+    "Border", "Storm", "Times", "Usual", "border", "drain", "drained_at", "need_room", "outage", "storm", "storm_map",
+    "usually",
+]  # fmt: skip
