@@ -17,6 +17,7 @@ from trellis.insight.chain import ORDER, Part
 from trellis.insight.frames import OUTCOMES
 from trellis.insight.simulate.tries import FIELDS
 from trellis.insight.simulate.world import Setting, World
+from trellis.outages import HOW
 from trellis.policies import Policy
 
 _EPOCH = pd.Timestamp("2000-01-01", tz="UTC")
@@ -93,6 +94,7 @@ def _attempts(world: World) -> pd.DataFrame:
         "duration_ms": (tries["ended"] - tries["began"]) * 1000,
         "error": pd.Series(pd.NA, index=tries.index, dtype=pd.StringDtype("pyarrow")),
         "worker": pd.Categorical(["simulated"] * len(tries)), "skewed": False,
+        "outage": pd.Categorical(tries["outage"], categories=list(HOW)), "queued": tries["queued"].astype(float),
     }).reset_index(drop=True)  # fmt: skip
 
 

@@ -49,6 +49,7 @@ class Tries:
         self._slots = slots
         self._places: dict[tuple[str, int], Places] = {}
         self._governors: dict[tuple[str, int], Governor] = {}
+        self._probing: set[Governor] = set()
         self.recorded: list[tuple[Any, ...]] = []
         self.begun: dict[str, list[float]] = {}
 
@@ -137,11 +138,15 @@ class Tries:
     ) -> Process:
         """The worker repeats the step. `running` holds the try in progress: (number, lane, its beginning, its call)."""
         governor = self._governor(order, step, retry)
-        if governor is not None:
-            governor.first(self._loop.now)
         number = 0
         while True:
             number += 1
+            if governor is not None:
+                # Only the first call of the first lane is free, as in a worker.
+                if number == 1 and lane == 0:
+                    governor.first(self._loop.now)
+                else:
+                    yield from self._turn(governor)
             began = self._loop.now
             call = self._call(order, step, retry)
             outcome, seconds = call.outcome, call.seconds
@@ -159,15 +164,11 @@ class Tries:
             if number == retry.max_tries:
                 return False
             draw = order.luck.random()
-            if governor is None:
-                yield retry.backoff(number, draw)
-            else:
-                yield governor.pause(retry, number, draw)
-                yield from self._turn(governor)
+            yield retry.backoff(number, draw) if governor is None else governor.pause(retry, number, draw)
 
     def _governor(self, order: Order, step: Step, retry: Retry) -> Governor | None:
         """The governor of the step in the order's worker. None: the rule has no use for one."""
-        if retry.retry_share is None and not retry.slow_after:
+        if not retry.governed:
             return None
         key = step.name, order.worker
         if key not in self._governors:
@@ -180,7 +181,7 @@ class Tries:
         turn = governor.ask(self._loop.now, go.set)
         if turn is None:
             return
-        if governor.waiting == 1:
+        if governor not in self._probing:
             self._probe_later(governor)
         try:
             yield go
@@ -191,9 +192,11 @@ class Tries:
     def _probe_later(self, governor: Governor) -> None:
         """Let the governor probe for as long as somebody waits."""
         if (at := governor.probe_at) is not None:
+            self._probing.add(governor)
             self._loop.call_at(at, partial(self._probe, governor))
 
     def _probe(self, governor: Governor) -> None:
+        self._probing.discard(governor)
         governor.probe(self._loop.now)
         self._probe_later(governor)
 
