@@ -9,6 +9,6 @@ from trellis.insight.charts.storms import backlog, recovery_map
 from trellis.insight.charts.theme import static
 
 __all__ = [
-    "attempts_per_step", "backlog", "completion", "completion_by_policy", "follows", "frontier", "gantt", "latency", "recovery_map",
-    "shares", "state_map", "static", "timelines", "utilisation", "variants", "where_the_seconds_go",
+    "attempts_per_step", "backlog", "completion", "completion_by_policy", "follows", "frontier", "gantt", "latency",
+    "recovery_map", "shares", "state_map", "static", "timelines", "utilisation", "variants", "where_the_seconds_go",
 ]  # fmt: skip

@@ -10,10 +10,11 @@ import pandas as pd
 from trellis.insight.charts.theme import MOST, WIDTH, need_rows
 from trellis.insight.colours import BLUE, GREEN, INK, ORANGE, VERMILION, on_paper
 from trellis.insight.frames import ORDERS
-from trellis.insight.storms import Storm
 
 if TYPE_CHECKING:
     import altair as alt
+
+    from trellis.insight.storms import Storm
 
 _VERDICTS = {"recovers quickly": GREEN, "recovers slowly": ORANGE, "never": VERMILION}
 

@@ -9,12 +9,13 @@ Sources: Brooker, "Fixing retries with token buckets and circuit breakers" (2022
 "Metastable failures in distributed systems", HotOS 2021.
 """
 
+from trellis.insight.storms.calling import calls_while_out
 from trellis.insight.storms.draining import drain
 from trellis.insight.storms.mapping import Border, border, storm_map
 from trellis.insight.storms.recovery import Times, Usual, drained_at
 from trellis.insight.storms.storm import Storm, need_room, outage, storm, usually
 
 __all__ = [
-    "Border", "Storm", "Times", "Usual", "border", "drain", "drained_at", "need_room", "outage", "storm", "storm_map",
-    "usually",
+    "Border", "Storm", "Times", "Usual", "border", "calls_while_out", "drain", "drained_at", "need_room", "outage",
+    "storm", "storm_map", "usually",
 ]  # fmt: skip

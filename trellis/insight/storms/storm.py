@@ -59,6 +59,11 @@ class Storm:
     completed: int
     failed: int
 
+    @classmethod
+    def calm(cls, policy: Policy, rate: float, usual: Usual) -> Storm:
+        """No outage: nothing to recover from."""
+        return cls(policy, rate, 0.0, 0.0, pd.DataFrame(), usual, 1.0, 0.0, True, 0, 0)
+
     @property
     def recovers(self) -> bool:
         return self.drained_s is not None
