@@ -153,6 +153,8 @@ def recommend(
     measured = None if learned is None else MeasuredRuns.of(learned, deadline)
     trust = all(check.ok for check in checks)
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
+    arriving = None if learned is None else arrival_rate(learned.attempts)
+    trial = Trial(stress, world.calls, world.known.get("steps"), world.known["overhead"], arriving) if stress else None
     lanes = max(LANES) if trust or measured is None else measured.lanes
     try:
         found, table = _chosen(goal, lanes) if learned is None else _gentlest(goal, lanes)
@@ -167,9 +169,7 @@ def recommend(
             trust = False
             checks = tuple(heavy if check.name == heavy.name else check for check in checks)
     stressed = None
-    if stress:
-        known = None if learned is None else arrival_rate(learned.attempts)
-        trial = Trial(stress, world.calls, world.known.get("steps"), world.known["overhead"], known)
+    if trial is not None:
         found, stressed = surviving(trial, goal.rivals(found.policy, table, lanes), goal.predicted_if_met)
         if found.policy.name not in set(table["name"]):
             table = goal.with_row(table, found.policy)
