@@ -26,7 +26,6 @@ from trellis.insight.storms import (
     Usual,
     border,
     calls_while_out,
-    drain,
     drained_at,
     outage,
     storm,
@@ -141,7 +140,9 @@ def test_a_worker_runs_as_many_activities_as_it_has_slots() -> None:
     faults = {"charge": Calls(latency=(1.0,))}
     policy = eager(3.0)
     for number, needed in ((1, 5.0), (2, 3.0)):
-        runs = simulate(policy, faults, orders=10, at_once=10, overhead=NOTHING, slots=2, workers=number).runs
+        runs = simulate(
+            policy, faults, orders=10, at_once=10, steps=["charge"], overhead=NOTHING, slots=2, workers=number
+        ).runs
         assert runs["seconds"].max() == pytest.approx(needed)
 
 
@@ -186,18 +187,6 @@ def test_recovery_needs_the_old_backlog_and_quick_orders() -> None:
     assert drained_at(Times.of(hurt + slow), 25.0, usual) is None
     assert drained_at(Times.of(hurt + [(b, None, False) for b, _, _ in quick]), 25.0, usual) is None
     assert drained_at(Times.of(hurt), 25.0, usual) is None
-
-
-def test_a_backlog_drains_at_what_the_capacity_leaves_over() -> None:
-    """Five a second for ten seconds, ten a second served: 50 orders at five a second are 10 s; half the work, half the
-    time; two workers in place of one, a third; at the capacity, never."""
-    assert drain(5, 10, None, 10) == pytest.approx(10)
-    assert drain(5, 10, None, 10, left=0.5) == pytest.approx(5)
-    assert drain(5, 10, None, 10, workers=(2, 1)) == pytest.approx(10 / 3)
-    assert drain(10, 10, None, 10) is None
-    assert drain(5, 60, preset("swift"), 10, step="charge") == pytest.approx(15, abs=0.2)
-    with pytest.raises(BadInput):
-        drain(0, 10, None, 10)
 
 
 # --- storms ---------------------------------------------------------------------------------------------------

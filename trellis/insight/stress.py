@@ -69,7 +69,7 @@ class Stressed:
         return (
             f"{no}At {found.rate:.3g} {noun}s a second, {out:g} s without the provider of {self.step} cost "
             f"{found.times_normal:.3g} times its usual calls, and the {noun}s recover {found.drained_s:.1f} s "
-            f"afterwards."
+            f"afterwards{f'; {found.failed} {noun}s used up their budget' if found.failed else ''}."
         )
 
     def result(self) -> dict[str, Any]:
