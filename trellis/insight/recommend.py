@@ -146,6 +146,8 @@ def recommend(
     if isinstance(faults, Learned) and load is not None:
         faults = replace(faults, load=load)
     world = _world(faults, steps, overhead, load)
+    if stress:
+        world = replace(world, calls=stress.served(world.calls))
     learned = faults if isinstance(faults, Learned) else None
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()

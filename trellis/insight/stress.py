@@ -25,7 +25,10 @@ _SHORTEST_SERVICE = 0.001
 _RARELY = 1e-6
 """P(as many failures in a row as make pauses longer, while nothing is wrong)."""
 
-_PAUSES = (1.0, 3.0)
+_PAUSES = (1 / 15, 1 / 5, 2 / 5)
+"""Longer pauses to consider, as shares of the order's budget."""
+
+_LARGEST_SHARE = 10.0
 _SLOWER = 1.15
 _MOST = 6
 
@@ -47,6 +50,15 @@ class Stress:
     def __bool__(self) -> bool:
         """Whether there is anything to survive."""
         return self.outage is not None or self.capacity is not None
+
+    def served(self, calls: Mapping[str, Calls]) -> Mapping[str, Calls]:
+        """The calls, where no good one is quicker than `service`."""
+        if self.service is None:
+            return calls
+        least = _known(self.service, "each step")
+        return {
+            step: replace(one, latency=tuple(max(least, each) for each in one.latency)) for step, one in calls.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,10 @@ class Trial:
         if stress.capacity is not None:
             if stress.capacity < 1:
                 raise BadInput("A provider serves at least one call at once: give a capacity of 1 or more.")
-            capacity = {step: Capacity(stress.capacity, _service(stress, step, calls[step])) for step in needed}
+            service = {step: float(np.mean(calls[step].latency)) for step in needed}
+            if stress.service is not None:
+                service = dict.fromkeys(needed, stress.service)
+            capacity = {step: Capacity(stress.capacity, _known(service[step], step)) for step in needed}
             calls = {step: _without(one, capacity[step].seconds) if step in capacity else one
                      for step, one in calls.items()}  # fmt: skip
         self._calls = calls
@@ -138,29 +153,26 @@ class Trial:
 
     def governed(self, policy: Policy) -> Iterator[Policy]:
         """`policy` with what helps in an outage: longer pauses after many failures in a row, a retry budget, both."""
-        for slow, share in [*((pause, False) for pause in _PAUSES), (0.0, True), (_PAUSES[0], True)]:
-            limited = {
-                step: self._limited(step, policy.retry_of(step), slow, share=share, budget=policy.budget)
-                for step in self._calls
-            }
-            rule = self._limited(None, policy.retry, slow, share=share, budget=policy.budget)
+        for part, share in [*((pause, False) for pause in _PAUSES), (0.0, True), (_PAUSES[0], True)]:
+            slow = part * policy.budget
+            limited = {step: self._limited(step, policy.retry_of(step), slow, share=share) for step in self._calls}
+            rule = self._limited(None, policy.retry, slow, share=share)
             apart = {step: one for step, one in limited.items() if one != rule}
             yield replace(policy, name=f"{policy.name}, governed", retry=rule, steps=apart)
 
-    def _limited(self, step: str | None, rule: Retry, slow: float, *, share: bool, budget: float) -> Retry:
+    def _limited(self, step: str | None, rule: Retry, slow: float, *, share: bool) -> Retry:
         names = list(self._calls) if step is None else [step]
         good = min(sum(part for part, _ in self._calls[name].under(rule.try_timeout)[0]) for name in names)
         changes: dict[str, float | int] = {}
-        if slow and slow < budget / 2:
+        if slow:
             failing = min(max(1.0 - good, 1e-3), 0.999)
             after = max(5, math.ceil(math.log(_RARELY) / math.log(failing)))
             changes |= {"slow_after": after, "slow_backoff": max(slow, rule.max_backoff)}
-        if share:
+        needed = round(max(0.2, (rule.hedge / max(good, 1e-3) - 1.5) / 2), 2)
+        if share and needed <= _LARGEST_SHARE:
             # A first call pays a share, a success one and a share more. So that calls which fail as usual never wait,
             # that must be clearly more than the retries between two successes.
-            changes["retry_share"] = round(max(0.2, (rule.hedge / max(good, 1e-3) - 1.5) / 2), 2)
-        if changes.get("retry_share", 0.0) > 10:
-            changes.pop("retry_share")
+            changes["retry_share"] = needed
         return replace(rule, placement=Placement.ACTIVITY, jitter=Jitter.FULL, **changes)  # type: ignore[arg-type]
 
 
@@ -203,9 +215,7 @@ def _rate(stress: Stress, known: float | None) -> float:
     return rate
 
 
-def _service(stress: Stress, step: str, calls: Calls) -> float:
-    """Seconds that the provider works on a call of this step."""
-    seconds = float(np.mean(calls.latency)) if stress.service is None else stress.service
+def _known(seconds: float, step: str) -> float:
     if not _SHORTEST_SERVICE <= seconds <= 3600:
         raise BadInput(
             f"How long the provider of {step} works on a call is not known: give --service, from 0.001 to 3600 seconds."
