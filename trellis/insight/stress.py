@@ -192,7 +192,7 @@ def surviving(
             # A policy that needs no help is taken as it is.
             return prediction, Stressed(found, trial.step, tuple(refused))
         refused.append(rules(policy))
-        helped = []
+        helped: list[tuple[float, int, Prediction, Storm]] = []
         for governed in trial.governed(policy):
             if (prediction := met(governed)) is not None:
                 found, _ = trial.storm_of(governed, beside=usual)
