@@ -48,8 +48,8 @@ def eager(timeout: float = 1.0, **changes: Any) -> Policy:
     )  # fmt: skip
 
 
-def hit(policy: Policy, seconds: float = 8.0, rate: float = 2.5, **more: Any) -> Storm:
-    """One outage of the charge's provider at half of what it serves."""
+def hit(policy: Policy, seconds: float = 12.0, rate: float = 1.5, **more: Any) -> Storm:
+    """One outage of the charge's provider at three tenths of what it serves."""
     plan = replace(LIMITED, outages=(outage(seconds, step="charge", rate=rate),))
     return storm(policy, plan, rate=rate, **more)
 
@@ -164,7 +164,7 @@ def test_a_retry_budget_holds_the_calls_of_an_outage_down() -> None:
     complete soon after the outage."""
     plan = FaultPlan(outages=(Outage(0.0, 20.0, "error", "charge"),))
     calls, late = [], []
-    for policy in (eager(), eager(retry_share=0.2)):
+    for policy in (eager(), eager(retry_share=0.1)):
         made = simulate(policy, plan, orders=20, rate=2.0)
         charges = made.attempts[made.attempts["step"] == "charge"]
         calls.append(int((charges["outage"] == "error").sum()))
@@ -193,8 +193,8 @@ def test_recovery_needs_the_old_backlog_and_quick_orders() -> None:
 
 
 def test_an_eager_policy_never_recovers_and_its_retries_are_why() -> None:
-    """An outage of 8 s at half load: long after it, fewer than half of the orders complete that arrive. A tenth of the
-    outage does no harm."""
+    """An outage of 12 s at three tenths of the capacity: long after it, fewer than half of the orders complete that arrive. A tenth of
+    it does no harm."""
     found = hit(eager())
     assert found.alone
     assert found.drained_s is None
@@ -202,31 +202,32 @@ def test_an_eager_policy_never_recovers_and_its_retries_are_why() -> None:
     assert len(later) > 20
     assert later["completed"].sum() < 0.5 * later["arrived"].sum()
     assert "never" in found.words()
-    short = hit(eager(), 0.8)
+    short = hit(eager(), 1.2)
     assert short.drained_s is not None
     assert short.drained_s < 5
 
 
 @pytest.mark.parametrize(
     "saves",
-    [{"retry_share": 0.2}, {"slow_after": 8, "slow_backoff": 12.0}, {"timeout": 6.0}],
+    [{"retry_share": 0.1}, {"slow_after": 4, "slow_backoff": 20.0}, {"timeout": 6.0}],
     ids=["a retry budget", "longer pauses", "a longer timeout"],
 )
 def test_what_saves_an_eager_policy(saves: dict[str, Any]) -> None:
-    """The same outage: the orders recover within the length of the outage a few times over, for three seeds."""
+    """The same outage: all orders complete, and new ones are quick again within twice its length, for three seeds."""
     for seed in range(3):
         assert hit(eager(), seed=seed).drained_s is None
         found = hit(eager(**saves), seed=seed)
         assert found.drained_s is not None
-        assert found.drained_s < 40
+        assert found.drained_s < 24
+        assert found.failed == 0
 
 
 def test_never_is_never_still_ten_budgets_later() -> None:
     """Played on for 300 s beyond what was needed to say it, no more of the orders complete than before."""
-    plan = replace(LIMITED, outages=(outage(8.0, step="charge", rate=2.5),))
+    plan = replace(LIMITED, outages=(outage(12.0, step="charge", rate=1.5),))
     world = World(eager(), plan, ("receive", "validate", "charge", "prepare", "dispatch", "ship"), 0,
                   Setting(Overhead(), slots=SLOTS, budget=True))  # fmt: skip
-    world.open(world.gaps(2.5))
+    world.open(world.gaps(1.5))
     world.run_to(330.0)
     world.close()
     times = Times.of([(run.began, run.ended, run.state == "COMPLETED") for run in world.runs])
@@ -305,10 +306,11 @@ def test_a_policy_that_overloads_without_an_outage_is_told() -> None:
 
 def test_strangers_steps_have_storms_too() -> None:
     """A chain of one activity that is no order's, with calls that were learned."""
-    plan = FaultPlan(outages=(outage(2.0, step="mail"),), capacity={"mail": Capacity(3, 0.1)})
+    plan = FaultPlan(outages=(outage(5.0, step="mail"),), capacity={"mail": Capacity(3, 0.1)})
     found = storm(
-        eager(2.0), plan, rate=2.0, calls={"mail": Calls(error=0.1)}, steps=Activity("mail"), overhead=NOTHING
-    )
+        eager(2.0), plan, rate=2.0, calls={"mail": Calls(error=0.1)}, steps=Activity("mail"), overhead=NOTHING,
+        even=True,
+    )  # fmt: skip
     assert found.recovers
     assert found.times_normal > 2
 

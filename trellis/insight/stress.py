@@ -28,7 +28,7 @@ _RARELY = 1e-6
 _PAUSES = (1 / 15, 1 / 5, 2 / 5)
 """Longer pauses to consider, as shares of the order's budget."""
 
-_LARGEST_SHARE = 10.0
+_LEAST_SHARE, _LARGEST_SHARE = 0.05, 10.0
 _SLOWER = 1.15
 _MOST = 6
 
@@ -152,7 +152,7 @@ class Trial:
         return (Storm.calm(policy, self.rate, usual) if kept else None), usual
 
     def governed(self, policy: Policy) -> Iterator[Policy]:
-        """`policy` with what helps in an outage: longer pauses after many failures in a row, a retry budget, both."""
+        """`policy` with what helps in an outage: a retry budget, longer pauses after many failures in a row, both."""
         for part, share in [*((pause, False) for pause in _PAUSES), (0.0, True), (_PAUSES[0], True)]:
             slow = part * policy.budget
             limited = {step: self._limited(step, policy.retry_of(step), slow, share=share) for step in self._calls}
@@ -168,10 +168,11 @@ class Trial:
             failing = min(max(1.0 - good, 1e-3), 0.999)
             after = max(5, math.ceil(math.log(_RARELY) / math.log(failing)))
             changes |= {"slow_after": after, "slow_backoff": max(slow, rule.max_backoff)}
-        needed = round(max(0.2, (rule.hedge / max(good, 1e-3) - 1.5) / 2), 2)
+        # Between two successes there are `retries`. Those pay for each other that succeed; for the others the shares of
+        # a first call and of a success must pay, with room, or calls that fail as usual would wait.
+        retries = rule.hedge / max(good, 1e-3) - 1
+        needed = round(max(_LEAST_SHARE, 0.65 * (retries - (1 - good))), 2)
         if share and needed <= _LARGEST_SHARE:
-            # A first call pays a share, a success one and a share more. So that calls which fail as usual never wait,
-            # that must be clearly more than the retries between two successes.
             changes["retry_share"] = needed
         return replace(rule, placement=Placement.ACTIVITY, jitter=Jitter.FULL, **changes)  # type: ignore[arg-type]
 
