@@ -236,10 +236,10 @@ def test_never_is_never_still_ten_budgets_later() -> None:
 
 def test_a_map_says_which_outages_a_policy_recovers_from() -> None:
     """Rows for each load and length; the gentle corner recovers, the hard one does not, and the chart says *never*."""
-    table = storm_map(eager(), [0.3, 0.9], [2.0, 15.0], LIMITED)
+    table = storm_map(eager(), [0.2, 0.8], [2.0, 12.0], LIMITED)
     verdict = {(row.load, row.outage_s): row.recovers for row in table.itertuples()}
-    assert verdict[0.3, 2.0]
-    assert not verdict[0.9, 15.0]
+    assert verdict[0.2, 2.0]
+    assert not verdict[0.8, 12.0]
     assert table["drained_s"].isna().to_numpy().tolist() == (~table["recovers"]).to_numpy().tolist()
     chart = insight.recovery_map(table)
     assert "never" in set(drawn(chart)["text"])
@@ -252,8 +252,6 @@ def test_the_border_lies_where_the_backlog_fills_two_timeouts() -> None:
     found = border(eager(2.0), 8.0, LIMITED)
     assert 0.3 < found.load < 0.75
     assert found.never - found.recovers < 0.02
-    shorter = border(eager(2.0), 4.0, LIMITED)
-    assert shorter.load > found.load
 
 
 def test_a_storm_is_drawn_with_its_outage() -> None:
