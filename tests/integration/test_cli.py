@@ -24,6 +24,7 @@ from trellis.cli import app
 from trellis.config import Settings
 from trellis.faults import FaultPlan
 from trellis.model import FORWARD_OUTSIDE_STEPS, Address, State, workflow_id
+from trellis.outages import Capacity
 from trellis.policies import preset, tuned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +106,15 @@ async def test_faults_are_shown_and_set(house: House, settings: Settings) -> Non
     assert (plan["steps"]["charge"]["error"], plan["seed"]) == (0.25, 7)
     wrong = await trellis(settings, "faults", "set", "--error", "1.5")
     assert (wrong.returncode, "from 0 to 1" in wrong.stderr) == (1, True)
+    # A window, in words; what was set before stays.
+    outage = ("--outage", "charge:1000:10:hang", "--capacity", "ship:2:0.5")
+    shown = (await trellis(settings, "faults", "set", *outage)).stdout
+    assert "charge hangs from 1000 s to 1010 s" in shown
+    assert "serves 2 calls at once, 0.5 s each: 4 a second" in shown
+    in_force = (await house.desk.faults()).plan
+    assert (in_force.seed, in_force.capacity) == (7, {"ship": Capacity(2, 0.5)})
+    wrong = await trellis(settings, "faults", "set", "--capacity", "ship:0:0.5")
+    assert (wrong.returncode, "from 1 to 1000 calls at once, not 0" in wrong.stderr) == (1, True)
     assert (await trellis(settings, "faults", "set")).returncode == 2
 
 
