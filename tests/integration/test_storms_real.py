@@ -19,8 +19,8 @@ async def test_real_orders_recover_or_never_do_as_simulated(tmp_path: Path) -> N
     """An outage of the charge's provider at a light load, with longer pauses, and one of the validation's at a heavy
     load without: the simulator and the servers agree on both."""
     saved = tuned(EAGER, slow_after=6, slow_backoff=1.5)
-    light = Cell(saved, rate=2.0, outage_s=1.5, before=2.5, followed=15.0)
-    heavy = Cell(EAGER, rate=4.0, outage_s=4.0, before=2.5, followed=4.0, step="validate")
+    light = Cell(saved, rate=3.0, outage_s=1.5, before=2.0, followed=15.0)
+    heavy = Cell(EAGER, rate=4.0, outage_s=3.5, before=1.5, followed=3.5, step="validate")
     assert predicted(light) is not None
     assert predicted(heavy) is None
     async with bench_stack(Settings.model_validate({"TRELLIS_HOME": tmp_path}), own_servers=True) as bench:

@@ -157,10 +157,12 @@ class Tries:
             yield seconds
             running.remove(mine)
             self._record(order, step, (1, number, lane), outcome, began, self._loop.now, call)
-            if governor is not None:
-                (governor.succeeded if outcome is Outcome.SUCCEEDED else governor.failed)(self._loop.now)
             if outcome is Outcome.SUCCEEDED:
+                if governor is not None:
+                    governor.succeeded(self._loop.now, retried=number > 1 or lane > 0)
                 return True
+            if governor is not None:
+                governor.failed(self._loop.now)
             if number == retry.max_tries:
                 return False
             draw = order.luck.random()
