@@ -16,9 +16,9 @@ EAGER = eager(0.8)
 
 @pytest.mark.slow
 async def test_real_orders_recover_or_never_do_as_simulated(tmp_path: Path) -> None:
-    """An outage of the charge's provider at a light load, with longer pauses, and one of the validation's at a heavy
-    load without: the simulator and the servers agree on both."""
-    saved = tuned(EAGER, slow_after=6, slow_backoff=1.5)
+    """An outage of the charge's provider under a retry budget and a long timeout, and one of the validation's under an
+    eager policy: the simulator and the servers agree on both."""
+    saved = tuned(EAGER, try_timeout=3.0, retry_share=0.1)
     light = Cell(saved, rate=3.0, outage_s=1.5, before=2.0, followed=15.0)
     heavy = Cell(EAGER, rate=4.0, outage_s=3.5, before=1.5, followed=3.5, step="validate")
     assert predicted(light) is not None

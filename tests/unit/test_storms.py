@@ -193,8 +193,8 @@ def test_recovery_needs_the_old_backlog_and_quick_orders() -> None:
 
 
 def test_an_eager_policy_never_recovers_and_its_retries_are_why() -> None:
-    """An outage of 12 s at three tenths of the capacity: long after it, fewer than half of the orders complete that arrive. A tenth of
-    it does no harm."""
+    """An outage of 12 s at three tenths of the capacity: long after it, fewer than half of the orders complete that
+    arrive. A tenth of it does no harm."""
     found = hit(eager())
     assert found.alone
     assert found.drained_s is None
