@@ -44,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
     "runtime": {"config", "db", "desk", "stack", "workers", *WORDS},
-    "driving": {"config", "desk", *WORDS},
+    "driving": {"desk", *WORDS},
     "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "outcomes": {"db", "histories", "model"},
     "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
-    "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
+    "crew": {"config", "errors"},
+    "chaos": {"audit", "config", "crew", "db", "desk", "driving", "runtime", "stack", "workflows", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
@@ -58,8 +59,8 @@ ALLOWED: dict[str, set[str]] = {
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime", "sandbox",
-        "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",
+        "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
