@@ -17,10 +17,11 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.planted.wire import CUT, Rule, StatementWire
 from trellis import config, logs, runtime, workers
@@ -81,10 +82,10 @@ class Run:
         await self.desk.wait(order.order_id, PATIENCE)
 
 
-Act = Callable[[Run], Awaitable[None]]
+Act = Callable[[Run], Coroutine[Any, Any, None]]
 
 
-def each(life: Callable[[Run], Awaitable[None]]) -> Act:
+def each(life: Act) -> Act:
     """All orders at once, each with this life."""
 
     async def act(run: Run) -> None:
