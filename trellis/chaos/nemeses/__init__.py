@@ -1,0 +1,1 @@
+"""The nemeses, one file for each kind of thing that breaks."""
