@@ -1,1 +1,1 @@
-"""The nemeses, one file for each kind of thing that breaks."""
+"""The nemeses, one module for what each of them breaks."""

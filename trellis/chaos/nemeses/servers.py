@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import psutil
 
+from trellis.chaos.experiments import DEPENDENCY
 from trellis.chaos.house import House, refuse_servers_of_others
 from trellis.chaos.nemesis import Nemesis
 from trellis.errors import StackError
 from trellis.stack import breaking
-
-DEPENDENCY = "Break the things your Workflows call"
-"""An experiment of Temporal's guide to pre-production testing: "make databases read-only or unavailable"."""
 
 
 def foreign(house: House) -> str | None:
@@ -110,3 +108,6 @@ class PostgresFrozen(_Frozen):
     says = "All processes of Postgres stop in the middle of what they do, and later go on."
     experiment = DEPENDENCY
     server = "postgres"
+
+
+ALL: tuple[type[Nemesis], ...] = (TemporalKilled, TemporalFrozen, PostgresKilled, PostgresFrozen)

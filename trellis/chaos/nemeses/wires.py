@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from trellis.chaos.experiments import DEPENDENCY, NETWORK
 from trellis.chaos.house import House
-from trellis.chaos.nemeses.servers import DEPENDENCY
 from trellis.chaos.nemesis import Nemesis
 from trellis.chaos.wire import CUT, HALF_OPEN, PASS, Mode, lose_answers, slow
-
-NETWORK = "Remove network connectivity to a Namespace"
-"""An experiment of Temporal's guide to pre-production testing."""
 
 
 class _OnWire(Nemesis):
@@ -119,3 +116,9 @@ class TemporalAnswersLost(_OnWire):
     wire = "temporal"
     mode = lose_answers(20)
     counts = ("lost",)
+
+
+ALL: tuple[type[Nemesis], ...] = (
+    PostgresSlow, PostgresCut, PostgresHalfOpen, PostgresAnswersLost,
+    TemporalSlow, TemporalCut, TemporalHalfOpen, TemporalAnswersLost,
+)  # fmt: skip
