@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -28,7 +30,7 @@ class SmallDisk:
 
     async def ledger_bytes(self) -> int:
         """How much room the tables of the schema `public` take, with their indexes."""
-        async with await self._connect() as connection:
+        async with self._owner() as connection:
             cursor = await connection.execute(
                 "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class "
                 "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -38,7 +40,7 @@ class SmallDisk:
 
     async def move_in(self, folder: Path) -> None:
         """Make a tablespace in this folder and move the ledger's tables and indexes there."""
-        async with await self._connect() as connection:
+        async with self._owner() as connection:
             await connection.execute(
                 sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(sql.Identifier(TABLESPACE), str(folder))
             )
@@ -46,13 +48,13 @@ class SmallDisk:
 
     async def move_out(self) -> None:
         """Move them back and drop the tablespace. Safe to call twice, and after a `move_in` that failed half-way."""
-        async with await self._connect() as connection:
+        async with self._owner() as connection:
             await self._move(connection, TABLESPACE, "pg_default")
             await connection.execute(sql.SQL("DROP TABLESPACE IF EXISTS {}").format(sql.Identifier(TABLESPACE)))
 
-    async def _move(self, connection: psycopg.AsyncConnection[object], from_: str | None, to: str) -> None:
+    async def _move(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], from_: str | None, to: str) -> None:
         rows = await (await connection.execute(_TABLES, (from_,))).fetchall()
-        for name, kind in rows:  # type: ignore[misc]
+        for name, kind in rows:
             # Each in a transaction of its own: one lock on all tables would have to wait for all writers at once.
             await connection.execute(
                 sql.SQL("ALTER {} public.{} SET TABLESPACE {}").format(
@@ -60,8 +62,12 @@ class SmallDisk:
                 )
             )
 
-    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    @asynccontextmanager
+    async def _owner(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
         try:
-            return await psycopg.AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
+            async with await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, connect_timeout=5
+            ) as connection:
+                yield connection
         except psycopg.OperationalError as error:
             raise unavailable(error) from None

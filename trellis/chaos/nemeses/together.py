@@ -64,12 +64,15 @@ class AllAtOnce(Nemesis):
     async def heal(self, house: House) -> None:
         for lane in self._lanes:
             lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        ended = await asyncio.gather(*self._lanes, return_exceptions=True)
         # The servers first: workers, plans and requests need them.
         for name in LANES:
             for nemesis in self._staged:
                 if type(nemesis) in LANES[name]:
                     await _healed(nemesis, house)
+        for mistake in ended:
+            if isinstance(mistake, Exception):
+                raise mistake
 
     async def landed(self, house: House) -> int:
         for nemesis in self._staged:
