@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -51,8 +53,7 @@ async def staged(house: House, nemeses: Sequence[Nemesis], seconds: float, order
     finally:
         clients.cancel()
         await asyncio.gather(clients, return_exceptions=True)
-    loop = asyncio.get_running_loop()
-    await arrivals.settle(loop.time() + ENDS_WITHIN)
+    await arrivals.settle(time.time() + ENDS_WITHIN)
     landed = {nemesis.name: await nemesis.landed(house) for nemesis in nemeses}
     assert [one.order.order_id for one in arrivals.all if one.acknowledged is None or one.ended is None] == []
     assert house.door is before
@@ -143,6 +144,20 @@ async def test_a_house_without_wires_says_why_it_cuts_none(house: House) -> None
         with pytest.raises(StackError, match="without a wire"):
             await bare.stage(kind(), 1)
     assert bare.broken == []
+
+
+@pytest.mark.parametrize("kind", deploys.ALL)
+def test_another_version_is_this_one_with_its_edits(kind: type[deploys._Deployed], tmp_path: Path) -> None:
+    """The edits fit this version and give modules that compile. An edit that no longer fits is refused."""
+    made = deploys.package_copy(tmp_path / "other", kind.edits)
+    assert made["PYTHONPATH"] == str(tmp_path / "other")
+    for name, old, new in kind.edits:
+        text = (tmp_path / "other" / "trellis" / name).read_text("utf-8")
+        assert new in text
+        assert text.count(old) == new.count(old)
+        compile(text, name, "exec")
+        with pytest.raises(StackError, match="exactly once"):
+            deploys.package_copy(tmp_path / "other", [(name, "no such line", "")])
 
 
 def test_every_experiment_of_the_guide_has_a_nemesis() -> None:
