@@ -20,9 +20,9 @@ from temporalio.service import RPCError
 from trellis import stack
 from trellis.chaos.answers import GrpcAnswers, PostgresCommits
 from trellis.chaos.wire import CUT, HALF_OPEN, PASS, Wire, lose_answers, slow
-from trellis.db.pool import Pool
+from trellis.db.pool import Pool, borrowed, open_pool
 from trellis.db.writing import writing_functions
-from trellis.errors import BadInput
+from trellis.errors import BadInput, DatabaseUnavailable
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -216,3 +216,38 @@ async def test_the_writing_functions_are_read_from_the_database(pool: Pool) -> N
     found = await writing_functions(pool)
     assert {"receive_order", "record_charge", "finish_order", "provider.charge", "provider.dispatch"} <= found
     assert not {"claim_charge", "watched", "refuse_rewriting"} & found
+
+
+async def test_a_pool_comes_back_soon_after_a_long_outage(database: str, wire: Wire) -> None:
+    """It asks again each second, also when its own pauses have become long, and who waits gets a connection."""
+    pool = await open_pool(psycopg.conninfo.make_conninfo(database, host=wire.address), size=2)
+    try:
+        wire.mode = CUT
+        with pytest.raises(DatabaseUnavailable):
+            async with borrowed(pool) as connection:
+                await connection.execute("SELECT 1")
+
+        async def waits() -> None:
+            async with borrowed(pool) as connection:
+                await connection.execute("SELECT 1")
+
+        waiting = asyncio.create_task(waits())
+        # With pauses that double, the fifth attempt would come after 15 s.
+        async with asyncio.timeout(12):
+            while wire.refused < 5:
+                await asyncio.sleep(0.02)
+        wire.mode = PASS
+        await waiting
+    finally:
+        await pool.close()
+
+
+async def test_a_pool_gives_up_a_server_that_vanished(database: str, wire: Wire) -> None:
+    """Over TCP it asks the system to look for a dead server, unless the address says something else."""
+    for more, idle in ({}, "10"), ({"keepalives_idle": "77"}, "77"):
+        url = psycopg.conninfo.make_conninfo(database, host=wire.address, **more)
+        pool = await open_pool(url, size=1)
+        async with borrowed(pool) as connection:
+            parameters = connection.info.get_parameters()
+        await pool.close()
+        assert (parameters["keepalives_idle"], parameters["keepalives_count"]) == (idle, "3")
