@@ -220,7 +220,7 @@ async def test_the_writing_functions_are_read_from_the_database(pool: Pool) -> N
 
 async def test_a_pool_comes_back_soon_after_a_long_outage(database: str, wire: Wire) -> None:
     """It asks again each second, also when its own pauses have become long, and who waits gets a connection."""
-    pool = await open_pool(psycopg.conninfo.make_conninfo(database, host=wire.address), size=2)
+    pool = await open_pool(psycopg.conninfo.make_conninfo(database, host=wire.address), size=1)
     try:
         wire.mode = CUT
         with pytest.raises(DatabaseUnavailable):
@@ -232,8 +232,8 @@ async def test_a_pool_comes_back_soon_after_a_long_outage(database: str, wire: W
                 await connection.execute("SELECT 1")
 
         waiting = asyncio.create_task(waits())
-        # With pauses that double, the fifth attempt would come after 15 s.
-        async with asyncio.timeout(12):
+        # With pauses that double, the fifth attempt would come after 10 s.
+        async with asyncio.timeout(8):
             while wire.refused < 5:
                 await asyncio.sleep(0.02)
         wire.mode = PASS
