@@ -32,13 +32,12 @@ class OnWire(Nemesis):
         house.wires[self.wire].mode = self.mode
 
     async def heal(self, house: House) -> None:
-        if self._before is not None:
-            self._landed += self._seen(house) - self._before
-            self._before = None
+        self._landed = await self.landed(house)
+        self._before = None
         house.wires[self.wire].mode = PASS
 
     async def landed(self, house: House) -> int:
-        return self._landed
+        return self._landed + (0 if self._before is None else self._seen(house) - self._before)
 
     def _seen(self, house: House) -> int:
         return sum(getattr(house.wires[self.wire], name) for name in self.counts)
