@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -227,14 +227,25 @@ class Engine:
             self.watch = await self._workers.enter_async_context(self.runtime.workers())
             self.crew, self.wires = None, {}
             return
-        # Imported here: the first cell of most notebooks needs neither, and must be fast.
-        from trellis.chaos.house import crew_behind_wires
-
-        crew, wires = await self._workers.enter_async_context(
-            crew_behind_wires(self.runtime, self.processes, self.worker_environment)
-        )
+        crew, wires = await self._workers.enter_async_context(self._processes())
         self.watch = await self._workers.enter_async_context(workers.FaultWatch(self.desk.ledger, self.settings))
         self.crew, self.wires = crew, wires
+
+    @asynccontextmanager
+    async def _processes(self) -> AsyncIterator[tuple[Crew, Mapping[str, Wire]]]:
+        """The worker processes. They reach servers of this workspace through wires, and others directly."""
+        # Imported here: the first cell of most notebooks needs neither, and must be fast.
+        from trellis.chaos.house import crew_behind_wires
+        from trellis.crew import Crew
+
+        at = self.runtime.stack
+        if at.temporal.external or at.database_external:
+            log_file = self.settings.home / "worker.log"
+            async with Crew(self.settings, log_file, self.processes, self.worker_environment) as crew:
+                yield crew, {}
+        else:
+            async with crew_behind_wires(self.runtime, self.processes, self.worker_environment) as both:
+                yield both
 
     def _watch_workers(self) -> None:
         """Notice it when workers end by themselves."""
@@ -253,10 +264,12 @@ class Engine:
         while True:
             await asyncio.sleep(0.5)
             # While something is broken on purpose, the nemesis decides which workers live.
-            if self.breaker.broken or len([member for member in crew.members if member.alive]) >= crew.size:
+            if self.breaker.broken:
                 continue
-            ended = [member.last_words() for member in crew.members if not member.alive]
-            log.warning("a worker process ended by itself; another one starts", error=" ".join(ended))
+            for member in crew.sweep():
+                log.warning("a worker process ended by itself; another one starts", error=member.last_words())
+            if len(crew.members) >= crew.size:
+                continue
             try:
                 await crew.fill()
             except Exception as error:
