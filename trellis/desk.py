@@ -283,13 +283,15 @@ class Desk:
         """The fault plan in force. Its version is 0 unless somebody has set one."""
         return plan_in_force(await self.ledger.fault_plan(), self.settings.faults)
 
-    async def set_faults(self, plan: FaultPlan, *, followed: bool = False) -> PlanInForce:
+    async def set_faults(self, plan: FaultPlan, *, followed: bool = False, keep_outages: bool = False) -> PlanInForce:
         """Put a plan in force; all workers follow within a second. Raises ConfigError.
 
+        keep_outages: for a change of something else, such as a slider. Outages that the plan before has too go on.
+            Otherwise the plan's outages begin now.
         followed: return when the workers of other processes follow it, too. One of them may take the next order, such
             as the worker of another notebook that is still open. Raises TemporalUnavailable.
         """
-        force = PlanInForce(plan, await self.ledger.set_fault_plan(plan.check()))
+        force = await self.ledger.set_fault_plan(plan.check(), keep_outages=keep_outages)
         if followed and any(worker["identity"] != self.client.identity for worker in await self.workers()):
             await asyncio.sleep(FOLLOWED)
         return force

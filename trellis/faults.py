@@ -4,22 +4,36 @@ The outcome of a try is a pure function of the plan, its seed and the call (orde
 ordinal counts the calls of a lane, whether a loop in one activity execution makes them or Temporal starts an execution
 for each. So a run can be repeated whatever the scheduling, and two policies can be compared with the same luck.
 
-Business code calls an outside system through `FlakyCall` and does not know that faults are injected.
+Time and load add to that: outages, and a provider of finite capacity (`trellis.outages`). What they did to a try is
+marked on its event.
+
+Business code calls an outside system through the flaky call (`trellis.activities.flaky`) and does not know that faults
+are injected.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from trellis.errors import ConfigError
 from trellis.model import OUTSIDE_STEPS, REPLY_CAN_BE_LOST, TryId
+from trellis.outages import (
+    Capacity,
+    Outage,
+    Outages,
+    RandomOutages,
+    check_capacity,
+    check_outages,
+    outage_at,
+    read_outages,
+)
 
 
 class Outcome(StrEnum):
@@ -64,8 +78,8 @@ def _kind(label: str, says: str, outcome: Outcome | None = None, **more: Any) ->
 class Mix:
     """The share of the calls with each fault, and the latency of good calls in seconds.
 
-    To add a kind of fault, add a field here, its Outcome, and what `FlakyCall` does then. Checks, sliders and texts are
-    derived from the fields.
+    To add a kind of fault, add a field here, its Outcome, and what the flaky call does then. Checks, sliders and texts
+    are derived from the fields.
     """
 
     error: float = field(
@@ -116,6 +130,9 @@ def sliders() -> list[dict[str, Any]]:
 class FaultPlan:
     """Which calls fail, and how. `steps` overrides the mix of single steps; `script` fixes outcomes.
 
+    `outages` are windows in which all calls of a step fail, whatever the mix and the script say. `capacity` holds, by
+    step, how many calls its provider serves at once.
+
     A script is text such as ``dispatch: error, hang, ok; charge: reply-lost``: the outcomes of a step's tries in turn,
     from the beginning in each round. ``|`` separates rounds ("dispatch: error | ok"), a ``*`` repeats an outcome for
     ever ("charge: hang*"). Calls after the end of a script are ok.
@@ -129,6 +146,8 @@ class FaultPlan:
     seed: int = 0
     steps: dict[str, Mix] = field(default_factory=dict)
     script: str = ""
+    outages: Outages = ()
+    capacity: dict[str, Capacity] = field(default_factory=dict)
     names: tuple[str, ...] = field(default=OUTSIDE_STEPS, compare=False, repr=False)
 
     @classmethod
@@ -158,6 +177,8 @@ class FaultPlan:
         for step in _parse_script(self.script):
             if step not in self.names:
                 raise ConfigError(f"The script names no step that calls out: {step!r}. Known are {known}.")
+        check_outages(self.outages, self.names)
+        check_capacity(self.capacity, self.names)
         return self
 
     def with_step(self, step: str | None, **changes: float) -> FaultPlan:
@@ -166,6 +187,15 @@ class FaultPlan:
             return replace(self, mix=replace(self.mix, **changes)).check()
         mix = replace(self.steps.get(step, self.mix), **changes)
         return replace(self, steps={**self.steps, step: mix}).check()
+
+    def with_outages(self, *outages: Outage | RandomOutages) -> FaultPlan:
+        """The plan with these outages in place of its own."""
+        return replace(self, outages=outages).check()
+
+    def with_capacity(self, step: str, capacity: Capacity | None) -> FaultPlan:
+        """The plan with another capacity of a step's provider; None: it serves every call at once."""
+        others = {name: one for name, one in self.capacity.items() if name != step}
+        return replace(self, capacity=others if capacity is None else {**others, step: capacity}).check()
 
     def moved(self, step: str | None, name: str, value: float) -> FaultPlan:
         """The plan with one slider moved, for one step or for all. Raises ConfigError.
@@ -207,6 +237,10 @@ class FaultPlan:
                 return kind.outcome if kind.possible(attempt.step) else Outcome.OK
         return Outcome.OK
 
+    def out(self, step: str, since: float) -> Outage | None:
+        """The outage of a step in force `since` seconds after the plan's outages came into force."""
+        return outage_at(self.outages, step, self.seed, since) if self.outages else None
+
     def _scripted(self, attempt: TryId) -> Outcome | None:
         rounds = _parse_script(self.script).get(attempt.step)
         if rounds is None:
@@ -243,10 +277,14 @@ class FaultPlan:
             if "mix" in known:
                 known["mix"] = Mix(**known["mix"])
             known["steps"] = {step: Mix(**mix) for step, mix in known.get("steps", {}).items()}
+            known["outages"] = read_outages(known.get("outages", ()))
+            known["capacity"] = {step: Capacity(**one) for step, one in known.get("capacity", {}).items()}
             # The caller says which names a plan may hold, not the plan.
             return cls(**known, names=tuple(names)).check()
         except (TypeError, AttributeError):
-            allowed = ", ".join(one.name for one in (*fields(cls), *fields(Mix)) if one.name != "names")
+            kinds = (cls, Mix, Outage, RandomOutages, Capacity)
+            names_ = dict.fromkeys(one.name for kind in kinds for one in fields(kind) if one.name != "names")
+            allowed = ", ".join(names_)
             raise ConfigError(
                 f"The fault plan has an unknown field or a value of a wrong type. Known are {allowed}."
             ) from None
@@ -307,10 +345,19 @@ def _parse_script(script: str) -> _Script:
 
 @dataclass(frozen=True)
 class PlanInForce:
-    """A plan with its version in the ledger. The version is 0 if the plan is not from the ledger."""
+    """A plan with its version in the ledger. The version is 0 if the plan is not from the ledger.
+
+    `since`: when its outages came into force, by the database's clock, so that all processes agree. A later plan with
+    the same outages keeps it. None: not known, and no outage is in force.
+    """
 
     plan: FaultPlan
     version: int = 0
+    since: datetime | None = None
+
+    def out(self, step: str, now: datetime) -> Outage | None:
+        """The outage of a step that is in force now."""
+        return None if self.since is None else self.plan.out(step, (now - self.since).total_seconds())
 
 
 def plan_in_force(stored: PlanInForce | None, named: str | None) -> PlanInForce:
@@ -319,25 +366,3 @@ def plan_in_force(stored: PlanInForce | None, named: str | None) -> PlanInForce:
     Raises ConfigError if that name is not a plan.
     """
     return stored or PlanInForce(FaultPlan.parse(named or "canonical"))
-
-
-class FlakyCall:
-    """Stands in for an outside system. Every try of an outside step calls it first."""
-
-    def __init__(self, in_force: Callable[[], PlanInForce]) -> None:
-        self._in_force = in_force
-
-    @property
-    def current(self) -> PlanInForce:
-        return self._in_force()
-
-    async def __call__(self, plan: FaultPlan, attempt: TryId) -> bool:
-        """Fail, hang or pass. True: the provider must be called, and its reply then lost."""
-        outcome = plan.outcome(attempt)
-        if outcome is Outcome.ERROR:
-            raise InjectedError(f"{attempt.step} failed on purpose")
-        if outcome is Outcome.HANG:
-            await asyncio.sleep(plan.hang_seconds)
-        elif (latency := plan.mix_of(attempt.step).latency) > 0:
-            await asyncio.sleep(latency)
-        return outcome is Outcome.REPLY_LOST

@@ -10,22 +10,22 @@ from typing import Any
 
 from trellis.errors import BadInput, ConfigError
 from trellis.model import OUTSIDE_STEPS, STEPS, Step
+from trellis.retry import Jitter, Placement, Retry, contradictions, says
 
-
-class Placement(StrEnum):
-    """Where a failed try is tried again.
-
-    SERVER: each try is one activity execution and Temporal retries it; its timers are accurate to about 1 s.
-    ACTIVITY: a quick loop inside one execution that heartbeats; Temporal's retry stands behind it.
-    """
-
-    SERVER = "server"
-    ACTIVITY = "activity"
-
-
-class Jitter(StrEnum):
-    NONE = "none"
-    FULL = "full"
+__all__ = [
+    "PRESETS",
+    "AtWindowEnd",
+    "Jitter",
+    "Placement",
+    "Policy",
+    "Retry",
+    "WhenParentCloses",
+    "preset",
+    "read_policy",
+    "specification",
+    "tuned",
+    "with_budget",
+]
 
 
 class AtWindowEnd(StrEnum):
@@ -39,50 +39,6 @@ class WhenParentCloses(StrEnum):
     TERMINATE = "terminate"
 
 
-def _says(sentence: str, *, temporal: str = "", unit: str = "") -> dict[str, str]:
-    """What people read about a field: a sentence, Temporal's option for it, its unit."""
-    return {"says": sentence, "temporal": temporal, "unit": unit}
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How one step is tried. Each field says which of Temporal's options it stands for."""
-
-    try_timeout: float = field(
-        default=0.25, metadata=_says("how long one attempt may take", temporal="start_to_close_timeout", unit="s")
-    )
-    first_backoff: float = field(
-        default=0.005, metadata=_says("the pause after the first failed attempt", temporal="initial_interval", unit="s")
-    )
-    max_backoff: float = field(default=0.05, metadata=_says("the longest pause", temporal="maximum_interval", unit="s"))
-    multiplier: float = field(
-        default=2.0, metadata=_says("how much longer each pause is", temporal="backoff_coefficient")
-    )
-    jitter: Jitter = field(
-        default=Jitter.NONE, metadata=_says("full: each pause is a random share of its length (placement activity)")
-    )
-    max_tries: int = field(default=0, metadata=_says("how many attempts, 0 for no limit", temporal="maximum_attempts"))
-    placement: Placement = field(
-        default=Placement.SERVER,
-        metadata=_says("server: Temporal starts each attempt; activity: a loop inside one activity does"),
-    )
-    hedge: int = field(
-        default=1, metadata=_says("how many attempts run side by side; the first success wins (placement activity)")
-    )
-
-    def backoff(self, failures: int, draw: float) -> float:
-        """Seconds to wait after the `failures`-th failure in a row (1-based); `draw` is uniform in [0, 1).
-
-        Full jitter is uniform between nothing and the exponential step (Brooker, "Exponential Backoff And
-        Jitter", AWS Architecture Blog, 2015).
-        """
-        try:
-            step = min(self.max_backoff, self.first_backoff * self.multiplier ** (failures - 1))
-        except OverflowError:
-            step = self.max_backoff if self.first_backoff else 0.0
-        return step * draw if self.jitter is Jitter.FULL else step
-
-
 @dataclass(frozen=True)
 class Policy:
     """Every timeout, window and retry rule of an order. Each field says which of Temporal's options it stands for.
@@ -90,35 +46,35 @@ class Policy:
     `retry` is the rule of every step that `steps` does not name. Ask `retry_of` for the one in force.
     """
 
-    name: str = field(default="custom", metadata=_says("what the policy is called"))
+    name: str = field(default="custom", metadata=says("what the policy is called"))
     review_window: float = field(
-        default=30.0, metadata=_says("how long an order waits for its approval", temporal="a timer", unit="s")
+        default=30.0, metadata=says("how long an order waits for its approval", temporal="a timer", unit="s")
     )
     at_window_end: AtWindowEnd = field(
         default=AtWindowEnd.TIME_OUT,
-        metadata=_says("what happens to an order that nobody approved: it is approved, or it times out"),
+        metadata=says("what happens to an order that nobody approved: it is approved, or it times out"),
     )
     budget: float = field(
         default=15.0,
-        metadata=_says("how long an order may work; then it is undone and fails", temporal="a timer", unit="s"),
+        metadata=says("how long an order may work; then it is undone and fails", temporal="a timer", unit="s"),
     )
-    budget_counts_review: bool = field(default=False, metadata=_says("whether the review is part of the budget"))
+    budget_counts_review: bool = field(default=False, metadata=says("whether the review is part of the budget"))
     run_timeout: float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "Temporal's own limit, behind the budget; none: window + budget + 60 s", temporal="run_timeout", unit="s"
         ),
     )
     child_run_timeout: float | None = field(
         default=None,
-        metadata=_says(
+        metadata=says(
             "how long one round of shipping may take", temporal="run_timeout of the child workflow", unit="s"
         ),
     )
-    dispatch_retries: int = field(default=2, metadata=_says("how many further rounds of shipping follow a failed one"))
+    dispatch_retries: int = field(default=2, metadata=says("how many further rounds of shipping follow a failed one"))
     parent_close: WhenParentCloses = field(
         default=WhenParentCloses.REQUEST_CANCEL,
-        metadata=_says("what happens to a round when its order ends", temporal="parent_close_policy"),
+        metadata=says("what happens to a round when its order ends", temporal="parent_close_policy"),
     )
     retry: Retry = field(default_factory=Retry)
     # Not hashed: a dict has no hash, and policies are used as keys.
@@ -156,7 +112,7 @@ class Policy:
                 "child_run_timeout must be more than 0",
             ),
             (not 0 <= self.dispatch_retries <= 100, "dispatch_retries must be from 0 to 100"),
-            *(problem for name, rule in self._rules() for problem in _contradictions(name, rule, self.budget)),
+            *(problem for name, rule in self._rules() for problem in contradictions(name, rule, self.budget)),
             *((step in _ENDLESS and rule.max_tries > 0, f"steps.{step}.max_tries must be 0, because {step} is tried "
                f"until it succeeds") for step, rule in self.steps.items()),
             (
@@ -181,26 +137,6 @@ class Policy:
 
 
 _ENDLESS = frozenset(step for step, info in STEPS.items() if info.endless)
-
-
-def _contradictions(name: str, rule: Retry, budget: float) -> list[tuple[bool, str]]:
-    server = rule.placement is Placement.SERVER
-    return [
-        (rule.try_timeout <= 0, f"{name}.try_timeout must be more than 0"),
-        (rule.multiplier < 1, f"{name}.multiplier must be at least 1, or backoffs would shrink"),
-        (rule.first_backoff > rule.max_backoff, f"{name}.first_backoff is longer than {name}.max_backoff"),
-        (rule.max_tries < 0, f"{name}.max_tries must be 0 (no limit) or more"),
-        (not 1 <= rule.hedge <= 8, f"{name}.hedge must be from 1 to 8"),
-        (
-            server and rule.hedge > 1,
-            f"{name} hedges, which needs placement activity: the server runs one execution of a step at a time",
-        ),
-        (
-            server and rule.jitter is not Jitter.NONE,
-            f"{name} has jitter, which needs placement activity: the server's backoff has none to set",
-        ),
-        (rule.try_timeout >= budget, f"a single try of {name} may last as long as the whole budget"),
-    ]
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -19,6 +19,7 @@ PASSED_THROUGH = (
     "trellis.model",
     "trellis.parsing",
     "trellis.policies",
+    "trellis.retry",
     "trellis.rules",
 )
 """What workflows may share with the rest of the process: pure modules that take long to import.

@@ -6,7 +6,8 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from temporalio.worker import Worker
 from trellis import sandbox
 from trellis.activities.attempts import worker_name
 from trellis.activities.collecting import activities_on
+from trellis.activities.flaky import FlakyCall
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
@@ -23,7 +25,7 @@ from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
-from trellis.faults import FlakyCall, PlanInForce, plan_in_force
+from trellis.faults import PlanInForce, plan_in_force
 from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
@@ -45,7 +47,8 @@ class FaultWatch:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._fallback = plan_in_force(None, settings.faults)
+        # A plan that is not from the ledger comes into force when its worker starts.
+        self._fallback = replace(plan_in_force(None, settings.faults), since=datetime.now(UTC))
         self.current = self._fallback
         self.worker_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -138,7 +141,8 @@ async def running(
     """
     ledger = Ledger(pool, worker_name())
     async with FaultWatch(ledger, settings) as watch:
-        outside = OutsideActivities(ledger, Provider(pool), FlakyCall(lambda: watch.current))
+        provider = Provider(pool)
+        outside = OutsideActivities(ledger, provider, FlakyCall(lambda: watch.current, provider.reserve))
         workers = build(client, settings, [outside, LedgerActivities(ledger)], queues)
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
 

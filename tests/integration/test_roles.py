@@ -26,6 +26,7 @@ RIGHTS = {
     "payments": {"INSERT", "SELECT", "UPDATE"},
     "provider.charges": {"SELECT"},
     "provider.parcels": {"SELECT"},
+    "provider.places": {"SELECT"},
     "provider.refunds": {"SELECT"},
     "provider.voids": {"SELECT"},
     "shipments": {"INSERT", "SELECT", "UPDATE"},
@@ -65,6 +66,7 @@ async def test_the_application_has_these_rights_and_no_others(pool: Pool) -> Non
         "DELETE FROM orders", "DELETE FROM payments", "INSERT INTO order_edges VALUES ('FAILED', 'COMPLETED')",
         "INSERT INTO provider.charges VALUES ('k', 'o', 1)", "UPDATE provider.charges SET amount = 0",
         "DELETE FROM provider.refunds", "INSERT INTO provider.voids VALUES ('k', 'o')", "DELETE FROM provider.parcels",
+        "UPDATE provider.places SET free_at = now()",
         "UPDATE trellis_migrations SET sha256 = ''", "SET ROLE postgres", "CREATE ROLE other",
         "CREATE FUNCTION provider.charge(text) RETURNS text LANGUAGE sql AS 'SELECT 1'",
     ],
@@ -169,7 +171,7 @@ async def test_a_ledger_of_yesterday_gets_its_role_when_it_is_migrated(running: 
                         (number, file, hashlib.sha256(text.encode()).hexdigest()),
                     )
             assert await application_url(url, login=True) == url
-            assert [one[:3] for one in await migrations.migrate(url)] == ["007", "008"]
+            assert [one[:3] for one in await migrations.migrate(url)] == ["007", "008", "009"]
             assert psycopg.conninfo.conninfo_to_dict(await application_url(url, login=True))["user"] == ROLE
             assert await migrations.migrate(url) == []
         finally:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = {"errors", "model", "parsing", "policies", "messages", "faults", "rules"}
+WORDS = {"errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "governor", "rules"}
 """Pure modules: they use no network, no disk and no clock."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -19,10 +19,13 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "model": {"errors"},
     "parsing": {"errors", "model"},
-    "policies": {"errors", "model"},
+    "retry": set(),
+    "policies": {"errors", "model", "retry"},
     "messages": {"errors", "model", "parsing", "policies"},
     "rules": {"errors", "messages", "model", "parsing", "policies"},
-    "faults": {"errors", "model"},
+    "outages": {"errors"},
+    "faults": {"errors", "model", "outages"},
+    "governor": {"retry"},
     "database_url": set(),
     "environment": set(),
     "config": {"database_url", "environment", "errors"},
@@ -30,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
-    "workflows": {"incoming", *WORDS} - {"faults"},
+    "workflows": {"incoming", *WORDS} - {"outages", "faults", "governor"},
     # side effects, servers
     "db": WORDS,
     "activities": {"db", *WORDS},
@@ -41,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
     "runtime": {"config", "db", "desk", "stack", "workers", *WORDS},
-    "driving": {"config", "desk", *WORDS},
+    "driving": {"desk", *WORDS},
     "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "outcomes": {"db", "histories", "model"},
     "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
-    "chaos": {"audit", "config", "desk", "driving", "runtime", *WORDS},
+    "crew": {"config", "errors"},
+    "chaos": {"audit", "config", "crew", "db", "desk", "driving", "runtime", "stack", "workflows", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
@@ -55,8 +59,8 @@ ALLOWED: dict[str, set[str]] = {
         "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime", "sandbox",
-        "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",
+        "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",

@@ -36,7 +36,9 @@ async def test_each_outage_of_the_database_is_logged_once(
 
     monkeypatch.setattr(workers, "log", Log())
     ledger = ComesAndGoes()
-    async with workers.FaultWatch(ledger, Settings.model_validate({})):  # type: ignore[arg-type]
+    async with workers.FaultWatch(ledger, Settings.model_validate({})) as watch:  # type: ignore[arg-type]
         while ledger.asked < 7:
             await asyncio.sleep(0.05)
+            # A plan that is not from the ledger has a clock for its outages all the same: the worker's own start.
+        assert watch.current.since is not None
     assert logged == ["the fault plan cannot be looked up"] * 2

@@ -11,6 +11,7 @@ from temporalio.converter import DataConverter
 from trellis import config
 from trellis.desk import default_policy
 from trellis.errors import ConfigError
+from trellis.insight.policy_words import as_options, rules
 from trellis.messages import OrderInput, ShippingInput
 from trellis.model import OUTSIDE_STEPS, Order, Step
 from trellis.policies import (
@@ -66,6 +67,14 @@ def test_the_presets_are_the_table_of_the_contract() -> None:
         ("classic", {"review_window": 20.0}),
         ("swift", {"multiplier": 0.5}),
         ("swift", {"try_timeout": float("nan")}),
+        ("classic", {"retry_share": 0.1}),
+        ("classic", {"slow_after": 5, "slow_backoff": 2.0}),
+        ("swift", {"retry_share": -0.1}),
+        ("swift", {"retry_share": 11}),
+        ("swift", {"slow_after": -1, "slow_backoff": 2.0}),
+        ("swift", {"slow_after": 5}),
+        ("swift", {"slow_backoff": 2.0}),
+        ("swift", {"slow_after": 5, "slow_backoff": 0.01}),
         ("swift", {"nonsense": 1}),
         ("swift", {"placement": "moon"}),
     ],
@@ -216,3 +225,15 @@ def test_a_budget_that_does_not_fit_is_one_sentence(name: str, seconds: float, l
     settings = config.load({"WORKFLOW_RUN_TIMEOUT_SECONDS": str(seconds), "TRELLIS_POLICY": name}, None)
     with pytest.raises(ConfigError, match=f"does not fit policy {name}.*Choose more than {least}, or"):
         default_policy(settings)
+
+
+def test_what_limits_retries_is_said_in_words_and_in_options() -> None:
+    """A rule with a budget says so, and the options to paste say that it needs the loop and the worker's gate."""
+    policy = tuned(preset("swift"), retry_share=0.1, slow_after=5, slow_backoff=2)
+    assert "a retry budget of 0.1 for each first try, 2 s after 5 failures in a row" in rules(policy)
+    text = as_options(policy, ["charge"])
+    assert "retry_share=0.1, slow_after=5, slow_backoff=2)" in text
+    assert "asks the worker's gate" in text
+    assert "gate" not in as_options(preset("swift"), ["charge"])
+    assert policy.retry_of("charge").governed
+    assert not any(one.retry_of(step).governed for one in PRESETS.values() for step in OUTSIDE_STEPS)

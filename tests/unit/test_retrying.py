@@ -10,6 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from trellis.activities.gate import Gate, Gates
 from trellis.activities.retrying import Attempt, Retrying, Stop, beating
 from trellis.model import EventType
 from trellis.policies import Placement, Retry
@@ -112,3 +113,66 @@ async def test_the_pause_is_the_rules_with_the_jitter_drawn() -> None:
 
     assert await Retrying[str]("greet", LOOP, draw=draw).run(call) == "hello"
     assert drawn == [1, 2, 3]
+
+
+LIMITED = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY, retry_share=0.0)
+
+
+def gate(rule: Retry) -> Gate:
+    found = Gates().of("greet", rule)
+    assert found is not None
+    return found
+
+
+async def test_activities_of_one_worker_share_a_retry_budget() -> None:
+    """Twenty activities whose call fails make twenty first calls and as many retries as there are tokens."""
+    shared, calls, back = gate(LIMITED), 0, asyncio.Event()
+
+    async def call(attempt: Attempt) -> str:
+        nonlocal calls
+        calls += 1
+        if not back.is_set():
+            raise ConnectionError("line busy")
+        return "hello"
+
+    running = [asyncio.create_task(Retrying[str]("greet", LIMITED, gate=shared).run(call)) for _ in range(20)]
+    async with asyncio.timeout(30):
+        while shared.governor.waiting < 20:
+            await asyncio.sleep(0.01)
+        # A busy machine may have let probes go meanwhile; each failed, and its activity waits in line again.
+        assert 30 <= calls < 60
+        back.set()
+        assert await asyncio.gather(*running) == ["hello"] * 20
+
+
+async def test_an_activity_that_is_cancelled_leaves_the_line() -> None:
+    """Its place is not kept, so the retry behind it goes first."""
+    shared = gate(LIMITED)
+    while shared.governor.ask(0.0, lambda: None) is None:
+        pass
+    first, second = asyncio.create_task(shared.turn()), asyncio.create_task(shared.turn())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    assert first.cancelled()
+    # The retry that emptied the bucket above still waits in the line, and then the second.
+    shared.succeeded()
+    shared.succeeded()
+    await asyncio.wait_for(second, 30)
+
+
+async def test_further_lanes_of_a_hedge_pay_as_retries() -> None:
+    """With an empty bucket only the first lane calls. A rule without limits has no gate."""
+    hedged = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY, retry_share=0.0, hedge=3)
+    shared = gate(hedged)
+    lanes: set[int] = set()
+    while shared.governor.ask(0.0, lambda: None) is None:
+        pass
+
+    async def call(attempt: Attempt) -> str:
+        lanes.add(attempt.lane)
+        return "hello"
+
+    assert await Retrying[str]("greet", hedged, gate=shared).run(call) == "hello"
+    assert lanes == {0}
+    assert Gates().of("greet", LOOP) is None

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable
 
 from temporalio import activity
 
+from trellis.activities.flaky import FlakyCall, Marks
+from trellis.activities.gate import Gate
 from trellis.activities.retrying import Attempt, Retrying, Stop, beating
 from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
 from trellis.db.tries import FailedTry, Tried
-from trellis.faults import FlakyCall, InjectedError
+from trellis.faults import InjectedError
 from trellis.model import EventType, TryId
 from trellis.policies import Retry
 
@@ -23,13 +25,17 @@ from trellis.policies import Retry
 class Tries:
     """The tries of one activity execution, and their log."""
 
-    def __init__(self, ledger: Ledger, flaky: FlakyCall, order_id: str, step: str, round_: int, retry: Retry) -> None:
+    def __init__(
+        self, ledger: Ledger, flaky: FlakyCall, order_id: str, step: str, round_: int, retry: Retry, gate: Gate | None
+    ) -> None:
         self._ledger = ledger
         self._flaky = flaky
         self._order_id = order_id
         self._step = step
         self._round = round_
         self._retry = retry
+        self._gate = gate
+        self._marks: dict[Attempt, Marks] = {}
         self._execution = activity.info().attempt
         self._worker = worker_name()
         self._unsaved: list[FailedTry] = []
@@ -41,7 +47,7 @@ class Tries:
         Raises ApplicationError (BENIGN: failing is expected here) when tries are used up, non-retryable after Stop.
         """
         loop: Retrying[tuple[object, Tried]] = Retrying(
-            self._step, self._retry, on_missed=self._note, draw=self._jitter
+            self._step, self._retry, on_missed=self._note, draw=self._jitter, gate=self._gate
         )
         async with beating():
             try:
@@ -53,14 +59,19 @@ class Tries:
     async def _one_try(self, call: Callable[[], Awaitable[object]], attempt: Attempt) -> tuple[object, Tried]:
         force = self._flaky.current
         id_ = self._id(attempt)
-        lose_reply = await self._flaky(force.plan, id_)
+        # Kept here and not returned: a call that is cut off returns nothing, and its marks are wanted all the same.
+        marks = self._marks[attempt] = Marks()
+        lose_reply = await self._flaky(force, id_, marks)
         try:
             value = await call()
         except ProviderRefused as refused:
             raise Stop(str(refused)) from None
         if lose_reply:
             raise InjectedError(f"the reply of {self._step} was lost on purpose")
-        return value, Tried(id_, attempt.started_at, attempt.elapsed_ms, self._worker, force.version)
+        return value, self._tried(attempt, force.version, marks)
+
+    def _tried(self, attempt: Attempt, version: int, marks: Marks) -> Tried:
+        return Tried(self._id(attempt), attempt.started_at, attempt.elapsed_ms, self._worker, version, marks.payload())
 
     def _id(self, attempt: Attempt) -> TryId:
         return TryId(self._order_id, self._step, self._round, self._execution, attempt.number, attempt.lane)
@@ -70,8 +81,7 @@ class Tries:
 
     def _note(self, attempt: Attempt, type_: EventType, error: str) -> None:
         """Write a try down without holding up the next one."""
-        version = self._flaky.current.version
-        tried = Tried(self._id(attempt), attempt.started_at, attempt.elapsed_ms, self._worker, version)
+        tried = self._tried(attempt, self._flaky.current.version, self._marks.pop(attempt, Marks()))
         self._unsaved.append(FailedTry(tried, type_, error))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save())

@@ -6,7 +6,8 @@ Give it one call of an outside system, and it calls until a call succeeds:
         answer = await Retrying("greet", rule).run(lambda attempt: greet(name))
 
 `on_missed` is called for each call without success. The same rule works with both placements. With ACTIVITY the loop
-runs here. With SERVER each execution makes one call, and Temporal's retry policy does the rest.
+runs here. With SERVER each execution makes one call, and Temporal's retry policy does the rest. A rule with a retry
+budget or a longer pause needs the worker's gate, which all activities of the step share (`trellis.activities.gate`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Generic, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from trellis.activities.gate import Gate
 from trellis.model import EventType
 from trellis.policies import Placement, Retry
 
@@ -94,11 +96,13 @@ class Retrying(Generic[T]):
         *,
         on_missed: Missed = _ignore,
         draw: Callable[[Attempt], float] = lambda attempt: random.random(),
+        gate: Gate | None = None,
     ) -> None:
         self._what = what
         self._retry = retry
         self._on_missed = on_missed
         self._draw = draw
+        self._gate = gate
         self._reported: set[Attempt] = set()
 
     async def run(self, call: Callable[[Attempt], Awaitable[T]]) -> T:
@@ -162,10 +166,14 @@ class Retrying(Generic[T]):
         number = 0
         while True:
             number += 1
+            await self._may_begin(number, lane)
             attempt = Attempt(number, lane)
             try:
                 async with asyncio.timeout(self._retry.try_timeout):
-                    return await call(attempt)
+                    value = await call(attempt)
+                if self._gate is not None:
+                    self._gate.succeeded()
+                return value
             except TimeoutError:
                 error = f"no answer in {self._retry.try_timeout:g} s"
                 self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, error)
@@ -179,9 +187,25 @@ class Retrying(Generic[T]):
                 # Any exception of an outside call is a failed try, as it is for Temporal's own retries.
                 error = str(failure) or type(failure).__name__
                 self._missed(attempt, EventType.ATTEMPT_FAILED, error)
+            if self._gate is not None:
+                self._gate.failed()
             if self._retry.max_tries and number >= self._retry.max_tries:
                 raise benign(f"{self._what} failed {number} times, last: {error}", "TriesUsedUp", retry=False)
-            await asyncio.sleep(self._retry.backoff(number, self._draw(attempt)))
+            await asyncio.sleep(self._pause(number, self._draw(attempt)))
+
+    async def _may_begin(self, number: int, lane: int) -> None:
+        """Under a retry budget only the first call of the first lane is free. A further lane is more load too."""
+        if self._gate is None:
+            return
+        if number == 1 and lane == 0:
+            self._gate.first()
+        else:
+            await self._gate.turn()
+
+    def _pause(self, failures: int, draw: float) -> float:
+        if self._gate is not None:
+            return self._gate.pause(self._retry, failures, draw)
+        return self._retry.backoff(failures, draw)
 
     def _missed(self, attempt: Attempt, type_: EventType, error: str) -> None:
         # A call that timed out may be cancelled afterwards. Only the first is reported.

@@ -8,12 +8,13 @@ from __future__ import annotations
 from temporalio import activity
 
 from trellis.activities.attempts import Tries
+from trellis.activities.flaky import FlakyCall
+from trellis.activities.gate import Gates
 from trellis.activities.retrying import Stop, benign
 from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
 from trellis.db.tries import Tried
-from trellis.faults import FlakyCall
 from trellis.messages import Dispatched, OrderInput, StepInput, Unwind, Unwound
 from trellis.model import State, Step, charge_key, dispatch_key
 from trellis.policies import Retry
@@ -28,9 +29,10 @@ class OutsideActivities:
         self._ledger = ledger
         self._provider = provider
         self._flaky = flaky
+        self._gates = Gates()
 
     def _tries(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tries:
-        return Tries(self._ledger, self._flaky, order_id, step, round_, retry)
+        return Tries(self._ledger, self._flaky, order_id, step, round_, retry, self._gates.of(step, retry))
 
     async def _simple(self, order_id: str, step: Step, round_: int, retry: Retry) -> Tried:
         """A step whose outside system keeps no records: a try is the flaky call and nothing else."""

@@ -121,10 +121,10 @@ class Ledger:
 
     async def prepare(self, order_id: str, round_: int, tried: Tried) -> bool:
         (open_,) = await self._write(
-            f"prepare_package(%s, %s, %s, %s, {_TRY})",
+            f"prepare_package(%s, %s, %s, %s, {_TRY}, %s)",
             order_id, tried,
             event_id(order_id, EventType.SHIPPING_STARTED), event_id(order_id, EventType.PACKAGE_PREPARED, round_),
-            order_id, round_, *tried.row(),
+            order_id, round_, *tried.row(), Jsonb(tried.payload()),
         )  # fmt: skip
         return bool(open_)
 
@@ -327,14 +327,21 @@ class Ledger:
     # --- faults --------------------------------------------------------------------------------------------
 
     async def fault_plan(self) -> PlanInForce | None:
-        row = await self._row("SELECT version, plan_json FROM fault_plans ORDER BY version DESC LIMIT 1")
-        return PlanInForce(FaultPlan.from_json(row[1]), int(row[0])) if row else None
+        row = await self._row("SELECT version, plan_json, since FROM fault_plans ORDER BY version DESC LIMIT 1")
+        return PlanInForce(FaultPlan.from_json(row[1]), int(row[0]), row[2]) if row else None
 
-    async def set_fault_plan(self, plan: FaultPlan) -> int:
-        (version,) = await self._row(
-            "INSERT INTO fault_plans (plan_json) VALUES (%s) RETURNING version", Jsonb(plan.to_json())
-        )
-        return int(version)
+    async def set_fault_plan(self, plan: FaultPlan, *, keep_outages: bool = False) -> PlanInForce:
+        """Put a plan in force. Its outages begin now. With `keep_outages`, those of the plan before go on if they are
+        the same."""
+        given = Jsonb(plan.to_json())
+        version, since = await self._row(
+            "INSERT INTO fault_plans (plan_json, since) SELECT %s, coalesce((SELECT since FROM ("
+            "SELECT since, plan_json FROM fault_plans ORDER BY version DESC LIMIT 1) AS before "
+            "WHERE before.plan_json -> 'outages' = %s -> 'outages' AND %s), clock_timestamp()) "
+            "RETURNING version, since",
+            given, given, keep_outages,
+        )  # fmt: skip
+        return PlanInForce(plan, int(version), since)
 
 
 def _row_of(tried: Tried | None) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from typing import LiteralString
 from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.outages import Capacity
 
 
 class ProviderRefused(Exception):
@@ -22,6 +23,15 @@ class Provider:
         async with borrowed(self._pool) as connection:
             row = await (await connection.execute(sql, args)).fetchone()
         return row[0] if row else None
+
+    async def reserve(self, step: str, capacity: Capacity) -> float:
+        """Take the place at the step's provider that is free first; returns the seconds until the call is answered.
+
+        One statement. Nobody gives the place back: the provider serves the call even if its caller is gone.
+        """
+        seconds = await self._call("SELECT provider.reserve(%s, %s, %s)", step, capacity.calls, capacity.seconds)
+        assert isinstance(seconds, float)
+        return seconds
 
     async def charge(self, key: str, order_id: str, cents: int) -> None:
         """Take the money, once per key. Raises ProviderRefused if the key was voided or used for another charge."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from trellis.model import EventType, TryId
@@ -11,13 +12,14 @@ from trellis.model import EventType, TryId
 @dataclass(frozen=True)
 class Tried:
     """One finished try: its identity, when it began, how long it took [ms], which worker ran it, under which fault
-    plan."""
+    plan, and the marks of what time and load did to it (`outage`, `queued`)."""
 
     id: TryId
     started_at: datetime
     duration_ms: float
     worker: str
     plan_version: int
+    marks: Mapping[str, object] = field(default_factory=dict)
 
     def row(self) -> tuple[object, ...]:
         return (
@@ -27,7 +29,7 @@ class Tried:
 
     def payload(self) -> dict[str, object]:
         lane: dict[str, object] = {"lane": self.id.lane} if self.id.lane else {}
-        return {"fault_plan": self.plan_version} | lane
+        return {"fault_plan": self.plan_version} | lane | {**self.marks}
 
 
 @dataclass(frozen=True)

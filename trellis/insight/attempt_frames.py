@@ -14,6 +14,7 @@ from trellis.db import reading
 from trellis.db.reading import OneOrMany
 from trellis.errors import BadInput
 from trellis.insight.frames import OUTCOMES, Source, TryFilters, _read, whole_attempts
+from trellis.outages import HOW
 
 _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTEMPT_ABANDONED": "abandoned"}
 _SKEW = pd.Timedelta(seconds=1)
@@ -36,8 +37,10 @@ def attempts(
     `source` may also be a frame that `events` returned. Then no filter may be given.
 
     Columns: order_id [string], step [category], attempt, round, execution, try, lane [Int32], outcome [category: as
-    in OUTCOMES], started_at, ended_at [UTC], duration_ms [float], error [string],
-    worker [category], skewed [bool].
+    in OUTCOMES], started_at, ended_at [UTC], duration_ms [float], error [string], worker [category], skewed [bool],
+    outage [category: error or hang, as the provider's outage failed the call; NA: there was none], queued [float:
+    seconds that the call had to wait in its provider's queue, also if its caller gave up before; NaN: there is no
+    queue, or the event was written before queues were recorded].
 
     A try can leave no event, for example because its worker died. It shows as a gap in the numbers of its step's other
     tries, and becomes a row with outcome `lost`, without times and without an attempt number. A filter (`since`,
@@ -69,7 +72,7 @@ def _attempts(log: pd.DataFrame) -> pd.DataFrame:
     tries = log[log["attempt"].notna()]
     types = tries["type"].astype("category")
     outcome = np.array([_OUTCOMES.get(str(kind), "succeeded") for kind in types.cat.categories], dtype=object)
-    lane, error = _payloads(tries["payload_json"])
+    lane, error, outage, queued = _payloads(tries["payload_json"])
     duration = tries["duration_ms"].to_numpy(dtype=float, na_value=np.nan)
     ended = tries["started_at"] + pd.to_timedelta(tries["duration_ms"], unit="ms")
     ended = ended.astype("datetime64[us, UTC]")
@@ -90,6 +93,8 @@ def _attempts(log: pd.DataFrame) -> pd.DataFrame:
             "error": error,
             "worker": tries["worker"],
             "skewed": (duration < 0) | ((ended - tries["ts"]) > _SKEW).to_numpy(),
+            "outage": outage,
+            "queued": queued,
         }
     )  # fmt: skip
     lost = _lost(made)
@@ -99,14 +104,16 @@ def _attempts(log: pd.DataFrame) -> pd.DataFrame:
     return made.sort_values(by, kind="stable", ignore_index=True)
 
 
-def _payloads(column: pd.Series[Any]) -> tuple[Any, Any]:
-    """(lane, error) of each payload, as arrays."""
+def _payloads(column: pd.Series[Any]) -> tuple[Any, Any, Any, Any]:
+    """(lane, error, outage, queued) of each payload, as arrays."""
     # Many payloads are equal: each different one is parsed once.
     codes, kinds = pd.factorize(column, use_na_sentinel=False)
     found = [json.loads(kind) for kind in kinds]
     lane = np.array([one.get("lane", 0) for one in found], dtype="int32")
     error = pd.array([one.get("error") for one in found], dtype=pd.StringDtype("pyarrow"))
-    return pd.array(lane[codes], dtype="Int32"), error.take(codes)
+    outage = pd.Categorical([one.get("outage") for one in found], categories=list(HOW))
+    queued = np.array([one.get("queued", np.nan) for one in found], dtype=float)
+    return pd.array(lane[codes], dtype="Int32"), error.take(codes), outage.take(codes), queued[codes]
 
 
 def _lost(tries: pd.DataFrame) -> pd.DataFrame:

@@ -294,9 +294,9 @@ def whole_attempts(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
         )
     counts = ["attempt", "round", "execution", "try", "lane", "maximum_attempts"]
     return restored(
-        frame.reset_index(drop=True), times=_ATTEMPTS_TIMES, categories=["step", "worker", "queue"],
+        frame.reset_index(drop=True), times=_ATTEMPTS_TIMES, categories=["step", "worker", "queue", "outage"],
         strings=["order_id", "error"], flags=["skewed"], integers=dict.fromkeys(counts, "Int32"),
-        numbers=["duration_ms"],
+        numbers=["duration_ms", "queued"],
     )  # fmt: skip
 
 

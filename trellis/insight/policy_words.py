@@ -18,7 +18,14 @@ def _rule(retry: Retry) -> str:
     lanes = f", {retry.hedge} lanes" if retry.hedge > 1 else ""
     where = " by the server" if retry.placement is Placement.SERVER else ""
     backoff = f"{retry.first_backoff * 1000:g}-{retry.max_backoff * 1000:g} ms"
-    return f"timeout {retry.try_timeout:.3g} s, backoff {backoff}{where}{lanes}"
+    return f"timeout {retry.try_timeout:.3g} s, backoff {backoff}{where}{lanes}{_limits(retry)}"
+
+
+def _limits(retry: Retry) -> str:
+    """What a rule does while a provider is out: ", a retry budget of 0.1 for each first try"."""
+    share = "" if retry.retry_share is None else f", a retry budget of {retry.retry_share:g} for each first try"
+    slow = f", {retry.slow_backoff:g} s after {retry.slow_after} failures in a row" if retry.slow_after else ""
+    return f"{share}{slow}"
 
 
 def one_in(share: float, noun: str = "order") -> str:
@@ -63,11 +70,21 @@ def _options(rule: Retry, budget: float) -> str:
     # The loop retries. Temporal's own retry is for a worker that was lost, and its timers take about a second anyway.
     jitter = ", jitter=Jitter.FULL" if rule.jitter is Jitter.FULL else ""
     lanes = f", hedge={rule.hedge}" if rule.hedge > 1 else ""
+    limits = lanes + ("" if rule.retry_share is None else f", retry_share={rule.retry_share:g}")
+    if rule.slow_after:
+        limits += f", slow_after={rule.slow_after}, slow_backoff={rule.slow_backoff:g}"
+    shared = (
+        "# A retry budget and longer pauses need state that all activities of a worker share. A RetryPolicy has none;\n"
+        "# this loop asks the worker's gate (trellis.activities.gate).\n"
+        if rule.governed
+        else ""
+    )
     return (
         f"# A RetryPolicy cannot retry within a second, because the server's timers take about 1 s. Loop in the\n"
         f"# activity, with heartbeats: Retry(try_timeout={rule.try_timeout:g}, first_backoff={rule.first_backoff:g}, "
         f"max_backoff={rule.max_backoff:g},\n"
-        f"# multiplier={rule.multiplier:g}{jitter}, max_tries={rule.max_tries}, placement=Placement.ACTIVITY{lanes})\n"
+        f"# multiplier={rule.multiplier:g}{jitter}, max_tries={rule.max_tries}, placement=Placement.ACTIVITY{limits})\n"
+        f"{shared}"
         f"start_to_close_timeout=timedelta(seconds={budget:g}),\n"
         f"schedule_to_close_timeout=timedelta(seconds={budget:g}),\n"
         f"heartbeat_timeout=timedelta(seconds=3),\n"

@@ -10,6 +10,7 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.frames import restored
 from trellis.insight.history.rows import NEVER_STARTED
+from trellis.outages import HOW
 
 POLICY = [
     "start_to_close_timeout", "schedule_to_close_timeout", "initial_interval", "backoff_coefficient",
@@ -106,8 +107,8 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     order_id: the workflow's id (and the run's id, where the frame holds several runs of that workflow; and first the
     namespace, where it holds several). step: the activity's type. round: 0 for the run's first activity of that type, 1
     for its second, and so on. try: 1. lane: 0. execution: the attempt that Temporal counted. attempt: counts over all
-    rounds. More columns: queue, namespace [category], scheduled_at [UTC, of the first attempt of each activity], and
-    the activity's timeouts and retry policy, as in `history`.
+    rounds. outage, queued: empty, a history does not say. More columns: queue, namespace [category], scheduled_at [UTC,
+    of the first attempt of each activity], and the activity's timeouts and retry policy, as in `history`.
 
     The outcome is `unknown` for an attempt that is missing from the history, `open` for one that has not ended, and
     `lost` where the activity timed out before any attempt began. What a reset copied from another run of the frame is
@@ -139,6 +140,8 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
             "error": acts["error"],
             "worker": acts["worker"],
             "skewed": (acts["start_to_close"] < 0) | (acts["schedule_to_start"] < 0),
+            "outage": pd.Categorical([None] * n, categories=list(HOW)),
+            "queued": np.full(n, np.nan),
             "queue": acts["queue"],
             "scheduled_at": acts["scheduled_at"],
             "namespace": acts["namespace"],

@@ -48,6 +48,6 @@ class Faults(Panel):
             await self._put_in_force(plan)
 
     async def _put_in_force(self, plan: FaultPlan) -> None:
-        await self.room.engine.desk.set_faults(plan)
+        await self.room.engine.desk.set_faults(plan, keep_outages=True)
         await self.room.engine.watch.refresh()
         self.room.feed.send_faults()
