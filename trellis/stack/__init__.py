@@ -22,7 +22,7 @@ from trellis.errors import StackError
 from trellis.stack import postgres, temporal
 from trellis.stack.temporal import TemporalTarget, connect
 
-__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "require", "reset", "temporal_target", "up"]
+__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "locked", "require", "reset", "temporal_target", "up"]
 
 LEAST_ROOM = 200 * 2**20
 PATIENCE = 60.0
@@ -82,6 +82,11 @@ class _Lock:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def locked(settings: Settings) -> _Lock:
+    """Keep other processes from starting or ending this workspace's servers for as long as the block lasts."""
+    return _Lock(settings.home)
 
 
 def _check_room(home: Path) -> None:
