@@ -17,8 +17,7 @@ import pytest
 
 from tests.conftest import lab_of_its_own
 from tests.integration.rooms import asked, completes, eventually, say
-from trellis import lab, runtime
-from trellis.config import Settings
+from trellis import lab
 from trellis.errors import BadInput, StackError
 from trellis.faults import FaultPlan, Mix
 from trellis.insight import attempts
@@ -194,8 +193,6 @@ def test_a_reload_replaces_the_processes_and_a_worker_that_ends_by_itself_is_rep
     lost = pids(session).pop()
     os.kill(lost, signal.SIGTERM)
     assert eventually(lambda: lost not in pids(session) and len(pids(session)) == 2)
-    assert any("ended by itself" in line["text"] for line in session.log)
-    session.log.clear()
 
 
 def test_workers_that_cannot_start_leave_the_old_ones_at_work(
@@ -255,14 +252,13 @@ time.sleep(600)
 """
 
 
-def test_a_kernel_that_is_killed_leaves_no_worker_behind() -> None:
+def test_a_kernel_that_is_killed_leaves_no_worker_behind(session: Session) -> None:
     """SIGKILL gives the kernel no time to end its workers. They notice that it is gone."""
-    with runtime.workspace(Settings.model_validate({})) as settings:
-        environment = os.environ | settings.environment()
-        with subprocess.Popen(
-            [sys.executable, "-c", KERNEL], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-        ) as kernel:
-            assert kernel.stdout is not None
-            worker = psutil.Process(int(kernel.stdout.readline()))
-            kernel.kill()
-        assert eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 60)
+    environment = os.environ | session.settings.environment()
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as kernel:
+        assert kernel.stdout is not None
+        worker = psutil.Process(int(kernel.stdout.readline()))
+        kernel.kill()
+    assert eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 60)

@@ -30,8 +30,8 @@ BUTTONS = (
     Button("worker-frozen", "Freeze a worker", 30, "Wake it now"),
     Button("temporal-killed", "Restart Temporal", 1, "Start it now"),
     Button("postgres-killed", "Stop Postgres for 5 s", 5, "Start it now"),
-    Button("postgres-cut", "Cut a wire for 5 s", 5, "Mend it now"),
-    Button("provider-out", "Provider out for 10 s", 10),
+    Button("postgres-wire-cut", "Cut a wire for 5 s", 5, "Mend it now"),
+    Button("provider-raises", "Provider out for 10 s", 10),
 )
 
 
