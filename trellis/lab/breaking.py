@@ -97,6 +97,9 @@ class Breaker:
             refuse_servers_of_others(self._lab.runtime)
         except StackError as why:
             return str(why)
+        if self.current is not None and self._lab.crew is not None:
+            # A worker that is missing now is missing on purpose.
+            return None
         house = House(self._lab.runtime, self._crew(), self._lab.wires, FaultPlan.calm())
         why_not = _nemesis(name).why_not(house)
         return IN_KERNEL if why_not is not None and self._lab.crew is None else why_not

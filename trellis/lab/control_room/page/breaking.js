@@ -3,7 +3,8 @@
 import { h, text, keep, button, enable } from "./dom.js";
 import { duration } from "./words.js";
 
-const underWay = (model) => (model.get("breaking").experiments ?? []).find((one) => one.phase !== "over");
+const newest = (model) => (model.get("breaking").experiments ?? [])[0];
+const underWay = (model) => (newest(model)?.phase === "over" ? undefined : newest(model));
 
 export function breaking({ store, on, prefix }) {
   const { model } = store;
@@ -33,6 +34,9 @@ export function breaking({ store, on, prefix }) {
     const labels = new Map();
     for (const one of buttons) if (one.why) labels.set(one.why, [...(labels.get(one.why) ?? []), one.label]);
     const lines = [...labels].map(([reason, names]) => (names.length === buttons.length ? reason : `${names.join(", ")}: ${reason}`));
+    // The line on the board and the card may be out of sight.
+    const last = newest(model);
+    if (last) lines.push(`${last.title}: ${last.verdict || last.phase}.`);
     keep(why, reasons, (lines.length ? lines : ["Orders that run meanwhile must recover. The audit checks it."]).map((line) => [line, line]),
       () => h("div"), (node, line) => text(node, line));
   }

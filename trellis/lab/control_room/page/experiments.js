@@ -7,7 +7,7 @@ export function experiments({ store, on }) {
   const { model } = store;
   const title = h("h3");
   const sentence = h("p");
-  const figures = h("dl", { class: "tr-figures" });
+  const figures = h("div", { class: "tr-figures" });
   const found = h("ul", { class: "tr-log", "aria-label": "Violations" });
   const earlier = h("tbody");
   const fold = h("details", { class: "tr-fold" }, h("summary", {}, "Earlier"), h("div", { class: "tr-scroll" },
@@ -21,7 +21,7 @@ export function experiments({ store, on }) {
     set(card, "data-verdict", last.verdict);
     text(title, `${last.title}: ${last.verdict}`);
     text(sentence, last.trouble && !last.sentence.includes(last.trouble) ? `${last.sentence} ${last.trouble}` : last.sentence);
-    keep(figures, keptFigures, last.numbers, () => h("div", {}, h("dt"), h("dd")), (node, value) => text(node.lastChild, value));
+    keep(figures, keptFigures, last.numbers, () => h("div", {}, h("span"), h("b")), (node, value) => text(node.lastChild, value));
     for (const [what, node] of keptFigures) text(node.firstChild, what);
     found.hidden = !last.violations.length;
     keep(found, keptFound, last.violations.map((line) => [line, line]), () => h("li", { class: "tr-no" }, h("span")), (node, line) => text(node.firstChild, line));
