@@ -50,6 +50,26 @@ BEGIN
     RETURN number;
 END $$;
 
+CREATE FUNCTION provider.reserve(p_step text, p_calls integer, p_seconds double precision) RETURNS double precision
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE moment timestamptz; answer timestamptz;
+BEGIN
+    PERFORM provider.take_turn('places:' || p_step);
+    -- After the wait for the lock: a moment read before it could be earlier than that of the call before this one.
+    moment := clock_timestamp();
+    IF NOT EXISTS (SELECT FROM provider.places WHERE step = p_step AND place = p_calls) THEN
+        INSERT INTO provider.places (step, place, free_at)
+            SELECT p_step, number, moment FROM generate_series(1, p_calls) AS number ON CONFLICT DO NOTHING;
+    END IF;
+    UPDATE provider.places SET free_at = greatest(free_at, moment) + make_interval(secs => p_seconds)
+    WHERE step = p_step AND place = (
+        SELECT place FROM provider.places WHERE step = p_step AND place <= p_calls ORDER BY free_at, place LIMIT 1)
+    RETURNING free_at INTO answer;
+    RETURN extract(epoch FROM answer - moment);
+END $$;
+
 CREATE FUNCTION provider.take_turn(p_key text) RETURNS void
     LANGUAGE sql
     AS $$
@@ -251,7 +271,7 @@ BEGIN
     RETURN true;
 END $$;
 
-CREATE FUNCTION public.prepare_package(p_started uuid, p_prepared uuid, p_order text, p_round integer, p_try public.try_info) RETURNS boolean
+CREATE FUNCTION public.prepare_package(p_started uuid, p_prepared uuid, p_order text, p_round integer, p_try public.try_info, p_payload jsonb DEFAULT '{}'::jsonb) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE closing timestamptz; address jsonb;
@@ -263,7 +283,7 @@ BEGIN
     PERFORM move_order(p_started, p_order, '{PAYMENT_CHARGED}', 'SHIPPING', 'SHIPPING_STARTED', NULL, '{}');
     INSERT INTO shipments (order_id, round, status, payload_json)
     VALUES (p_order, p_round, 'PREPARED', jsonb_build_object('address', address)) ON CONFLICT DO NOTHING;
-    PERFORM add_event(p_prepared, p_order, 'PACKAGE_PREPARED', p_try, '{}');
+    PERFORM add_event(p_prepared, p_order, 'PACKAGE_PREPARED', p_try, p_payload);
     RETURN true;
 END $$;
 
@@ -428,6 +448,12 @@ CREATE TABLE provider.parcels (
     ts timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
+CREATE TABLE provider.places (
+    step text NOT NULL,
+    place integer NOT NULL,
+    free_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE provider.refunds (
     idempotency_key text NOT NULL,
     order_id text NOT NULL,
@@ -469,7 +495,8 @@ ALTER TABLE public.events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE public.fault_plans (
     version integer NOT NULL,
     plan_json jsonb NOT NULL,
-    ts timestamp with time zone DEFAULT now() NOT NULL
+    ts timestamp with time zone DEFAULT now() NOT NULL,
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 ALTER TABLE public.fault_plans ALTER COLUMN version ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.fault_plans_version_seq
@@ -548,6 +575,8 @@ ALTER TABLE ONLY provider.charges
     ADD CONSTRAINT charges_pkey PRIMARY KEY (idempotency_key);
 ALTER TABLE ONLY provider.parcels
     ADD CONSTRAINT parcels_pkey PRIMARY KEY (idempotency_key);
+ALTER TABLE ONLY provider.places
+    ADD CONSTRAINT places_pkey PRIMARY KEY (step, place);
 ALTER TABLE ONLY provider.refunds
     ADD CONSTRAINT refunds_pkey PRIMARY KEY (idempotency_key);
 ALTER TABLE ONLY provider.voids
@@ -596,6 +625,7 @@ GRANT USAGE ON SCHEMA provider TO trellis_app;
 GRANT USAGE ON SCHEMA public TO trellis_app;
 GRANT SELECT ON TABLE provider.charges TO trellis_app;
 GRANT SELECT ON TABLE provider.parcels TO trellis_app;
+GRANT SELECT ON TABLE provider.places TO trellis_app;
 GRANT SELECT ON TABLE provider.refunds TO trellis_app;
 GRANT SELECT ON TABLE provider.voids TO trellis_app;
 GRANT SELECT,INSERT ON TABLE public.events TO trellis_app;

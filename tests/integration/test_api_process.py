@@ -246,7 +246,8 @@ async def test_beyond_what_it_can_take_it_says_so(idle_desk: Desk, pool: Pool) -
                     answers.append(await asyncio.wait_for(http.get("/orders"), 4))
             assert_problem(answers[-1], 503)
             assert answers[-1].headers["retry-after"] == "1"
-            assert (await http.get("/health")).status_code == 200
+            # The gate's refusal has no such body. On a busy machine a server may take longer than health waits.
+            assert set((await http.get("/health")).json()) == {"ok", "temporal", "database"}
         assert [answer.status_code for answer in await asyncio.gather(*inside)] == [200] * 4
         assert (await http.get("/orders")).status_code == 200
 

@@ -117,10 +117,11 @@ def test_what_cannot_be_asked_of_the_log_is_refused(filled: str) -> None:
 
 def test_the_analysis_works_on_groups_not_rows(filled: str) -> None:
     """What the essay on events computes of the filled ledger works from end to end, and times each of its parts."""
-    parts = analysis(filled)
-    assert {"events", "attempts", "steps", "attempts_per_step", "state_map as JSON"} <= set(parts)
-    # A Python call for each of 18,000 groups takes five times the load. One pause of a busy machine may double a part.
-    assert parts["attempts_per_step"] < 4 * parts["events"]
+    runs = [analysis(filled), analysis(filled)]
+    assert {"events", "attempts", "steps", "attempts_per_step", "state_map as JSON"} <= set(runs[0])
+    # A Python call for each of 18,000 groups takes five times the load. A pause of the machine hits one of the runs.
+    groups, load = (min(parts[name] for parts in runs) for name in ("attempts_per_step", "events"))
+    assert groups < 2 * load
 
 
 @pytest.mark.parametrize("table", ["events", "orders", "attempts", "steps"])

@@ -13,6 +13,7 @@ from trellis.bench.deadline import rounds_used_up
 from trellis.driving import run_order
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Overhead
+from trellis.insight.chain import ORDER
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
@@ -44,8 +45,8 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
         slack = 5 * (0.25 / found.tries) ** 0.5 + 0.02
         assert found.shares["error"] == pytest.approx(1 / 3, abs=slack)
         assert found.shares["ok"] == pytest.approx(1 / 3, abs=slack)
-    # A minute, because eighty orders at once wait for the cores, and that wait is learned too.
-    chosen = recommend(60, 0.05, learned)
+    # Chain and overhead are given: eighty orders at once wait for the cores, and that wait would be learned too.
+    chosen = recommend(15, 1e-4, learned, steps=ORDER, overhead=Overhead())
     assert chosen.p_miss_at_worst is not None
     order = house.order()
     await house.desk.start(order, chosen.policy)

@@ -34,7 +34,9 @@ def test_there_are_notebooks() -> None:
 
 
 def start_here(attempts: float, steps: float, failed: float, wasted: float, charges: float) -> bool:
-    return steps == 6 and attempts == failed + steps and wasted >= 0 and charges == 1
+    # Each further round of shipping prepares a package again, and the policy allows two.
+    rounds = attempts - failed - steps
+    return steps == 6 and 0 <= rounds <= 2 and wasted >= 0 and charges == 1
 
 
 def end_to_end(

@@ -14,11 +14,11 @@ from tests.traps.judge import few_candidates, judged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SETS = int(os.environ.get("TRAPS_SETS", "40"))
+SETS = int(os.environ.get("TRAPS_SETS", "16"))
 
 
 def test_honest_data_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 40 honest sets at most two are refused, and no promise is broken."""
+    """Of the honest sets at most two, or one in twenty, are refused, and no promise is broken."""
     few_candidates(monkeypatch)
     verdicts = {seed: judged(honest(seed), seed) for seed in range(SETS)}
     wrong = [f"{seed}: {one.why}" for seed, one in verdicts.items() if one.kind == "wrong"]

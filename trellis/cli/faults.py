@@ -13,6 +13,7 @@ from trellis.cli.common import Json, open_desk, read_settings, run, show
 from trellis.faults import KINDS, FaultPlan, PlanInForce
 from trellis.model import OUTSIDE_STEPS
 from trellis.outages import (
+    Outages,
     capacity_in_words,
     in_words,
     parse_capacity,
@@ -119,7 +120,7 @@ def faults_set(
     New outages replace those of the plan, and begin now. All other changes leave them, and their clock, as they are.
     """
     mix = {name: value for name, value in values.items() if value is not None}
-    windows = (*map(parse_outage, outage or []), *map(parse_random_outages, random_outages or []))
+    windows: Outages = (*map(parse_outage, outage or []), *map(parse_random_outages, random_outages or []))
     capacities = [parse_capacity(one) for one in capacity or []]
     if not (mix or windows or no_outages or capacities) and seed is None and script is None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in (*KINDS, "seed", "script", "outage"))

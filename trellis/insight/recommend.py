@@ -318,11 +318,19 @@ class _Goal:
             step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs, lanes)]))
             for step, calls in self.world.calls.items()
         }
-        policy = cheapest_mix(
+        found: Prediction | None = None
+
+        def good_enough(mix: Policy) -> bool:
+            nonlocal found
+            found = self.predicted_if_met(mix)
+            return found is not None
+
+        cheapest_mix(
             base, self.world.calls, rules, self.world.known["overhead"], self.deadline, self.epsilon,
-            steps=self.world.known.get("steps"), good_enough=lambda mix: self.predicted_if_met(mix) is not None,
+            steps=self.world.known.get("steps"), good_enough=good_enough,
         )  # fmt: skip
-        return None if policy is None else self.predicted_if_met(policy)
+        # The last mix that was asked about is the answer.
+        return found
 
 
 def _candidates(deadline: float, chain: Collection[Calls], lanes: int) -> Iterator[Policy]:

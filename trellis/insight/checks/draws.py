@@ -28,6 +28,7 @@ class Draws:
     `step`, `order`, `worker`: numbers of the step, the order and the worker (-1 where not known). `number`: how many
     tries of its step the order made before, plus one. `failed`: bool. `seconds`: duration of a good call [s], NaN for
     the others. `beside`: calls of all steps that were in flight at the start. `hedged`: whether any step was.
+    `orders_known`: whether the attempts say of which order they are.
     """
 
     steps: tuple[str, ...]
@@ -41,6 +42,7 @@ class Draws:
     seconds: Any
     beside: Any
     hedged: bool
+    orders_known: bool = True
 
     def __len__(self) -> int:
         return len(self.start)
@@ -88,6 +90,7 @@ def draws(attempts: pd.DataFrame) -> Draws:
         seconds=np.where(failed, np.nan, frame["seconds"].to_numpy(dtype=float)),
         beside=flight.at(start),
         hedged=bool(hedged),
+        orders_known="order_id" in attempts,
     )
 
 
@@ -114,19 +117,19 @@ def _columns(attempts: pd.DataFrame) -> pd.DataFrame:
             "outcome": pd.Series(column("outcome", "lost")).astype(object).astype(str),
             "worker": pd.Series(column("worker", None)).astype(object),
             "seconds": pd.to_numeric(pd.Series(column("duration_ms", np.nan)), errors="coerce").astype(float) / 1000,
-            "start": _seconds(attempts, "started_at"),
-            "end": _seconds(attempts, "ended_at"),
+            "start": seconds_since_1970(attempts, "started_at"),
+            "end": seconds_since_1970(attempts, "ended_at"),
         }
     )
     # A clock that runs wrong gives negative durations. Such a call took some time that nobody knows.
     frame.loc[frame["seconds"] < 0, ["seconds", "end"]] = np.nan
     if "scheduled_at" in attempts and frame["start"].isna().any():
-        _fill(frame, _seconds(attempts, "scheduled_at"))
+        _fill(frame, seconds_since_1970(attempts, "scheduled_at"))
     frame["end"] = frame["end"].fillna(frame["start"] + frame["seconds"].fillna(0.0))
     return frame
 
 
-def _seconds(frame: pd.DataFrame, name: str) -> Any:
+def seconds_since_1970(frame: pd.DataFrame, name: str) -> Any:
     """A column of times as seconds since 1970, NaN where it is missing or is no time."""
     if name not in frame:
         return np.full(len(frame), np.nan)

@@ -76,6 +76,12 @@ def check(found: Draws, deadline: float, noun: str = "order") -> Check:
     """Whether failures, and latencies that matter, come independently. `deadline` [s]."""
     if len(found) == 0:
         return Check("independent", False, "No attempt shows how calls end, so nothing is known of their independence.")
+    if not found.orders_known:
+        return Check(
+            "independent", False,
+            f"The attempts do not say of which {noun} they are, so {noun}s that are worse than others cannot be "
+            f"excluded.",
+        )  # fmt: skip
     if found.timed < 0.5:
         words = "Most attempts have no start time, so runs of failures in time cannot be excluded."
         return Check("independent", False, words)

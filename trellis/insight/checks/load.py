@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.insight.checks.check import Check
+from trellis.insight.checks.draws import seconds_since_1970
 from trellis.insight.fit import Learned
 
 _BUSIEST = 0.9
@@ -29,19 +30,16 @@ _MORE = 1.05
 def beyond(learned: Learned, tries: Mapping[str, float]) -> Check | None:
     """A failed check where a policy makes more calls at once than the data show, else None. `tries`: its expected calls
     of each step in a run."""
-    if "order_id" not in learned.attempts:
-        return Check(
-            "independent", False,
-            f"The attempts do not say of which {learned.noun} they are, so {learned.noun}s that are worse than others "
-            f"cannot be excluded.",
-        )  # fmt: skip
+    steps = learned.attempts["step"].astype(str).to_numpy()
     for step, calls in tries.items():
-        mine = learned.attempts[(learned.attempts["step"].astype(str) == step).to_numpy()]
+        mine = learned.attempts[steps == step]
         if mine.empty:
             continue
         more = calls / (len(mine) / mine["order_id"].nunique())
+        if more <= _MORE:
+            continue
         flight = _in_flight(mine)
-        if more <= _MORE or not len(flight):
+        if not len(flight):
             continue
         # One other call is no load that a provider notices.
         most = max(1.0, float(np.quantile(flight, _BUSIEST)))
@@ -59,11 +57,11 @@ def _in_flight(attempts: pd.DataFrame) -> Any:
     """The number of other calls in flight at the start of each of these."""
     if not {"started_at", "duration_ms"} <= set(attempts.columns):
         return np.array([])
-    times = pd.to_datetime(attempts["started_at"], utc=True, errors="coerce").astype("datetime64[us, UTC]")
     took = pd.to_numeric(attempts["duration_ms"], errors="coerce").to_numpy(dtype=float, na_value=np.nan) / 1000
-    known = (times.notna() & np.isfinite(took)).to_numpy(dtype=bool)
-    starts = np.sort(times[known].astype("int64").to_numpy() / 1e6)
-    ends = np.sort(times[known].astype("int64").to_numpy() / 1e6 + np.maximum(took[known], 0.0))
+    began = seconds_since_1970(attempts, "started_at")
+    known = np.isfinite(began) & np.isfinite(took)
+    starts = np.sort(began[known])
+    ends = np.sort(began[known] + np.maximum(took[known], 0.0))
     return np.maximum(
         np.searchsorted(starts, starts, side="right") - np.searchsorted(ends, starts, side="right") - 1, 0
     )

@@ -32,6 +32,7 @@ from trellis.insight.frames import OUTCOMES
 from trellis.insight.server_timers import STICKY_TIMEOUT, WORKFLOW_TASK_TIMEOUT, TimerQueue
 from trellis.insight.simulate.loop import Event, Loop, Process, Task
 from trellis.insight.simulate.provider import Outcome, Provider
+from trellis.outages import HOW
 from trellis.policies import Placement, Policy, Retry
 
 _EPOCH = pd.Timestamp("2000-01-01", tz="UTC")
@@ -344,6 +345,7 @@ class _World:
             "duration_ms": (tries["ended"] - tries["began"]) * 1000,
             "error": pd.Series(pd.NA, index=tries.index, dtype=pd.StringDtype("pyarrow")),
             "worker": pd.Categorical(["simulated"] * len(tries)), "skewed": False,
+            "outage": pd.Categorical([None] * len(tries), categories=list(HOW)), "queued": math.nan,
         }).reset_index(drop=True)  # fmt: skip
         runs = pd.DataFrame(self._runs, columns=["order_id", "state", "began", "ended"]).sort_values("order_id")
         return Simulated(attempts, pd.DataFrame({
