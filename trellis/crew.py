@@ -138,12 +138,14 @@ class Crew:
             await self._gone(member)
         finally:
             member.process.kill()
+            member.process.wait()
 
     async def kill(self, member: Member) -> None:
         """End a worker by SIGKILL, frozen or not: it can finish nothing. Waits for its end."""
         self._forget(member)
         member.process.kill()
-        await self._gone(member)
+        # Not awaited: it takes no time, and a caller who is cancelled here would leave a zombie.
+        member.process.wait()
 
     def freeze(self, member: Member) -> None:
         """Stop the process in the middle of what it does (SIGSTOP). It keeps its connections and sends nothing."""

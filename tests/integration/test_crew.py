@@ -38,6 +38,13 @@ async def gone(pid: int) -> bool:
     return False
 
 
+async def stopped(pid: int) -> None:
+    """Wait until all threads of the process stand still."""
+    async with asyncio.timeout(30):
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0.02)
+
+
 async def test_a_crew_leaves_no_process_behind_whatever_happened_to_it(own: Settings, tmp_path: Path) -> None:
     """One was killed, one ended by itself and was replaced, one is frozen: after the block all have ended."""
     async with Crew(own, tmp_path / "worker.log", 3) as crew:
@@ -49,7 +56,7 @@ async def test_a_crew_leaves_no_process_behind_whatever_happened_to_it(own: Sett
         assert await gone(lost.pid)
         lost.process.poll()
         crew.freeze(frozen)
-        assert psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED
+        await stopped(frozen.pid)
         fresh = await crew.fill()
         assert (len(fresh), len(crew.members), crew.ended) == (2, 3, [lost])
         assert set(crew.working) == set(fresh)
@@ -80,6 +87,7 @@ async def test_workers_end_when_the_process_that_started_them_was_killed(own: Se
     assert parent.stdout is not None
     pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
     assert len(pids) == 2
+    await stopped(pids[1])
     parent.kill()
     await parent.wait()
     left = [pid for pid in pids if not await gone(pid)]

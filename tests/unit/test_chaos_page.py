@@ -96,7 +96,7 @@ def test_only_outages_are_predicted() -> None:
     """What is still served while it lasts has no backlog to drain. New workers' start counts as outage."""
     pace = Pace(6, 0.5, 2)
     assert expect(WorkerKilled, Options(), pace) is None
-    longer, shorter = (expect(AllWorkersGone, Options(seconds=seconds), pace) for seconds in (8, 4))
+    longer, shorter = (expect(AllWorkersGone, Options(orders=200, seconds=seconds), pace) for seconds in (8, 4))
     assert longer is not None
     assert shorter is not None
     assert longer > shorter > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -89,8 +90,8 @@ class Options:
             first = random.Random(f"break {self.seed} {name}").uniform(FIRST, LAST) * self.span
         if self.every is None:
             return [first]
-        first = min(first, self.every)
-        return [first + self.every * number for number in range(int((self.span - first) / self.every) + 1)]
+        first = min(first, self.every / 2)
+        return [first + self.every * number for number in range(math.ceil((self.span - first) / self.every))]
 
 
 @dataclass

@@ -8,12 +8,17 @@ import time
 from datetime import UTC, datetime
 from typing import ClassVar
 
+import psutil
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+
 from trellis.chaos.experiments import KILL_ALL, RESTART_OFTEN
 from trellis.chaos.house import House
 from trellis.chaos.nemesis import Nemesis
 from trellis.crew import Member
 from trellis.db.recovering import Recovering
 from trellis.errors import StackError
+from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
 PATIENCE = 60.0
 """How long a new worker may fail to start [s]: another nemesis may hold what it needs."""
@@ -75,7 +80,8 @@ class AllWorkersGone(WorkerKilled):
 class WorkerFrozen(Nemesis):
     name: ClassVar[str] = "worker-frozen"
     says: ClassVar[str] = "One worker stops (SIGSTOP) past its heartbeats, and goes on when others did its work."
-    seconds: ClassVar[float] = 8.0
+    # Longer than the server waits for a step's heartbeat (5 s) and for a workflow task (10 s).
+    seconds: ClassVar[float] = 12.0
 
     def __init__(self) -> None:
         self.frozen: Member | None = None
@@ -91,8 +97,11 @@ class WorkerFrozen(Nemesis):
         if not house.crew.working:
             raise StackError("No worker is left that could be frozen.")
         self.frozen = house.crew.working[0]
-        house.crew.freeze(self.frozen)
         self._since = datetime.now(UTC)
+        house.crew.freeze(self.frozen)
+        while psutil.Process(self.frozen.pid).status() != psutil.STATUS_STOPPED:
+            # The system stops its threads one by one.
+            await asyncio.sleep(0.02)
 
     async def heal(self, house: House) -> None:
         if self.frozen is not None and self.frozen.frozen:
@@ -100,10 +109,34 @@ class WorkerFrozen(Nemesis):
             self._until = datetime.now(UTC)
 
     async def landed(self, house: House) -> int:
-        """How many executions of its steps others began while it was frozen."""
+        """How many of its steps and of its workflow tasks were given to others while it was frozen."""
         if self.frozen is None or self._since is None or self._until is None:
             return 0
-        return await Recovering(house.runtime.pool).taken_over(self._since, self._until, self.frozen.name)
+        books = Recovering(house.runtime.pool)
+        return await books.taken_over(self._since, self._until, self.frozen.name) + await _taken_tasks(
+            house.runtime.desk.client, self.frozen.pid, self._since, self._until
+        )
+
+
+async def _taken_tasks(client: Client, pid: int, since: datetime, until: datetime) -> int:
+    """How many workflow tasks the server took from this worker in a period, because it did not answer in time."""
+    found = 0
+    ours = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
+    query = f"{ours} AND StartTime <= '{_utc(until)}' AND (ExecutionStatus = 'Running' OR CloseTime >= '{_utc(since)}')"
+    async for execution in client.list_workflows(query):
+        history = await client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
+        by = {event.event_id: event.workflow_task_started_event_attributes.identity for event in history.events}
+        for event in history.events:
+            late = event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT
+            if late and since <= event.event_time.ToDatetime(UTC) <= until:
+                started = event.workflow_task_timed_out_event_attributes.started_event_id
+                found += by.get(started, "").startswith(f"{pid}@")
+    return found
+
+
+def _utc(when: datetime) -> str:
+    """As a visibility query takes it."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 ALL: tuple[type[Nemesis], ...] = (WorkerKilled, AllWorkersGone, WorkerFrozen)
