@@ -28,6 +28,9 @@ from trellis.policies import preset
 ODD_SIGNAL = "hurry"
 """A signal that no version knows. This version writes a refusal of it, under a patch; the one before ignored it."""
 
+PATCHED = "core_patch"
+"""The name of the marker that `workflow.patched` leaves."""
+
 PATIENCE = 60.0
 
 
@@ -191,7 +194,8 @@ class DeployVersioned(_Deployed):
             for order in orders:
                 status = await house.runtime.desk.wait(order.order_id, PATIENCE)
                 history = await _history(house, workflow_id(order.order_id))
-                marked = any(event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED for event in history.events)
+                # Local activities leave markers, too.
+                marked = any(event.marker_recorded_event_attributes.marker_name == PATCHED for event in history.events)
                 right += status["state"] == State.COMPLETED and marked is patched
         return right
 

@@ -100,16 +100,14 @@ class DiskFull(Nemesis):
         space.mkdir()
         os.chown(space, owner.st_uid, owner.st_gid)
         await disk.move_in(space)
-        self._log_before = self._log_length(house)
+        self._log_before = _log(house).stat().st_size
         await asyncio.to_thread(_fill, folder / "filler")
 
     async def heal(self, house: House) -> None:
         folder = self._folder(house.settings)
         (folder / "filler").unlink(missing_ok=True)
-        if self._log_before is not None:
-            log = house.settings.home / "postgres.log"
-            self._failed += log.read_bytes()[self._log_before :].count(FULL)
-            self._log_before = None
+        self._failed = await self.landed(house)
+        self._log_before = None
         if os.path.ismount(folder):
             await SmallDisk(house.runtime.stack.database_url).move_out()
         self.clear(house.settings)
@@ -120,12 +118,15 @@ class DiskFull(Nemesis):
         with suppress(OSError):
             folder.rmdir()
 
-    def _log_length(self, house: House) -> int:
-        return (house.settings.home / "postgres.log").stat().st_size
-
     async def landed(self, house: House) -> int:
         """How many statements failed for want of room."""
-        return self._failed
+        if self._log_before is None:
+            return self._failed
+        return self._failed + _log(house).read_bytes()[self._log_before :].count(FULL)
+
+
+def _log(house: House) -> Path:
+    return house.settings.home / "postgres.log"
 
 
 ALL: tuple[type[Nemesis], ...] = (DiskFull,)

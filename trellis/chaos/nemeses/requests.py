@@ -64,21 +64,21 @@ class _AtTheDoor(Nemesis):
 
     def __init__(self) -> None:
         self._before: Door | None = None
-        self._door: Through | None = None
+        self.door: Through | None = None
 
     async def break_(self, house: House) -> None:
         self._before = house.door
-        self._door = house.door = self.kind(house.door)
+        self.door = house.door = self.kind(house.door)
 
     async def heal(self, house: House) -> None:
-        if self._before is not None and house.door is self._door:
+        if self._before is not None and house.door is self.door:
             house.door = self._before
 
     async def landed(self, house: House) -> int:
-        if self._door is None:
+        if self.door is None:
             return 0
-        await self._door.last()
-        return self._door.changed
+        await self.door.last()
+        return self.door.changed
 
 
 class _Doubled(Through):
@@ -155,12 +155,12 @@ class _Late(Through):
 
     def __init__(self, inner: Door) -> None:
         super().__init__(inner)
-        self._sent: list[tuple[Order, Policy | None, str]] = []
+        self.sent: list[tuple[Order, Policy | None, str]] = []
         self._approvals: dict[str, str] = {}
 
     async def start(self, order: Order, policy: Policy | None = None) -> Started:
         started = await self.inner.start(order, policy)
-        self._sent.append((order, policy, started.run_id))
+        self.sent.append((order, policy, started.run_id))
         return started
 
     async def approve(self, order_id: str, *, request_id: str | None = None) -> Receipt:
@@ -168,7 +168,7 @@ class _Late(Through):
         return await self.inner.approve(order_id, request_id=id_)
 
     async def last(self) -> None:
-        for order, policy, run_id in self._sent:
+        for order, policy, run_id in self.sent:
             id_ = order.order_id
             again = await self.inner.start(order, policy)
             if again.created or again.run_id not in ("", run_id):
@@ -182,7 +182,7 @@ class _Late(Through):
                     self.changed += 1
                 else:
                     raise TrellisError(f"Order {id_} accepted a request although it had ended.")
-        self._sent.clear()
+        self.sent.clear()
 
 
 class RequestsLate(_AtTheDoor):

@@ -10,7 +10,7 @@ from trellis.chaos.nemesis import Nemesis
 from trellis.chaos.wire import CUT, HALF_OPEN, PASS, Mode, lose_answers, slow
 
 
-class _OnWire(Nemesis):
+class OnWire(Nemesis):
     """The wire is in another mode for a while."""
 
     wire: ClassVar[str]
@@ -32,19 +32,18 @@ class _OnWire(Nemesis):
         house.wires[self.wire].mode = self.mode
 
     async def heal(self, house: House) -> None:
-        if self._before is not None:
-            self._landed += self._seen(house) - self._before
-            self._before = None
+        self._landed = await self.landed(house)
+        self._before = None
         house.wires[self.wire].mode = PASS
 
     async def landed(self, house: House) -> int:
-        return self._landed
+        return self._landed + (0 if self._before is None else self._seen(house) - self._before)
 
     def _seen(self, house: House) -> int:
         return sum(getattr(house.wires[self.wire], name) for name in self.counts)
 
 
-class PostgresSlow(_OnWire):
+class PostgresSlow(OnWire):
     name = "postgres-wire-slow"
     says = "Each message between workers and Postgres arrives 50 ms later."
     experiment = DEPENDENCY
@@ -53,7 +52,7 @@ class PostgresSlow(_OnWire):
     counts = ("delayed",)
 
 
-class PostgresCut(_OnWire):
+class PostgresCut(OnWire):
     name = "postgres-wire-cut"
     says = "The workers' connections to Postgres are cut, and new ones are refused."
     experiment = DEPENDENCY
@@ -63,7 +62,7 @@ class PostgresCut(_OnWire):
     counts = ("cuts", "refused")
 
 
-class PostgresHalfOpen(_OnWire):
+class PostgresHalfOpen(OnWire):
     name = "postgres-wire-half-open"
     says = "The workers' connections to Postgres stay open, and nothing passes in either direction."
     experiment = DEPENDENCY
@@ -73,7 +72,7 @@ class PostgresHalfOpen(_OnWire):
     counts = ("swallowed",)
 
 
-class PostgresAnswersLost(_OnWire):
+class PostgresAnswersLost(OnWire):
     name = "postgres-wire-cut-after-commit"
     says = "Each third commit is made, but its answer is lost and its connection is cut."
     experiment = DEPENDENCY
@@ -82,7 +81,7 @@ class PostgresAnswersLost(_OnWire):
     counts = ("lost",)
 
 
-class TemporalSlow(_OnWire):
+class TemporalSlow(OnWire):
     name = "temporal-wire-slow"
     says = "Each message between workers and Temporal arrives 0.2 s later."
     wire = "temporal"
@@ -90,7 +89,7 @@ class TemporalSlow(_OnWire):
     counts = ("delayed",)
 
 
-class TemporalCut(_OnWire):
+class TemporalCut(OnWire):
     name = "temporal-wire-cut"
     says = "The workers' connections to Temporal are cut, and new ones are refused."
     experiment = NETWORK
@@ -100,7 +99,7 @@ class TemporalCut(_OnWire):
     counts = ("cuts", "refused")
 
 
-class TemporalHalfOpen(_OnWire):
+class TemporalHalfOpen(OnWire):
     name = "temporal-wire-half-open"
     says = "The workers' connections to Temporal stay open, and nothing passes in either direction."
     experiment = NETWORK
@@ -110,7 +109,7 @@ class TemporalHalfOpen(_OnWire):
     counts = ("swallowed",)
 
 
-class TemporalAnswersLost(_OnWire):
+class TemporalAnswersLost(OnWire):
     name = "temporal-wire-cut-after-answer"
     says = "Temporal does what each twentieth call of a worker asks, but its answer is lost and the connection is cut."
     wire = "temporal"
@@ -118,7 +117,7 @@ class TemporalAnswersLost(_OnWire):
     counts = ("lost",)
 
 
-ALL: tuple[type[Nemesis], ...] = (
+ALL: tuple[type[OnWire], ...] = (
     PostgresSlow, PostgresCut, PostgresHalfOpen, PostgresAnswersLost,
     TemporalSlow, TemporalCut, TemporalHalfOpen, TemporalAnswersLost,
 )  # fmt: skip
