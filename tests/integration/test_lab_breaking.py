@@ -43,8 +43,8 @@ def pids(session: Session) -> set[int]:
 
 
 def slow_orders(session: Session, number: int) -> list[str]:
-    """Approved orders whose calls take a second each."""
-    session.faults(FaultPlan(mix=Mix(latency=1.0)))
+    """Approved orders whose calls take half a second each."""
+    session.faults(FaultPlan(mix=Mix(latency=0.5)))
     orders = [session.start_order(policy="patient") for _ in range(number)]
     for order in orders:
         session.approve(order)
