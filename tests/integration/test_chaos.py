@@ -15,7 +15,7 @@ import pytest
 from tests.integration.test_cli import trellis
 from trellis.chaos.arrivals import Arrivals
 from trellis.chaos.house import House
-from trellis.chaos.nemeses.provider import ProviderHangs, ProviderRaises
+from trellis.chaos.nemeses.provider import ProviderRaises
 from trellis.chaos.nemeses.workers import AllWorkersGone, WorkerFrozen, WorkerKilled
 from trellis.chaos.nemesis import Nemesis
 from trellis.chaos.run import chaos
@@ -66,29 +66,25 @@ async def house(opened: Runtime, settings: Settings, pool: Pool, tmp_path: Path)
 
 
 @pytest.mark.timeout(240)
-async def test_each_nemesis_of_workers_and_providers_lands_and_heals(house: House) -> None:
-    """All workers gone, one frozen past its heartbeats, a provider that hangs: one after the other in one house. Each
-    lands, all orders end, and the books balance."""
-    # Steps that take long: a worker that stops holds some of them.
-    slow = FaultPlan(Mix(latency=0.4))
-    policy = tuned(preset("swift"), try_timeout=5)
-    await house.set_plan(slow)
-    for nemesis, seconds in ((AllWorkersGone(), 1.0), (WorkerFrozen(), 8.0), (ProviderHangs(), 2.0)):
-        arrivals = Arrivals(house, policy, 8, 4, name=f"{nemesis.name}-{os.getpid()}")
-        async with asyncio.TaskGroup() as group:
-            group.create_task(arrivals.run())
-            await asyncio.sleep(1.2)
-            noted = await house.stage(nemesis, seconds)
-        await arrivals.settle(arrivals.all[-1].due + 90)
-        ids = " OR ".join(f"WorkflowId = 'order-{one.order.order_id}'" for one in arrivals.all)
-        verdict = await judge(house, await nemesis.landed(house), arrivals.acknowledged, query=ids)
-        assert verdict.landed > 0, nemesis.name
-        assert verdict.findings == ()
-        assert [v for v in verdict.report.violations if v.order_id.startswith(nemesis.name)] == []
-        assert len(arrivals.acknowledged) == 8
-        assert noted.healed is not None
-        assert len(house.crew.working) == 2
-        assert (await house.runtime.desk.faults()).plan == slow
+async def test_a_worker_that_wakes_after_others_took_over_does_no_harm(house: House) -> None:
+    """Frozen past its heartbeats: its steps or workflow tasks go to the other worker, all orders end, and the books
+    balance when it goes on with what it held."""
+    # Steps take long, so that the worker holds some when it stops.
+    await house.set_plan(FaultPlan(Mix(latency=0.3)))
+    arrivals = Arrivals(house, tuned(preset("swift"), try_timeout=5, budget=60), 8, 4, name=f"frozen-{os.getpid()}")
+    frozen = WorkerFrozen()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(arrivals.run())
+        await asyncio.sleep(1.2)
+        await house.stage(frozen, 12)
+    await arrivals.settle(arrivals.all[-1].due + 120)
+    ids = " OR ".join(f"WorkflowId = 'order-{one.order.order_id}'" for one in arrivals.all)
+    verdict = await judge(house, await frozen.landed(house), arrivals.acknowledged, query=ids)
+    assert verdict.landed > 0
+    assert verdict.findings == ()
+    assert [one for one in verdict.report.violations if one.order_id.startswith("frozen-")] == []
+    assert len(arrivals.acknowledged) == 8
+    assert len(house.crew.working) == 2
 
 
 class Clumsy(WorkerKilled):

@@ -185,6 +185,12 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
     assert {"policy", "p_miss", "p50", "p99", "calls_per_step"} <= set(found)
     assert 0 < found["p_miss"] <= 1e-5
     assert found["p50"] < found["p99"] < 15
+    assert found["outage_calls"]["times_usual"] > 1
+    assert found["stress"] is None
+    stress = ["--outage", "3", "--capacity", "2", "--service", "0.1", "--rate", "1"]
+    found = json.loads((await trellis(settings, "recommend", *stress, "--json")).stdout)
+    assert found["stress"]["drained_s"] >= 0
+    assert found["stress"]["outage_s"] == 3
     await house.faults(FaultPlan.canonical())
     orders = [await house.start(approve=True) for _ in range(4)]
     for order in orders:
@@ -211,6 +217,10 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
         (["--since", "2h"], 2, "give --from-events or --query"),
         (["--overhead", "-1"], 2, "0 or more"),
         (["--steps", "charge,, ship"], 1, "'"),
+        (["--outage", "5", "--capacity", "0", "--rate", "1"], 1, "at least one call at once"),
+        (["--outage", "90000", "--rate", "1"], 1, "at most a day"),
+        (["--capacity", "1", "--service", "0.5", "--rate", "3"], 1, "No policy can"),
+        (["--rate", "3"], 2, "give --outage, --capacity or both"),
     ],
 )
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_an_outage_must_fit_the_run(seconds: float) -> None:
     with pytest.raises(BadInput, match="does not fit a run of 20 s"):
         Options(seconds=seconds).check()
     assert Options(seconds=10).check().lasts(AllWorkersGone) == 10
-    assert Options(orders=6).check().lasts(AllWorkersGone) == pytest.approx(0.8)
+    assert Options(orders=6).check().lasts(AllWorkersGone) == pytest.approx(1.1)
 
 
 def test_chaos_refuses_servers_that_it_did_not_start() -> None:

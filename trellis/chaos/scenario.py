@@ -22,8 +22,8 @@ from trellis.policies import Policy, preset
 FIRST, LAST = 0.3, 0.45
 """Where in the run the first break comes, as a share of the time in which orders arrive. The seed draws it."""
 
-LONGEST = 0.4
-"""The default length of a fault is at most this share of the run, so that orders also arrive after it."""
+LONGEST = 0.55
+"""The default length of a fault is at most this share of the run, so that it ends while orders arrive."""
 
 
 def mild() -> FaultPlan:

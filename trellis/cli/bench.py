@@ -157,6 +157,21 @@ def bench_recovery(
     show(result, as_json, lambda: recovery.show(result, out.print))
 
 
+@commands.command("storms")
+def bench_storms(
+    cells: Annotated[int, typer.Option(min=1, max=12, help="How many cells; two to a border.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated orders.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Outages of a provider of finite capacity: the border between recovers and never, predicted and measured."""
+    from trellis.bench import storms
+
+    settings = read_settings()
+    with progress("cells", cells, as_json) as tick:
+        result = run(storms.run(settings, cells, seed, tick))
+    show(result, as_json)
+
+
 @commands.command("events")
 def bench_events(
     rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many events.")] = 1_000_000,
