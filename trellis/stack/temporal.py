@@ -281,6 +281,17 @@ def _last_ports(home: Path) -> tuple[int, int] | None:
         return None
 
 
+async def ports_released(home: Path, seconds: float = 10.0) -> None:
+    """Wait until nobody listens on the ports of the last run, or until `seconds` are over.
+
+    A killed process counts as ended when its first thread has. Its sockets live until its last thread has ended, too.
+    """
+    ports = _last_ports(home) or ()
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not all(map(_free, ports)) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.05)
+
+
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
