@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
@@ -37,7 +37,8 @@ class Stack:
     """Two servers that answer. `*_external`: Trellis did not start this server, and never ends or empties it."""
 
     temporal: TemporalTarget
-    database_url: str
+    # It may hold a password, and a notebook shows and stores the `repr` of what a cell ends with.
+    database_url: str = field(repr=False)
     database_external: bool
     home: Path
 
