@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trellis.cli.arguments import Changes, Preset, read_policy
-from trellis.cli.common import Json, progress, read_settings, run, show
+from trellis.cli.common import Json, out, progress, read_settings, run, show
 from trellis.policies import preset, tuned
 
 commands = typer.Typer(no_args_is_help=True, help="Measure. What needs servers starts its own and ends them.")
@@ -136,6 +136,25 @@ def bench_advice(
     with progress("learn and recommend", rounds, as_json) as tick:
         result = advice.run(attempts, rounds, seed, tick)
     show(result, as_json)
+
+
+@commands.command("recovery")
+def bench_recovery(
+    outages: Annotated[str, typer.Option(help="Lengths of the outages [s], with commas.")] = "5,10,20",
+    loads: Annotated[
+        str, typer.Option(help="Arrivals as shares of the measured pace, with commas.")
+    ] = "0.2,0.4,0.55,0.7",
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and faults.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """All workers gone for a while, under several loads: how long it takes to drain, measured and predicted before."""
+    from trellis.bench import recovery
+
+    settings = read_settings()
+    lengths, shares = recovery.numbers(outages, 1, 600), recovery.numbers(loads, 0.05, 0.9)
+    with progress("cells", len(lengths) * len(shares), as_json) as tick:
+        result = run(recovery.run(settings, lengths, shares, seed, tick))
+    show(result, as_json, lambda: recovery.show(result, out.print))
 
 
 @commands.command("storms")
