@@ -47,7 +47,8 @@ async def chaos(
     """Run these scenarios one after the other. `tick` gets the number of orders that just ended.
 
     Raises BadInput, one sentence; StackError only where one scenario was asked for: of several, one that cannot be
-    played to its end is void, and the next one follows. However it ends, it heals what it broke and ends what it started.
+    played to its end is void, and the next one follows. However it ends, it heals what it broke and ends what it
+    started.
     """
     refuse_named_servers(settings)
     options.check()
