@@ -1,24 +1,19 @@
-"""Running many orders: the one sample order, one order from start to end, many at a time, a worker process."""
+"""Running many orders: the one sample order, one order from start to end, many at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 import uuid
-from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
-from trellis.config import Settings
 from trellis.desk import Desk
 from trellis.errors import RequestRefused
 from trellis.model import Order, State, workflow_id
@@ -128,12 +123,3 @@ async def drive(
 
     driven.elapsed = await many(orders, at_once, one)
     return driven
-
-
-async def worker_process(settings: Settings, log: Path) -> Process:
-    """A `trellis worker` with these settings, in a process of its own; its errors are appended to `log`."""
-    with log.open("ab") as errors:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "trellis", "worker",
-            stderr=errors, env=os.environ | settings.environment() | {"LOG_LEVEL": "ERROR"},
-        )  # fmt: skip

@@ -8,13 +8,15 @@ The retry budget (`retry_share`) is a token bucket of at most BUCKET tokens, ful
 
 - A first call always goes. It adds `retry_share` tokens.
 - A retry takes one token. Without a whole token it waits in line; the line is served in order.
-- A call that succeeds adds 1 + `retry_share` tokens: its own token again, and a little more.
+- A retry that succeeds adds 1 + `retry_share` tokens: its own token again, and a little more. A first call that
+  succeeds adds `retry_share` alone: it took no token. If it gave one, retries would grow with the new orders, and a
+  provider of finite capacity would be overrun by the waiting ones as soon as it is back.
 - When the line has not moved for PROBE seconds, its first retry goes without a token.
 
 While a provider is out, nothing succeeds, so a worker makes at most (1 + `retry_share`) calls for each new order, and
-one a second. When the provider is back, each success lets more than one waiting retry go. So the backlog drains at a
-rate that grows by `retry_share` with each answer, and stops growing when answers become slow or calls fail. The probe
-keeps the line from standing still for ever if no new order comes.
+one a second. When the provider is back, each retry that succeeds lets more than one waiting retry go. So the backlog
+drains at a rate that grows by `retry_share` with each answer, and stops growing when answers become slow or calls fail.
+The probe keeps the line from standing still for ever if no new order comes.
 
 The longer pause (`slow_after`, `slow_backoff`): when that many calls of the step have failed in a row, whichever orders
 made them, each retry pauses for `slow_backoff`, with the rule's jitter, until a call succeeds.
@@ -116,11 +118,11 @@ class Governor:
         """A call failed or timed out."""
         self._failures += 1
 
-    def succeeded(self, now: float) -> None:
-        """A call succeeded."""
+    def succeeded(self, now: float, *, retried: bool = True) -> None:
+        """A call succeeded. `retried`: it was a retry, so it took a token."""
         self._failures = 0
         if self._share is not None:
-            self._pay(1 + self._share, now)
+            self._pay(self._share + (1 if retried else 0), now)
 
     @property
     def probe_at(self) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +95,13 @@ async def open_desk(on: stack.Stack, settings: Settings, pool: Pool) -> Desk:
 
 
 @contextmanager
-def workspace(settings: Settings, *, own_servers: bool = True) -> Iterator[Settings]:
+def workspace(
+    settings: Settings, *, own_servers: bool = True, kept: Callable[[], bool] = lambda: False
+) -> Iterator[Settings]:
     """Settings for a new workspace that is ended and deleted after the block.
 
     `own_servers`: servers of its own, even if the settings name others. Made-up orders and killed workers need them.
+    `kept`: asked at the end whether the folder stays, so that somebody can look at what went wrong in it.
     """
     home = Path(tempfile.mkdtemp(prefix="trellis-"))
     own = settings.with_own_servers(home) if own_servers else settings.model_copy(update={"home": home})
@@ -106,4 +109,5 @@ def workspace(settings: Settings, *, own_servers: bool = True) -> Iterator[Setti
         yield own
     finally:
         stack.down(own)
-        shutil.rmtree(home, ignore_errors=True)
+        if not kept():
+            shutil.rmtree(home, ignore_errors=True)

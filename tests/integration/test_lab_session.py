@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.rooms import eventually
 from trellis import insight, lab
-from trellis.driving import worker_process
+from trellis.crew import Crew
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.essays import trips
 from trellis.lab.session import Session
@@ -68,8 +68,8 @@ def test_frames_have_their_documented_types(session: Session) -> None:
 @pytest.mark.slow
 async def test_a_new_plan_is_in_force_for_the_next_order_whoever_works_on_it(session: Session) -> None:
     """Two notebooks may be open on one workspace: the workers of the other one follow a plan before the next order."""
-    other = await worker_process(session.settings, session.settings.home / "other.log")
-    try:
+    async with Crew(session.settings, session.settings.home / "other.log", 1) as crew:
+        [other] = crew.members
 
         async def works() -> bool:
             found = await asyncio.to_thread(session.do, session.desk.workers())
@@ -84,9 +84,6 @@ async def test_a_new_plan_is_in_force_for_the_next_order_whoever_works_on_it(ses
             session.approve(order)
             await session.wait(order)
             assert list(session.events(order).query("step == 'receive'")["attempt"]) == list(range(1, attempts + 1))
-    finally:
-        other.terminate()
-        await other.wait()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ The workers are a process of their own, which is killed and started anew among t
 from __future__ import annotations
 
 import asyncio
-from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +20,10 @@ from tests.conftest import House
 from trellis import stack, workers
 from trellis.audit import audit
 from trellis.config import Settings
+from trellis.crew import Crew
 from trellis.db.ledger import Ledger
 from trellis.db.pool import Pool
 from trellis.desk import Receipt
-from trellis.driving import worker_process
 from trellis.errors import RequestRefused
 from trellis.faults import FaultPlan
 from trellis.model import Order, State, shipping_workflow_id, workflow_id
@@ -194,16 +193,13 @@ async def test_random_commands_never_break_the_books(running: stack.Stack, setti
     desk = await open_desk(running, own, pool)
     async with workers.FaultWatch(Ledger(pool), own) as watch:
         house = House(desk, pool, watch)
-        workers_now: list[Process] = [await worker_process(own, own.home / "machine.log")]
-
-        async def end(kill: bool) -> None:
-            worker = workers_now.pop()
-            worker.kill() if kill else worker.terminate()
-            await worker.wait()
+        crew = Crew(own, own.home / "machine.log", 1)
+        await crew.hire(wait=False)
 
         async def restart(kill: bool) -> None:
-            await end(kill)
-            workers_now.append(await worker_process(own, own.home / "machine.log"))
+            [worker] = crew.members
+            await (crew.kill(worker) if kill else crew.dismiss(worker))
+            await crew.hire(wait=False)
 
         class OnRealServers(Orders):
             pass
@@ -226,5 +222,5 @@ async def test_random_commands_never_break_the_books(running: stack.Stack, setti
                 ),
             )
         finally:
-            await end(kill=False)
+            await crew.stop_all()
             await house.faults("calm")

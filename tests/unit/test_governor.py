@@ -57,6 +57,19 @@ def test_first_calls_never_wait_and_pay_their_share() -> None:
     assert len(line.gone) == 10
 
 
+def test_a_first_call_that_succeeds_pays_its_share_and_no_token() -> None:
+    """It took none. Ten first calls that succeed let one retry go, and one retry that succeeds lets another go."""
+    line = Line(0.05).drained()
+    for number in range(20):
+        line.ask(str(number))
+    for _ in range(10):
+        line.governor.first(0.0)
+        line.governor.succeeded(0.0, retried=False)
+    assert len(line.gone) == 1
+    line.governor.succeeded(0.0, retried=True)
+    assert len(line.gone) == 2
+
+
 def test_a_bucket_does_not_save_up() -> None:
     """However long all was well, no more than ten retries go together."""
     line = Line(1.0)

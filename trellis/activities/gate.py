@@ -45,8 +45,8 @@ class Gate:
     def failed(self) -> None:
         self.governor.failed(_now())
 
-    def succeeded(self) -> None:
-        self.governor.succeeded(_now())
+    def succeeded(self, *, retried: bool = True) -> None:
+        self.governor.succeeded(_now(), retried=retried)
 
     def _arm(self) -> None:
         # One timer for the whole line: a timer for each retry would wake them all each second, for nothing.

@@ -172,7 +172,7 @@ class Retrying(Generic[T]):
                 async with asyncio.timeout(self._retry.try_timeout):
                     value = await call(attempt)
                 if self._gate is not None:
-                    self._gate.succeeded()
+                    self._gate.succeeded(retried=number > 1 or lane > 0)
                 return value
             except TimeoutError:
                 error = f"no answer in {self._retry.try_timeout:g} s"

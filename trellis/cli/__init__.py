@@ -17,9 +17,10 @@ import typer
 from trellis.cli import bench, faults, orders
 from trellis.cli.advice import recommend
 from trellis.cli.books import audit, reconcile
+from trellis.cli.chaos import chaos
 from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
-from trellis.cli.running import chaos, demo, load
+from trellis.cli.running import demo, load
 from trellis.cli.servers import down, migrate, reset, status, up
 from trellis.environment import asks_for_json_logs
 from trellis.errors import TrellisError

@@ -38,6 +38,19 @@ def recommend(
     overhead: Annotated[
         float | None, typer.Option(help="Seconds that a run takes besides its steps. Default: measured.")
     ] = None,
+    outage: Annotated[
+        float | None, typer.Option(help="Seconds that a provider is out. Policies that do not recover are refused.")
+    ] = None,
+    capacity: Annotated[
+        int | None, typer.Option(help="How many calls each step's provider serves at once; the others wait.")
+    ] = None,
+    service: Annotated[
+        float | None, typer.Option(help="Seconds that it works on a call. Default: as long as good calls take.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Orders that arrive in a second. Default: as in the data.")] = None,
+    out_: Annotated[
+        str | None, typer.Option("--out", help="The step whose provider is out. Default: the busiest.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Which retry policy meets a deadline, and what it costs. Without --from-events or --query: under canonical
@@ -45,8 +58,12 @@ def recommend(
     from trellis.insight.calls import Overhead
     from trellis.insight.chain_text import parse
     from trellis.insight.recommend import recommend as choose
+    from trellis.insight.stress import Stress
 
     read_settings()
+    stress = Stress(outage, capacity, service, rate, out_)
+    if not stress and (service, rate, out_) != (None, None, None):
+        raise typer.BadParameter("--service, --rate and --out describe a stress: give --outage, --capacity or both")
     if from_events and query is not None:
         raise typer.BadParameter("give --from-events or --query, not both")
     if (since or until) and not from_events and query is None:
@@ -61,7 +78,7 @@ def recommend(
     elif from_events:
         learned = _from_ledger(*began)
     timing = None if overhead is None else Overhead(order=overhead)
-    found = choose(deadline, epsilon, learned, max_calls=max_calls, steps=chain, overhead=timing)
+    found = choose(deadline, epsilon, learned, max_calls=max_calls, steps=chain, overhead=timing, stress=stress)
     show(_result(found, learned), as_json, lambda: _print(found, learned))
 
 
@@ -119,6 +136,8 @@ def _time(text: str | None, option: str) -> datetime | None:
 
 def _result(found: Recommendation, learned: Learned | None) -> dict[str, Any]:
     """The answer as JSON. A time that the data do not limit is null."""
+    from trellis.insight.recommend import OUT
+
     return {
         "trust": found.trust,
         "checks": [asdict(check) for check in found.checks],
@@ -129,6 +148,8 @@ def _result(found: Recommendation, learned: Learned | None) -> dict[str, Any]:
         "p50": _known(found.p50),
         "p99": _known(found.p99),
         "calls_per_step": round(found.calls_per_step, 3),
+        "outage_calls": {"seconds": OUT, "times_usual": round(found.outage_calls, 1)},
+        "stress": None if found.stressed is None else found.stressed.result(),
         "words": found.words(),
         "paste": found.paste() if found.trust else None,
         "learned": learned

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trellis.cli.arguments import Changes, Preset, read_policy
-from trellis.cli.common import Json, progress, read_settings, run, show
+from trellis.cli.common import Json, out, progress, read_settings, run, show
 from trellis.policies import preset, tuned
 
 commands = typer.Typer(no_args_is_help=True, help="Measure. What needs servers starts its own and ends them.")
@@ -135,6 +135,40 @@ def bench_advice(
     read_settings()
     with progress("learn and recommend", rounds, as_json) as tick:
         result = advice.run(attempts, rounds, seed, tick)
+    show(result, as_json)
+
+
+@commands.command("recovery")
+def bench_recovery(
+    outages: Annotated[str, typer.Option(help="Lengths of the outages [s], with commas.")] = "5,10,20",
+    loads: Annotated[
+        str, typer.Option(help="Arrivals as shares of the measured pace, with commas.")
+    ] = "0.2,0.4,0.55,0.7",
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and faults.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """All workers gone for a while, under several loads: how long it takes to drain, measured and predicted before."""
+    from trellis.bench import recovery
+
+    settings = read_settings()
+    lengths, shares = recovery.numbers(outages, 1, 600), recovery.numbers(loads, 0.05, 0.9)
+    with progress("cells", len(lengths) * len(shares), as_json) as tick:
+        result = run(recovery.run(settings, lengths, shares, seed, tick))
+    show(result, as_json, lambda: recovery.show(result, out.print))
+
+
+@commands.command("storms")
+def bench_storms(
+    cells: Annotated[int, typer.Option(min=1, max=12, help="How many cells; two to a border.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated orders.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Outages of a provider of finite capacity: the border between recovers and never, predicted and measured."""
+    from trellis.bench import storms
+
+    settings = read_settings()
+    with progress("cells", cells, as_json) as tick:
+        result = run(storms.run(settings, cells, seed, tick))
     show(result, as_json)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,9 @@ def worker(
     check: Annotated[
         bool, typer.Option("--check", help="Run no worker; exit with 0 if workers on this machine poll, else with 1.")
     ] = False,
+    parent: Annotated[
+        int | None, typer.Option(help="End when this process, which started the worker, has ended.")
+    ] = None,
 ) -> None:
     """Run workers until Ctrl-C; they finish what they can first."""
     from trellis import workers
@@ -50,6 +53,8 @@ def worker(
             async with runtime.workers(names) as watch:
                 say(f"Working on {queues}. Ctrl-C ends.")
                 waits = [asyncio.ensure_future(event.wait()) for event in (stop, watch.worker_failed)]
+                if parent is not None:
+                    waits.append(asyncio.ensure_future(_orphaned(parent)))
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for wait in waits:
                     wait.cancel()
@@ -57,6 +62,13 @@ def worker(
                 raise TemporalUnavailable("A worker failed; the log says why. Run `trellis worker` again.")
 
     run(work())
+
+
+async def _orphaned(parent: int) -> Literal[True]:
+    """Wait until this process has another parent, because the one that started it has ended without a word."""
+    while os.getppid() == parent:
+        await asyncio.sleep(0.5)
+    return True
 
 
 async def _check_workers(settings: Settings, queues: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that run whole orders: demo, load, chaos."""
+"""Commands that run whole orders: demo, load."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 
 from trellis.cli.arguments import Preset
 from trellis.cli.common import Json, open_desk, out, progress, read_settings, run, show
-from trellis.cli.printing import print_event, print_report, report_json, spread
-from trellis.errors import TemporalUnavailable, TrellisError
+from trellis.cli.printing import print_event, spread
+from trellis.errors import TemporalUnavailable
 from trellis.faults import FaultPlan
 from trellis.model import FORWARD_OUTSIDE_STEPS
 from trellis.policies import preset
@@ -110,35 +110,3 @@ def load(
         return {"orders": orders, "states": dict(driven.states), **spread(driven.seconds)}
 
     show(run(work()), as_json)
-
-
-def chaos(
-    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 1000,
-    at_once: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
-    policy: Annotated[str, typer.Option(help="One of the presets.")] = "swift",
-    kill_every: Annotated[float, typer.Option(min=1, help="Seconds between two kills of the worker.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Run orders under canonical faults, kill their worker again and again, then audit. Has a stack of its own."""
-    from trellis.chaos import chaos as run_chaos
-
-    settings = read_settings()
-    chosen = preset(policy)
-    with progress("orders", orders, as_json) as tick:
-        driven, kills, report = run(run_chaos(settings, orders, at_once, chosen, kill_every, tick))
-    audited = report_json(report)
-    if not kills and report.clean:
-        audited["verdict"] = "VOID"
-    result = {"kills": kills, "states": dict(driven.states), **spread(driven.seconds), "audit": audited}
-
-    def human() -> None:
-        show({key: value for key, value in result.items() if key != "audit"}, as_json=False)
-        print_report(report)
-
-    show(result, as_json, human)
-    if not kills:
-        raise TrellisError(
-            "VOID: all orders had ended before the first kill. Give more --orders, or a shorter --kill-every."
-        )
-    if not report.clean:
-        raise typer.Exit(1)

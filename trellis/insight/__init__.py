@@ -3,12 +3,14 @@
 from trellis.insight.attempt_frames import attempts, steps
 from trellis.insight.charts import (
     attempts_per_step,
+    backlog,
     completion,
     completion_by_policy,
     follows,
     frontier,
     gantt,
     latency,
+    recovery_map,
     shares,
     state_map,
     static,
@@ -22,8 +24,8 @@ from trellis.insight.frames import events, orders, payments
 from trellis.insight.history import download, history, history_attempts, history_workflows
 
 __all__ = [
-    "attempts", "attempts_per_step", "completion", "completion_by_policy", "download", "events", "export",
+    "attempts", "attempts_per_step", "backlog", "completion", "completion_by_policy", "download", "events", "export",
     "follows", "frontier", "gantt", "history", "history_attempts", "history_workflows", "latency", "orders",
-    "payments", "shares", "state_map", "static", "steps", "timelines", "utilisation", "variants",
+    "payments", "recovery_map", "shares", "state_map", "static", "steps", "timelines", "utilisation", "variants",
     "where_the_seconds_go",
 ]  # fmt: skip

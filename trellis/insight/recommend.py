@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,26 +13,23 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls, Overhead
+from trellis.insight.candidates import BACKOFFS, LANES, candidates, quick_rules
 from trellis.insight.chain import Part, steps_of
 from trellis.insight.checks import Check, checked
 from trellis.insight.checks.load import beyond
 from trellis.insight.checks.measured import MeasuredRuns
 from trellis.insight.fit import Learned
 from trellis.insight.load import Load
-from trellis.insight.per_step import WORTH, cheapest_mix, short
+from trellis.insight.per_step import WORTH, cheapest_mix
 from trellis.insight.policy_words import as_options, misses, one_in, rules
 from trellis.insight.retries import RESOLUTION, Prediction, predict, sweep
+from trellis.insight.storms import calls_while_out
+from trellis.insight.stress import Stress, Stressed, Trial, arrival_rate, surviving
 from trellis.model import FORWARD_OUTSIDE_STEPS
-from trellis.policies import Jitter, Placement, Policy, Retry
+from trellis.policies import Placement, Policy, Retry
 
-_TIMEOUTS = (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""Timeouts to consider [s]. None is shorter than what a call over a network may take, even if a plan says less."""
-
-_OF_LATENCY = (1.5, 3.0, 6.0)
-"""Further timeouts, in multiples of the time that slow good calls take."""
-
-_BACKOFFS = ((0.005, 0.05), (0.01, 0.2), (0.05, 0.5), (0.2, 1.0))
-_LANES = (1, 2, 3, 4)
+OUT = 10.0
+"""The length of the outage for which every recommendation says how many calls it costs [s]."""
 
 _GIVEN = Check("given", True, "The faults were given, not learned, so there are no data to check them against.")
 
@@ -45,7 +42,9 @@ class Recommendation:
     given, not learned. `frontier`: columns as `trellis.insight.retries.sweep`, and `pareto` (no other policy is better
     in both P(missed) and calls). `measured`: how many runs of the data missed the deadline, under the policy in force
     and under all policies; None where the faults were given. `steps`: the steps of the chain. `doubt`: how precisely
-    `p_miss` was computed, where that is not precise.
+    `p_miss` was computed, where that is not precise. `outage_calls`: how many times its usual calls a step's provider
+    gets while it is out for `OUT` seconds and its calls raise. `stressed`: the outage and the capacity that the policy
+    was tried under, where that was asked for.
 
     Where a check failed, no number here is better than the upper 95 % limit of what was measured: not `p_miss`, `p50`,
     `p99`, nor those of the frontier. Percentiles are then infinite where the data are too few to limit them.
@@ -64,6 +63,8 @@ class Recommendation:
     measured: MeasuredRuns | None = None
     steps: tuple[str, ...] = ()
     doubt: str = ""
+    outage_calls: float = math.nan
+    stressed: Stressed | None = None
 
     @property
     def trust(self) -> bool:
@@ -76,7 +77,14 @@ class Recommendation:
         return self.measured.today.share if self.measured and self.measured.today.runs else None
 
     def words(self) -> str:
-        """The advice in a few sentences. Checks that failed come first."""
+        """The advice in a few sentences. Checks that failed come first, and what it costs in an outage last."""
+        tried = "" if self.stressed is None else f" {self.stressed.words(self.noun)}"
+        return (
+            f"{self._advice()} While a step's provider is out for {OUT:g} s, it gets about {self.outage_calls:.3g} "
+            f"times its usual calls.{tried}"
+        )
+
+    def _advice(self) -> str:
         now = "" if self.measured is None else f" {self.measured.words(self.deadline, self.noun)}"
         advice = f"{rules(self.policy)}: "
         cost = f"costs {self.calls_per_step:.1f} calls a step"
@@ -111,6 +119,7 @@ def recommend(
     steps: Part | None = None,
     overhead: Overhead | None = None,
     load: Load | None = None,
+    stress: Stress | None = None,
 ) -> Recommendation:
     """The cheapest policy under which at most a share `epsilon` of orders misses `deadline` [s]. Of policies that cost
     the same it takes the gentlest.
@@ -137,6 +146,8 @@ def recommend(
     if isinstance(faults, Learned) and load is not None:
         faults = replace(faults, load=load)
     world = _world(faults, steps, overhead, load)
+    if stress:
+        world = replace(world, calls=stress.served(world.calls))
     learned = faults if isinstance(faults, Learned) else None
     if learned is not None:
         learned = (learned if steps is None else replace(learned, chain=steps)).check()
@@ -144,7 +155,9 @@ def recommend(
     measured = None if learned is None else MeasuredRuns.of(learned, deadline)
     trust = all(check.ok for check in checks)
     goal = _Goal(deadline, epsilon, math.inf if max_calls is None else max_calls, world)
-    lanes = max(_LANES) if trust or measured is None else measured.lanes
+    arriving = None if learned is None else arrival_rate(learned.attempts)
+    trial = Trial(stress, world.calls, world.known.get("steps"), world.known["overhead"], arriving) if stress else None
+    lanes = max(LANES) if trust or measured is None else measured.lanes
     try:
         found, table = _chosen(goal, lanes) if learned is None else _gentlest(goal, lanes)
     except BadInput as error:
@@ -157,13 +170,18 @@ def recommend(
         if heavy is not None:
             trust = False
             checks = tuple(heavy if check.name == heavy.name else check for check in checks)
+    stressed = None
+    if trial is not None:
+        found, stressed = surviving(trial, goal.rivals(found.policy, table, lanes), goal.predicted_if_met)
+        if found.policy.name not in set(table["name"]):
+            table = goal.with_row(table, found.policy)
     worst = None
     if learned is not None:
         worst = learned.worst(lambda calls: predict(found.policy, calls, **goal.fine).p_miss(deadline))
     answer = Recommendation(
         found.policy, deadline, found.p_miss(deadline), found.percentile(0.5), found.percentile(0.99),
         found.calls_per_step, table, worst, checks, world.noun, measured,
-        tuple(world.calls), found.doubt(deadline),
+        tuple(world.calls), found.doubt(deadline), calls_while_out(found.policy, world.calls, seconds=OUT), stressed,
     )  # fmt: skip
     return answer if trust or measured is None else _no_better_than(measured, answer)
 
@@ -221,7 +239,7 @@ def _gentlest(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
 def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
     """The cheapest policy that reaches the goal with at most `lanes`, and the table of those considered."""
     deadline, epsilon, chain = goal.deadline, goal.epsilon, goal.world.calls
-    policies = {policy.name: policy for policy in _candidates(deadline, chain.values(), lanes)}
+    policies = {policy.name: policy for policy in candidates(deadline, chain.values(), lanes)}
     table = sweep(policies.values(), chain, deadline=deadline, **goal.world.known)
     affordable = table[table["calls_per_step"] <= goal.ceiling + 1e-9]
     ranked = _ranked(affordable)
@@ -233,8 +251,7 @@ def _chosen(goal: _Goal, lanes: int) -> tuple[Prediction, pd.DataFrame]:
         mixed = goal.met_by_mixing(base, lanes)
         if mixed is not None and (found is None or mixed.calls_per_step <= found.calls_per_step * (1 - WORTH)):
             found = mixed
-            row = sweep([mixed.policy], chain, deadline=deadline, **goal.world.known)
-            table = pd.concat([table, row], ignore_index=True)
+            table = goal.with_row(table, mixed.policy)
     if found is None and affordable.empty:
         raise BadInput(f"No policy manages with {goal.ceiling:g} calls a step: these faults need {least:.2f}.")
     if found is None:
@@ -311,11 +328,27 @@ class _Goal:
         good = found.p_miss(self.deadline) <= self.epsilon and found.calls_per_step <= self.ceiling + 1e-9
         return found if good else None
 
+    def with_row(self, table: pd.DataFrame, policy: Policy) -> pd.DataFrame:
+        """`table` with a row for one more policy."""
+        row = sweep([policy], self.world.calls, deadline=self.deadline, **self.world.known)
+        table = pd.concat([table.drop(columns="pareto", errors="ignore"), row], ignore_index=True)
+        return table.assign(pareto=_pareto(table))
+
+    def rivals(self, chosen: Policy, table: pd.DataFrame, lanes: int) -> Iterator[Policy]:
+        """`chosen`, and then the cheapest policy of each longer timeout that is good enough."""
+        yield chosen
+        policies = {policy.name: policy for policy in candidates(self.deadline, self.world.calls.values(), lanes)}
+        good = _ranked(table[(table["p_miss"] <= self.epsilon) & (table["calls_per_step"] <= self.ceiling + 1e-9)])
+        longer = good[good["try_timeout"] > chosen.retry.try_timeout].drop_duplicates("try_timeout")
+        for name in longer["name"]:
+            if name in policies and policies[name] != chosen:
+                yield policies[name]
+
     def met_by_mixing(self, base: Policy, lanes: int) -> Prediction | None:
         """The prediction for a policy with rules for single steps that is good enough, or None."""
-        backoffs = [(base.retry.first_backoff, base.retry.max_backoff), _BACKOFFS[0]]
+        backoffs = [(base.retry.first_backoff, base.retry.max_backoff), BACKOFFS[0]]
         rules = {
-            step: list(dict.fromkeys([base.retry, *_quick_rules(self.deadline, [calls], backoffs, lanes)]))
+            step: list(dict.fromkeys([base.retry, *quick_rules(self.deadline, [calls], backoffs, lanes)]))
             for step, calls in self.world.calls.items()
         }
         found: Prediction | None = None
@@ -331,32 +364,6 @@ class _Goal:
         )  # fmt: skip
         # The last mix that was asked about is the answer.
         return found
-
-
-def _candidates(deadline: float, chain: Collection[Calls], lanes: int) -> Iterator[Policy]:
-    """Policies with one retry rule for all steps."""
-    budget = max(deadline, 1.0)
-    for rule in _quick_rules(deadline, chain, _BACKOFFS, lanes):
-        yield Policy(short(rule), budget=budget, retry=rule)
-        if rule.hedge == 1:
-            server = Retry(rule.try_timeout, rule.first_backoff, rule.max_backoff)
-            yield Policy(short(server), budget=budget, retry=server)
-
-
-def _quick_rules(
-    deadline: float, chain: Collection[Calls], backoffs: Sequence[tuple[float, float]], most: int
-) -> Iterator[Retry]:
-    """Retry rules inside the activity, with at most `most` lanes. No timeout is shorter than the slow good calls of
-    `chain`."""
-    slow = max(float(np.quantile(calls.latency, 0.99)) for calls in chain)
-    budget = max(deadline, 1.0)
-    timeouts = {timeout for timeout in _TIMEOUTS if timeout >= slow}
-    timeouts |= {float(f"{slow * factor:.2g}") for factor in _OF_LATENCY if slow * factor > _TIMEOUTS[0]}
-    timeouts = {timeout for timeout in timeouts if timeout < budget} or {budget / 2}
-    for timeout in sorted(timeouts):
-        for first, longest in backoffs:
-            for lanes in (one for one in _LANES if one <= most):
-                yield Retry(timeout, first, longest, jitter=Jitter.FULL, placement=Placement.ACTIVITY, hedge=lanes)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+from collections import deque
 from collections.abc import Callable, Generator
 from itertools import count
 from typing import Any
@@ -50,7 +52,7 @@ class Task(Event):
         self._process.close()
 
     def _resume(self) -> None:
-        if self._cancelled:
+        if self._cancelled or self._loop.over:
             return
         try:
             wait = next(self._process)
@@ -69,6 +71,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.over = False
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
@@ -78,8 +81,47 @@ class Loop:
     def start(self, process: Process) -> Task:
         return Task(self, process)
 
-    def run(self, until: Event | None = None) -> None:
-        """Let time pass until `until` happens, or until nothing is left that could happen."""
+    def run(self, until: Event | None = None, end: float = math.inf) -> None:
+        """Let time pass until `until` happens, until the time `end`, or until nothing is left that could happen."""
         while self._due and (until is None or not until.happened):
+            if self._due[0][0] > end:
+                self.now = end
+                return
             self.now, _, do = heapq.heappop(self._due)
             do()
+
+    def close(self) -> None:
+        """Nothing happens any more. Without it, processes that are thrown away would wake those that wait for them."""
+        self.over = True
+        self._due.clear()
+
+
+class Places:
+    """So many processes may be inside at a time. The others wait in the order in which they came."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[Event] = deque()
+
+    def enter(self) -> Process:
+        """Wait for a place, and take it. Give it back with `leave`."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = Event()
+        self._waiting.append(turn)
+        try:
+            yield turn
+        except GeneratorExit:
+            # Whoever waits here was cancelled. A place that it has just been given goes to the next.
+            if turn.happened:
+                self.leave()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def leave(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._free += 1

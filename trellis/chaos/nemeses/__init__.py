@@ -1,0 +1,1 @@
+"""The nemeses, one module for what each of them breaks."""
