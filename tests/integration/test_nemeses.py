@@ -129,12 +129,6 @@ async def test_a_full_disk_fails_writes_and_loses_none(house: House) -> None:
     assert row == (2,)
 
 
-async def test_another_version_is_deployed_while_orders_run(house: House) -> None:
-    """A change under workflow.patched fits the orders that began before it, and those that begin after it."""
-    landed = await staged(house, [deploys.DeployVersioned()])
-    assert landed["deploy-versioned"] == deploys.DeployVersioned.ORDERS
-
-
 async def test_all_at_once(house: House) -> None:
     """Servers, wires, workers, providers and requests break at the same time, and nothing is lost."""
     nemesis, number = together.AllAtOnce(), len(house.broken)
