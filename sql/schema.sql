@@ -359,6 +359,7 @@ END $$;
 
 CREATE FUNCTION public.refuse_illegal_edge() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN

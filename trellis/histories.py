@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
@@ -21,6 +22,9 @@ from trellis.incoming import KINDS, is_our_own, read_request, read_start, read_s
 from trellis.messages import SHIPPING_WORKFLOW, Cancel, OrderInput, ShippingInput, Verdict
 from trellis.model import workflow_id
 from trellis.parsing import ID_PATTERN
+
+TAKEN_OVER = 60.0
+"""A lost worker's step must reach another worker within this time [s]. Trellis asks for a heartbeat every 5 s."""
 
 
 class UnreadableHistory(Exception):
@@ -49,6 +53,8 @@ class Request:
 class OrderHistory:
     """The input of the workflow, which activities completed (name, round), and the requests, in their order.
 
+    `unwatched`: the activities whose lost worker Temporal would not notice within TAKEN_OVER, and after which time [s]
+    it would.
     `passes_on`: somebody started the order by hand under another workflow id. This workflow only passes signals on to
     `order-{id}`, which it started.
     """
@@ -57,6 +63,7 @@ class OrderHistory:
     completed: list[tuple[str, int | None]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     passes_on: bool = False
+    unwatched: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def order_id(self) -> str:
@@ -119,8 +126,18 @@ class _Reader:
     async def _note(self, event: HistoryEvent) -> None:
         kind = event.event_type
         if kind == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-            name = event.activity_task_scheduled_event_attributes.activity_type.name
+            scheduled = event.activity_task_scheduled_event_attributes
+            name = scheduled.activity_type.name
             self._activities[event.event_id] = name
+            # Temporal gives the task to another worker when the first of these has passed.
+            limits = (
+                scheduled.heartbeat_timeout,
+                scheduled.start_to_close_timeout,
+                scheduled.schedule_to_close_timeout,
+            )
+            noticed = min((limit.ToSeconds() for limit in limits if limit.ToMilliseconds()), default=inf)
+            if noticed > TAKEN_OVER:
+                self._found.unwatched.append((name, noticed))
         elif kind == HistoryEventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
             name = self._activities[event.activity_task_completed_event_attributes.scheduled_event_id]
             # Only a child's events have a round. In the parent, the type alone identifies the step.

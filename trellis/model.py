@@ -70,6 +70,13 @@ ATTEMPTS: dict[EventType, str] = {
 REQUEST_EVENTS = (EventType.ADDRESS_UPDATED, EventType.REQUEST_REFUSED)
 """Events of requests. They do not move the order on, and an order may have any number of them."""
 
+UNDONE = "the order is being undone"
+CHARGE_VOIDED = "the charge was voided before it arrived"
+CHARGED_OTHERWISE = "this payment id was already charged for something else"
+PARCEL_VOIDED = "the parcel was voided before it was sent"
+REFUSED_FOR_GOOD = (UNDONE, CHARGE_VOIDED, CHARGED_OTHERWISE, PARCEL_VOIDED)
+"""What a call is told that must not be made again. The audit looks for calls that were made again all the same."""
+
 
 class Step(StrEnum):
     """One unit of work, done by one activity. STEPS says what each step does."""

@@ -119,6 +119,13 @@ PLANTS: dict[str, tuple[set[int], Callable[[House], Awaitable[Order]], str]] = {
         "INSERT INTO events (event_id, order_id, type, step, attempt) "
         "VALUES (gen_random_uuid(), %(order)s, 'ATTEMPT_FAILED', 'charge', 1)",
     ),
+    "a refused call was made again": (
+        {11}, completed,
+        "INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, duration_ms, "
+        "payload_json) SELECT gen_random_uuid(), %(order)s, 'ATTEMPT_FAILED', 'charge', 90 + n, 0, 1, 90 + n, "
+        "now() + n * interval '1 s', 10, jsonb_build_object('error', 'the order is being undone') "
+        "FROM generate_series(1, 2) AS n",
+    ),
 }  # fmt: skip
 
 
@@ -129,6 +136,28 @@ async def test_an_error_in_the_books_is_found(house: House, plant: str) -> None:
     order = await made(house)
     assert await violated(house, order) == set()
     await planted(house, statement, order=order.order_id)
+    assert await violated(house, order) == invariants
+
+
+@pytest.mark.parametrize(("in_contact", "invariants"), [(True, {11}), (False, set())])
+async def test_a_worker_that_goes_on_with_a_step_it_lost_is_found(
+    house: House, in_contact: bool, invariants: set[int]
+) -> None:
+    """Temporal gave the step out again, and the worker's first execution went on. That is wrong if the worker was in
+    contact with Temporal at the time, and no more than a broken wire if it was not."""
+    order = await completed(house)
+    tries = [("dispatch", 2, 1, 10.0), ("dispatch", 1, 9, 13.0)]
+    tries += [("ship", 1, 1, 8.0)] if in_contact else []
+    for number, (step, execution, try_, seconds) in enumerate(tries):
+        await planted(
+            house,
+            "INSERT INTO events (event_id, order_id, type, step, attempt, round, execution, try, started_at, "
+            "duration_ms, worker, ts) SELECT gen_random_uuid(), %(order)s, 'ATTEMPT_TIMED_OUT', %(step)s, %(number)s, "
+            "1, %(execution)s, %(try)s, began, 250, %(order)s, began + interval '250 ms' "
+            "FROM (SELECT now() + %(seconds)s * interval '1 s' AS began) AS try_",
+            **{"order": order.order_id, "step": step, "number": 90 + number, "execution": execution, "try": try_},
+            seconds=seconds,
+        )
     assert await violated(house, order) == invariants
 
 

@@ -13,10 +13,13 @@ import pytest
 
 from tests.conftest import House
 from trellis import stack
+from trellis.config import Settings
 from trellis.db import migrate as migrations
 from trellis.db.pool import Pool
 from trellis.db.roles import ROLE, application_url
 from trellis.errors import DatabaseUnavailable
+from trellis.runtime import Runtime
+from trellis.runtime import opened as open_everything
 
 RIGHTS = {
     "events": {"INSERT", "SELECT"},
@@ -69,10 +72,30 @@ async def test_the_application_has_these_rights_and_no_others(pool: Pool) -> Non
         "UPDATE provider.places SET free_at = now()",
         "UPDATE trellis_migrations SET sha256 = ''", "SET ROLE postgres", "CREATE ROLE other",
         "CREATE FUNCTION provider.charge(text) RETURNS text LANGUAGE sql AS 'SELECT 1'",
+        # events, by other ways than UPDATE and DELETE
+        "MERGE INTO events e USING orders o ON e.order_id = o.id WHEN MATCHED THEN DELETE",
+        "INSERT INTO events (event_id, order_id, type) SELECT event_id, 'o', 't' FROM events "
+        "ON CONFLICT (event_id) DO UPDATE SET type = 'x'",
+        "SELECT * FROM events FOR UPDATE", "DO $$ BEGIN LOCK TABLE events IN ACCESS EXCLUSIVE MODE; END $$",
+        "CREATE RULE none AS ON INSERT TO events DO INSTEAD NOTHING", "ALTER TABLE events OWNER TO trellis_app",
+        "ALTER TABLE events RENAME TO gone",
+        "SELECT setval('events_id_seq', 1)", "DROP INDEX events_of_order",
+        "CREATE TRIGGER mine BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse_rewriting()",
+        "CREATE OR REPLACE FUNCTION refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        # the provider's functions and tables
+        "ALTER FUNCTION provider.charge(text, text, numeric) SECURITY INVOKER",
+        "ALTER FUNCTION provider.charge(text, text, numeric) RESET search_path",
+        "TRUNCATE provider.charges", "UPDATE provider.parcels SET address_json = NULL", "DROP SCHEMA provider CASCADE",
+        "MERGE INTO provider.voids v USING orders o ON v.order_id = o.id WHEN MATCHED THEN DELETE",
+        # objects, roles, files
+        "CREATE SCHEMA mine", "CREATE DATABASE mine", "CREATE VIEW mine AS SELECT 1", "CREATE TYPE mine AS (n int)",
+        "SET SESSION AUTHORIZATION postgres", "ALTER ROLE trellis_app SUPERUSER", "GRANT postgres TO trellis_app",
+        "ALTER SYSTEM SET fsync = off", "COPY events TO PROGRAM 'cat'", "COPY events TO '/tmp/events'",
+        "SELECT pg_read_file('/etc/passwd')",
     ],
 )  # fmt: skip
 async def test_what_the_application_may_not_do_is_refused(pool: Pool, sql: str) -> None:
-    """It cannot change an event, write the provider's records directly, or alter the schema."""
+    """It cannot change an event, write the provider's records directly, alter the schema, or become another role."""
     async with pool.connection() as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute(sql.encode())
@@ -97,6 +120,41 @@ async def test_the_providers_functions_write_its_book_for_the_application(house:
         assert sent is not None
         assert sent[0].startswith("TRK-")
     assert await house.one("SELECT count(*) FROM provider.charges WHERE idempotency_key = %s", key) == 0
+
+
+async def test_the_application_can_grant_itself_nothing(pool: Pool) -> None:
+    """Postgres only warns of such a grant, and the right is still missing."""
+    async with pool.connection() as connection:
+        await connection.execute("GRANT UPDATE, DELETE, TRUNCATE ON events TO trellis_app")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("DELETE FROM events")
+
+
+async def test_a_table_of_the_callers_own_adds_no_legal_edge(house: House, pool: Pool) -> None:
+    """The trigger reads the ledger's table of edges, also if the session has a temporary one of that name."""
+    order = await house.start()
+    await house.until(order, "AWAITING_APPROVAL")
+    async with pool.connection() as connection, connection.transaction(force_rollback=True):
+        await connection.execute("CREATE TEMPORARY TABLE order_edges (from_state text, to_state text)")
+        await connection.execute("INSERT INTO pg_temp.order_edges VALUES ('AWAITING_APPROVAL', 'COMPLETED')")
+        with pytest.raises(psycopg.errors.CheckViolation, match="cannot go from AWAITING_APPROVAL to COMPLETED"):
+            await connection.execute("UPDATE orders SET state = 'COMPLETED' WHERE id = %s", (order.order_id,))
+    await house.desk.cancel(order.order_id)
+
+
+async def test_every_function_with_the_owners_rights_has_a_fixed_path(pool: Pool) -> None:
+    """Only the provider's functions run with the owner's rights, and none looks names up where its caller says."""
+    async with pool.connection() as connection:
+        rows = await connection.execute(
+            "SELECT n.nspname, p.proname, coalesce(array_to_string(p.proconfig, ','), '') "
+            "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+            "WHERE p.prosecdef AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        found = await rows.fetchall()
+    assert {"charge", "void_charge", "dispatch", "void_parcel"} <= {name for _, name, _ in found}
+    for schema, name, settings in found:
+        assert schema == "provider", name
+        assert "search_path=pg_catalog, pg_temp" in settings, name
 
 
 @asynccontextmanager
@@ -152,6 +210,19 @@ async def test_an_owner_that_may_become_the_role_works_as_it(running: stack.Stac
                 await connection.execute("DELETE FROM events")
 
 
+async def test_workers_run_as_the_role_alone(running: stack.Stack, settings: Settings, opened: Runtime) -> None:
+    """Where DATABASE_URL names the role itself, workers and API have no other rights to go back to."""
+    url = psycopg.conninfo.make_conninfo(running.database_url, user=ROLE)
+    alone = settings.model_copy(update={"database_url": url, "temporal_address": running.temporal.address})
+    async with open_everything(alone) as found:
+        assert await found.desk.ledger.order("nobody") is None
+        async with found.pool.connection() as connection:
+            who = await (await connection.execute("SELECT session_user, current_user")).fetchone()
+            assert who == (ROLE, ROLE)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute("SET ROLE postgres")
+
+
 async def test_a_ledger_of_yesterday_gets_its_role_when_it_is_migrated(running: stack.Stack) -> None:
     """A database at the schema before the role is upgraded by `migrate`, and works as the role afterwards."""
     name = f"yesterday_{uuid.uuid4().hex[:8]}"
@@ -171,7 +242,7 @@ async def test_a_ledger_of_yesterday_gets_its_role_when_it_is_migrated(running: 
                         (number, file, hashlib.sha256(text.encode()).hexdigest()),
                     )
             assert await application_url(url, login=True) == url
-            assert [one[:3] for one in await migrations.migrate(url)] == ["007", "008", "009"]
+            assert [one[:3] for one in await migrations.migrate(url)] == ["007", "008", "009", "010"]
             assert psycopg.conninfo.conninfo_to_dict(await application_url(url, login=True))["user"] == ROLE
             assert await migrations.migrate(url) == []
         finally:

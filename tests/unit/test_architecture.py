@@ -55,8 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
-        "activities", "config", "db", "desk", "driving", "insight", "logs", "runtime", "sandbox", "stack", "status",
-        "temporal_calls", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "insight", "logs", "runtime",
+        "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",

@@ -16,10 +16,8 @@ from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
 from trellis.db.tries import Tried
 from trellis.messages import Dispatched, OrderInput, StepInput, Unwind, Unwound
-from trellis.model import State, Step, charge_key, dispatch_key
+from trellis.model import UNDONE, State, Step, charge_key, dispatch_key
 from trellis.policies import Retry
-
-UNDONE = "the order is being undone"
 
 
 class OutsideActivities:

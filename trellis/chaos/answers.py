@@ -43,6 +43,7 @@ class PostgresCommits:
         self._from_server = bytearray()
         self._held = bytearray()
         self._greeted = False
+        self._begun = False
         self._single_bytes = 0
         self._statements: dict[bytes, bool] = {}
         self._bound = False
@@ -103,6 +104,10 @@ class PostgresCommits:
 
     def _is_ready(self, body: bytes) -> bool:
         """The server is ready for the next query; whether what it has just ended was a commit that wrote."""
+        if not self._begun:
+            # The first time it answers no question: the session begins.
+            self._begun = True
+            return False
         wrote = self._exchanges.popleft() if self._exchanges else False
         self._transaction_wrote |= wrote and not self._failed
         committed = body == b"I" and self._transaction_wrote and not self._failed

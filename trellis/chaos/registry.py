@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trellis.chaos.nemeses import provider, workers
+from trellis.chaos.nemeses import deploys, disk, doors, provider, requests, servers, together, wires, workers
 from trellis.chaos.nemesis import Nemesis
 from trellis.errors import BadInput
 
-NEMESES: dict[str, type[Nemesis]] = {one.name: one for one in (*workers.ALL, *provider.ALL)}
+NEMESES: dict[str, type[Nemesis]] = {
+    one.name: one
+    for kinds in (workers, servers, wires, provider, doors, requests, disk, deploys, together)
+    for one in kinds.ALL
+}
 """In the order in which `all` runs them."""
 
 

@@ -160,6 +160,9 @@ class Wire:
         self._serving.add(task)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            # The wire closes, or the loop ends. asyncio logs a traceback for a connection whose task is cancelled.
+            pass
         finally:
             self._serving.discard(task)
 

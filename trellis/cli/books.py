@@ -21,7 +21,7 @@ def audit(
     query: Annotated[str, typer.Option(help="Only histories that this visibility query finds.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Check the books: ten invariants, from the ledger, the provider and Temporal's histories."""
+    """Check the books: eleven invariants, from the ledger, the provider and Temporal's histories."""
     from trellis.audit import audit as check
     from trellis.runtime import opened
 

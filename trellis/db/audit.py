@@ -11,7 +11,14 @@ from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import AuditedRow, FindingRow
-from trellis.model import ATTEMPTS, REQUEST_EVENTS, STATE_AFTER, STEPS, TERMINAL, EventType
+from trellis.model import ATTEMPTS, REFUSED_FOR_GOOD, REQUEST_EVENTS, STATE_AFTER, STEPS, TERMINAL, EventType
+
+STILL_TRYING = 2.0
+"""How long a worker may go on with an execution after Temporal gave it the same step again [s].
+
+Its next heartbeat, half a second later at most, brings the cancellation. If heartbeats are not sent, Temporal takes the
+step away after 5 s, and the SDK ends the execution about 5 s later.
+"""
 
 _BATCH = (Path(__file__).parent / "audit.sql").read_bytes()
 _NAMES: dict[str, object] = {
@@ -22,8 +29,10 @@ _NAMES: dict[str, object] = {
         str(event)
         for event in (EventType.DISPATCH_FAILED, *(e for info in STEPS.values() if info.per_round for e in info.leaves))
     ],
+    "refusals": list(REFUSED_FOR_GOOD),
+    "still_trying": STILL_TRYING,
 }
-"""The states and events that the statement needs."""
+"""The states, events and limits that the statement needs."""
 
 # Records of the provider that the ledger does not have. The batches go through the ledger's orders and cannot find
 # them. They are at least a second old, because our own record comes after the provider's.

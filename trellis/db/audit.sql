@@ -32,7 +32,8 @@ WITH o AS MATERIALIZED (
     FROM o LEFT JOIN c ON c.order_id = o.id LEFT JOIN r ON r.order_id = o.id LEFT JOIN p ON p.order_id = o.id
     LEFT JOIN s ON s.order_id = o.id LEFT JOIN payments pay ON pay.order_id = o.id
 ), log AS (
-    SELECT order_id, id, type, step, attempt, round, event_id,
+    SELECT order_id, id, type, step, attempt, round, event_id, execution, worker, started_at, duration_ms,
+           type = 'ATTEMPT_FAILED' AND payload_json ->> 'error' = ANY (%(refusals)s) AS refused,
            %(state_after)s::jsonb ->> type AS reached
     FROM events WHERE order_id > %(after)s AND order_id <= %(upto)s
 ), path AS (
@@ -104,3 +105,27 @@ SELECT order_id, 8, CASE WHEN age > whole_run THEN 'still ' || state || ' after 
        jsonb_build_object('age_s', round(age::numeric, 1), 'budget_s', budget, 'run_timeout_s', whole_run, 'state', state)
 FROM books WHERE NOT ended AND (age > whole_run + %(grace)s
     OR (claimed_at IS NULL AND closing_at IS NULL AND age > window_s + budget + %(grace)s))
+UNION ALL
+SELECT r.order_id, 11, r.step || ' was tried again after it was refused for good',
+       jsonb_build_object('step', r.step, 'round', r.round, 'execution', r.execution, 'attempt', min(r.attempt),
+                          'tries_after', count(DISTINCT l.id))
+FROM log r JOIN log l ON l.order_id = r.order_id AND l.step = r.step AND l.round = r.round AND l.execution = r.execution
+    AND l.started_at > r.started_at + r.duration_ms * interval '1 ms'
+WHERE r.refused GROUP BY r.order_id, r.step, r.round, r.execution
+UNION ALL
+-- Why the last condition: a worker that loses its wire to Temporal loses the step, too, and may notice it late. But one
+-- that was given other work shortly before had a wire, and its heartbeats should have arrived. All times are from one
+-- worker's clock. Two workers on two machines may share a name, such as worker-7 in two containers.
+SELECT old.order_id, 11,
+       old.step || ' went on for ' || round(extract(epoch FROM max(old.started_at) - min(new.began))::numeric, 1)
+           || ' s after Temporal had given it out again',
+       jsonb_build_object('step', old.step, 'round', old.round, 'worker', old.worker, 'execution', old.execution,
+                          'tries_after', count(DISTINCT old.id))
+FROM (SELECT order_id, step, round, worker, execution, min(started_at) AS began FROM log WHERE execution > 1
+      GROUP BY order_id, step, round, worker, execution) AS new
+JOIN log old ON old.order_id = new.order_id AND old.step = new.step AND old.round = new.round AND old.worker = new.worker
+    AND old.execution < new.execution AND old.started_at > new.began + %(still_trying)s * interval '1 s'
+WHERE EXISTS (SELECT FROM events other WHERE other.worker = new.worker AND other.try = 1
+    AND other.ts > new.began - interval '4 s' AND other.ts < new.began + interval '1 minute'
+    AND other.started_at > new.began - interval '4 s' AND other.started_at < new.began - interval '1.5 s')
+GROUP BY old.order_id, old.step, old.round, old.worker, old.execution

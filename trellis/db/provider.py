@@ -8,6 +8,7 @@ from typing import LiteralString
 from psycopg.types.json import Jsonb
 
 from trellis.db.pool import Pool, borrowed
+from trellis.model import CHARGE_VOIDED, CHARGED_OTHERWISE, PARCEL_VOIDED
 from trellis.outages import Capacity
 
 
@@ -37,9 +38,9 @@ class Provider:
         """Take the money, once per key. Raises ProviderRefused if the key was voided or used for another charge."""
         answer = await self._call("SELECT provider.charge(%s, %s, %s)", key, order_id, Decimal(cents) / 100)
         if answer == "voided":
-            raise ProviderRefused("the charge was voided before it arrived")
+            raise ProviderRefused(CHARGE_VOIDED)
         if answer == "mismatch":
-            raise ProviderRefused("this payment id was already charged for something else")
+            raise ProviderRefused(CHARGED_OTHERWISE)
 
     async def void_charge(self, key: str, order_id: str) -> bool:
         """Undo the charge, and refuse it if it comes later. True: there was a charge, and it is refunded."""
@@ -49,7 +50,7 @@ class Provider:
         """Send the parcel, once per key; returns its tracking number. Raises ProviderRefused after a void."""
         tracking = await self._call("SELECT provider.dispatch(%s, %s, %s)", key, order_id, Jsonb(address))
         if tracking is None:
-            raise ProviderRefused("the parcel was voided before it was sent")
+            raise ProviderRefused(PARCEL_VOIDED)
         return str(tracking)
 
     async def void_parcel(self, key: str, order_id: str) -> str | None:

@@ -188,7 +188,7 @@ class TimelineRow(Record):
 
 @dataclass(frozen=True)
 class FindingRow(Record):
-    """An order, the invariant that it breaks (1 to 10), what is wrong in words, and the figures behind it."""
+    """An order, the invariant that it breaks (1 to 11), what is wrong in words, and the figures behind it."""
 
     order_id: str
     invariant: int

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
@@ -22,7 +22,7 @@ from trellis.errors import StackError
 from trellis.stack import postgres, temporal
 from trellis.stack.temporal import TemporalTarget, connect
 
-__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "require", "reset", "temporal_target", "up"]
+__all__ = ["Stack", "TemporalTarget", "connect", "down", "find", "locked", "require", "reset", "temporal_target", "up"]
 
 LEAST_ROOM = 200 * 2**20
 PATIENCE = 60.0
@@ -37,7 +37,8 @@ class Stack:
     """Two servers that answer. `*_external`: Trellis did not start this server, and never ends or empties it."""
 
     temporal: TemporalTarget
-    database_url: str
+    # It may hold a password, and a notebook shows and stores the `repr` of what a cell ends with.
+    database_url: str = field(repr=False)
     database_external: bool
     home: Path
 
@@ -82,6 +83,11 @@ class _Lock:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def locked(settings: Settings) -> _Lock:
+    """Keep other processes from starting or ending this workspace's servers for as long as the block lasts."""
+    return _Lock(settings.home)
 
 
 def _check_room(home: Path) -> None:

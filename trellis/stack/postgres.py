@@ -23,7 +23,7 @@ import psycopg
 
 from trellis.config import Settings
 from trellis.errors import DatabaseUnavailable, StackError
-from trellis.stack.processes import length, lines_since, serves, spawn, wait_for_end
+from trellis.stack.processes import go_on, length, lines_since, serves, spawn, wait_for_end
 
 DATABASE = "trellis"
 CONNECTIONS = 200
@@ -53,6 +53,11 @@ def running(home: Path) -> str | None:
     """The address of this workspace's server, or None. A stale pid file counts as none."""
     process, sockets, ready = _postmaster(home)
     return _url(sockets) if process is not None and ready else None
+
+
+def process(home: Path) -> psutil.Process | None:
+    """The first process of this workspace's server, ready or not; None if there is none."""
+    return _postmaster(home)[0]
 
 
 def _postmaster(home: Path) -> tuple[psutil.Process | None, str, bool]:
@@ -281,6 +286,7 @@ def down(home: Path) -> bool:
     try:
         # SIGINT is Postgres's fast shutdown: sessions are ended, the data is checkpointed.
         process.send_signal(signal.SIGINT)
+        go_on(process)
     except psutil.NoSuchProcess:
         return True
     if not wait_for_end(process, 30):

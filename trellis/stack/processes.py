@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def wait_for_end(process: psutil.Process, seconds: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+
+
+def go_on(process: psutil.Process) -> None:
+    """Let a stopped process and its children go on; nothing happens to running ones.
+
+    A stopped process takes no notice of a request to end.
+    """
+    with suppress(psutil.NoSuchProcess):
+        for one in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                one.resume()
 
 
 def lines_since(log: Path, start: int = 0) -> list[str]:

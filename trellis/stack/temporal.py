@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,8 +26,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.config import Settings
 from trellis.errors import StackError, TemporalUnavailable
-from trellis.stack.processes import length, lines_since, serves, spawn, wait_for_end
+from trellis.stack.processes import go_on, length, lines_since, serves, spawn, wait_for_end
 
+LASTING_PORTS = range(15_000, 32_000)
 ATTRIBUTES = {
     "OrderState": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
     "OrderTotal": IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE,
@@ -73,6 +76,17 @@ def running(settings: Settings) -> TemporalTarget | None:
     if process is None:
         return None
     return TemporalTarget(state["address"], settings.temporal_namespace or state["namespace"], state["ui"])
+
+
+def process(home: Path) -> psutil.Process | None:
+    """The process of this workspace's server; None if there is none."""
+    return _process(home)[0]
+
+
+def last_address(home: Path) -> str | None:
+    """Where this workspace's server runs, or ran before it ended."""
+    ports = _last_ports(home)
+    return None if ports is None else f"127.0.0.1:{ports[0]}"
 
 
 def _database(home: Path) -> Path:
@@ -267,6 +281,17 @@ def _last_ports(home: Path) -> tuple[int, int] | None:
         return None
 
 
+async def ports_released(home: Path, seconds: float = 10.0) -> None:
+    """Wait until nobody listens on the ports of the last run, or until `seconds` are over.
+
+    A killed process counts as ended when its first thread has. Its sockets live until its last thread has ended, too.
+    """
+    ports = _last_ports(home) or ()
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not all(map(_free, ports)) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.05)
+
+
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
@@ -274,6 +299,15 @@ def _free(port: int) -> bool:
 
 
 def _free_port() -> int:
+    """A free port, below those that the system gives to outgoing connections.
+
+    A server that is started again must get its port back. In the system's range any program that connects to anything
+    meanwhile could hold it, even a client of this very server that tries to reach it.
+    """
+    for port in random.sample(LASTING_PORTS, 50):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -286,6 +320,7 @@ def down(home: Path) -> bool:
         return False
     try:
         process.terminate()
+        go_on(process)
         if wait_for_end(process, 15):
             return True
         process.kill()

@@ -109,13 +109,14 @@ class WorkerFrozen(Nemesis):
             self._until = datetime.now(UTC)
 
     async def landed(self, house: House) -> int:
-        """How many of its steps and of its workflow tasks were given to others while it was frozen."""
+        """How many of its steps and of its workflow tasks were given to others, and how many of its orders others moved
+        in another way, such as to their refund, while it was frozen."""
         if self.frozen is None or self._since is None or self._until is None:
             return 0
         books = Recovering(house.runtime.pool)
-        return await books.taken_over(self._since, self._until, self.frozen.name) + await _taken_tasks(
-            house.runtime.desk.client, self.frozen.pid, self._since, self._until
-        )
+        period = self._since, self._until
+        moved = await books.taken_over(*period, self.frozen.name) + await books.left(*period, self.frozen.name)
+        return moved + await _taken_tasks(house.runtime.desk.client, self.frozen.pid, *period)
 
 
 async def _taken_tasks(client: Client, pid: int, since: datetime, until: datetime) -> int:

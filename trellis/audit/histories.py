@@ -1,25 +1,9 @@
-"""The audit: ten invariants over the two books (the ledger and the provider's records) and Temporal's histories.
-
- 1 at most one charge per order at the provider
- 2 the provider kept the order's total if it shipped, and nothing if it did not
- 3 nothing ships unpaid, twice, or to another address than the order's
- 4 the provider's charges and our payments agree, both ways
- 5 events follow legal edges, are unique, and none is missing for a completed activity
- 6 the ledger's terminal state is the workflow's close status
- 7 one workflow per order
- 8 nothing is open past its budget
- 9 every acknowledged request left a trace in the ledger
-10 every history can be read, and replays
-
-It streams: a batch of orders, then one history at a time, so memory does not grow with their number.
-"""
+"""The audit of Temporal's histories: invariants 5 to 11, each workflow execution compared with its order's row."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,9 +11,9 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer
 
+from trellis.audit.report import Report, Violation
 from trellis.db.audit import AuditBooks
-from trellis.db.pool import Pool
-from trellis.db.rows import AuditedRow, FindingRow
+from trellis.db.rows import AuditedRow
 from trellis.histories import NoOrder, OrderHistory, UnreadableHistory
 from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
 from trellis.model import State, Step, workflow_id
@@ -40,11 +24,7 @@ from trellis.workers import RUNNER
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow
 
-GRACE = 15.0
-"""How long past its budget an order may need to begin its compensation on a busy machine [s]."""
-
 _FETCHES = 8
-_KEPT = 1000
 
 _KILLED = {
     WorkflowExecutionStatus.TERMINATED,
@@ -64,86 +44,8 @@ _CLOSES = {
 }
 
 
-@dataclass(frozen=True)
-class Violation:
-    """One order, the invariant it breaks (1 to 10), what is wrong in words, and the figures behind it."""
-
-    order_id: str
-    invariant: int
-    sentence: str
-    evidence: dict[str, Any]
-
-
-@dataclass
-class Report:
-    """What an audit found. `void`: it found no order, or no history although it looked for some, so it proves nothing.
-
-    `looked_at` counts the orders of the histories. At most 1,000 violations are kept; `found` counts them all.
-    """
-
-    asked_for_histories: bool = True
-    orders: int = 0
-    charges: int = 0
-    faults: int = 0
-    histories: int = 0
-    looked_at: int = 0
-    violations: list[Violation] = field(default_factory=list)
-    found: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def void(self) -> bool:
-        return self.orders == 0 or (self.asked_for_histories and self.histories == 0)
-
-    @property
-    def without_history(self) -> int:
-        """How many orders had no history to check: Temporal has deleted it, or the query left it out."""
-        return max(0, self.orders - self.looked_at) if self.asked_for_histories else self.orders
-
-    @property
-    def clean(self) -> bool:
-        return not self.void and not self.found
-
-    def add(self, findings: list[Violation]) -> None:
-        for violation in findings:
-            self.found[violation.invariant] += 1
-            if len(self.violations) < _KEPT:
-                self.violations.append(violation)
-
-
-async def audit(
-    client: Client,
-    pool: Pool,
-    *,
-    histories: bool = True,
-    query: str = "",
-    grace: float = GRACE,
-    tick: Callable[[int], None] = lambda orders: None,
-) -> Report:
-    """Check all ten invariants. Without `histories`, check only those of the two books (1 to 5, 8).
-
-    `query` narrows the histories by a visibility query, such as `StartTime > "2026-01-01T00:00:00Z"`.
-
-    `tick` gets the number of orders or histories just checked. Orders may run meanwhile: what looks wrong is checked
-    again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
-    """
-    books = AuditBooks(pool, grace=grace)
-    report = Report(asked_for_histories=histories)
-    report.orders, report.charges, report.faults = await books.counts()
-    async for number, findings in books.batches():
-        report.add(_violations(findings))
-        tick(number)
-    report.add(_violations(await books.strays()))
-    if histories:
-        await _Histories(client, books, report, tick, query, grace).run()
-    return report
-
-
-def _violations(findings: list[FindingRow]) -> list[Violation]:
-    return [Violation(f.order_id, f.invariant, f.sentence, f.evidence) for f in findings]
-
-
-class _Histories:
-    """Invariants 5 to 10: each workflow execution that Temporal has, compared with its order's row."""
+class Histories:
+    """Each workflow execution that Temporal has, compared with its order's row."""
 
     def __init__(
         self,
@@ -257,6 +159,11 @@ class _Histories:
         row = await self._books.order(history.order_id)
         findings = _Findings(history.order_id, execution.id)
         self._work(findings, history, row)
+        for name, seconds in history.unwatched:
+            findings.add(
+                11, f"if the worker of {name} is lost, no other takes over: no heartbeat is asked for",
+                activity=name, timeout_s=seconds,
+            )  # fmt: skip
         if isinstance(history.input, OrderInput):
             overdue = _age(execution) > history.input.policy.whole_run + self._grace
             if not history.passes_on:

@@ -1,0 +1,55 @@
+"""What an audit found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One order, the invariant it breaks (1 to 11), what is wrong in words, and the figures behind it."""
+
+    order_id: str
+    invariant: int
+    sentence: str
+    evidence: dict[str, Any]
+
+
+@dataclass
+class Report:
+    """What an audit found. `void`: it found no order, or no history although it looked for some, so it proves nothing.
+
+    `looked_at` counts the orders of the histories. At most 1,000 violations are kept; `found` counts them all.
+    """
+
+    asked_for_histories: bool = True
+    orders: int = 0
+    charges: int = 0
+    faults: int = 0
+    histories: int = 0
+    looked_at: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    found: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def void(self) -> bool:
+        return self.orders == 0 or (self.asked_for_histories and self.histories == 0)
+
+    @property
+    def without_history(self) -> int:
+        """How many orders had no history to check: Temporal has deleted it, or the query left it out."""
+        return max(0, self.orders - self.looked_at) if self.asked_for_histories else self.orders
+
+    @property
+    def clean(self) -> bool:
+        return not self.void and not self.found
+
+    def add(self, findings: list[Violation]) -> None:
+        for violation in findings:
+            self.found[violation.invariant] += 1
+            if len(self.violations) < _KEPT:
+                self.violations.append(violation)
