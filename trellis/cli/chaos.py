@@ -116,9 +116,9 @@ def _print(result: Result, where: Path) -> None:
     for one in result.scenarios:
         if one.moves.orders:
             out.print(
-                f"{one.name}: orders without a step in flight moved again at most {seconds(one.moves.others_s)} s "
-                f"after a new worker worked, the others at most {seconds(one.moves.in_flight_s)} s after the end of "
-                f"their heartbeat.",
+                f"{one.name}: orders with nothing in flight moved again at most {seconds(one.moves.others_s)} s after "
+                f"a new worker worked, those with a step at most {seconds(one.moves.in_flight_s)} s after the end of "
+                f"its heartbeat, those with a workflow task at most {seconds(one.moves.task_s)} s after its timeout.",
                 soft_wrap=True,
             )
         if one.folder is not None:
@@ -134,6 +134,10 @@ def _judge(result: Result) -> None:
         raise typer.Exit(1)
     void = [one.name for one in result.scenarios if one.verdict.void]
     if void:
-        raise TrellisError(f"VOID: no fault landed in {', '.join(void)}. Give more --orders, or another --seed.")
+        why = "; ".join(one.trouble for one in result.scenarios if one.trouble)
+        raise TrellisError(
+            f"VOID: {', '.join(void)} proved nothing. "
+            + (why or "No fault landed. Give more --orders, or another --seed.")
+        )
     if not result.scenarios:
         raise StackError("No scenario could be staged here, so nothing was proved.")
