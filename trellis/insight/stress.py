@@ -76,10 +76,10 @@ class Stressed:
         out = found.healed - found.broken
         no = "".join(f"Refused, because its {noun}s never recover: {one}. " for one in self.refused[:1])
         if not out:
-            return f"{no}At {found.rate:.3g} {noun}s a second its {noun}s keep up with the capacity."
+            return f"{no}At {found.rate:.3g} {noun}s/s its {noun}s keep up with the capacity."
         assert found.drained_s is not None
         return (
-            f"{no}At {found.rate:.3g} {noun}s a second, {out:g} s without the provider of {self.step} cost "
+            f"{no}At {found.rate:.3g} {noun}s/s, {out:g} s without the provider of {self.step} cost "
             f"{found.times_normal:.3g} times its usual calls, and the {noun}s recover {found.drained_s:.1f} s "
             f"afterwards{f'; {found.failed} {noun}s used up their budget' if found.failed else ''}."
         )
@@ -202,7 +202,7 @@ def surviving(
             _, _, prediction, found = min(helped, key=lambda one: one[:2])
             return prediction, Stressed(found, trial.step, tuple(refused))
     raise BadInput(
-        f"No policy that is good enough recovers at {trial.rate:.3g} orders a second. Refused: {'; '.join(refused)}. "
+        f"No policy that is good enough recovers at {trial.rate:.3g} orders/s. Refused: {'; '.join(refused)}. "
         f"Raise the capacity, lower the rate, or allow a longer deadline."
     )
 
