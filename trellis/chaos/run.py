@@ -21,7 +21,7 @@ from trellis.chaos.scenario import Options, Result, Scenario, Skipped
 from trellis.chaos.verdict import judge
 from trellis.config import Settings
 from trellis.driving import many, run_order
-from trellis.errors import StackError
+from trellis.errors import StackError, TrellisError
 from trellis.policies import Policy
 from trellis.runtime import workspace
 
@@ -62,11 +62,12 @@ async def chaos(
     for nemesis in nemeses:
         try:
             one = await scenario(settings, nemesis, options, result.pace, tell, tick)
-        except StackError as error:
+        except Exception as error:
             if len(nemeses) == 1:
                 raise
             # The others are worth their minutes all the same.
-            one = Scenario.failed(nemesis.name, options.orders, str(error))
+            why = str(error) if isinstance(error, TrellisError) else f"{type(error).__name__}: {error}"
+            one = Scenario.failed(nemesis.name, options.orders, why)
         if isinstance(one, Skipped):
             result.skipped.append(one)
             tell(f"{one.name}: skipped. {one.why}")

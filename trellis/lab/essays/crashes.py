@@ -72,6 +72,7 @@ def both_books(session: Session, order_id: str) -> pd.DataFrame:
     """
     rows = session.do(entries(session.pool, order_id))
     frame = pd.DataFrame([dict(row) for row in rows], columns=["at", "book", "entry", "key", "amount"])
+    frame["amount"] = frame["amount"].where(frame["amount"].notna(), "")
     at = pd.to_datetime(frame.pop("at"), utc=True)
     frame.insert(0, "seconds", (at - at.min()).dt.total_seconds().round(3))
     return frame
