@@ -7,6 +7,7 @@ import asyncio
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,20 +39,27 @@ CALM_LIFE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    """A lab with its stack, for the tests of one module.
+@contextmanager
+def lab_of_its_own(processes: int = 0) -> Iterator[Session]:
+    """A lab with its stack. Its workers run in this process, or in so many processes of their own.
 
     A lab can reload modules, and then they hold new classes. Afterwards they hold the ones that other tests imported.
     """
     loaded = {name: dict(vars(sys.modules[name])) for name in reloading.modules()}
     with runtime.workspace(Settings.model_validate({"TRELLIS_FAULTS": "calm"})) as settings:
-        session = Session(settings)
+        session = Session(settings, processes)
         yield session
         session.stop()
     for name, names in loaded.items():
         vars(sys.modules[name]).clear()
         vars(sys.modules[name]).update(names)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """A lab for the tests of one module."""
+    with lab_of_its_own() as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ class Lab:
             await room.get_by_text("New order", exact=True).click()
         await policies.select_option(policy)
         await room.get_by_label("How many").fill(str(number))
-        await room.get_by_role("button", name="Start").click()
+        await room.get_by_role("button", name="Start", exact=True).click()
         async with asyncio.timeout(30):
             while len(new := [id_ for id_ in await ids(room) if id_ not in before]) < number:
                 await asyncio.sleep(0.05)

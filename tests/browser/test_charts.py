@@ -37,6 +37,7 @@ DRAWN = [
     "insight.utilisation(attempts)",
     "insight.completion_by_policy(runs, {'swift': curve})",
     "insight.frontier(recommended.frontier, recommended.policy.name)",
+    "insight.recovery_map(pd.DataFrame({'load': [0.3, 0.9, 0.9], 'outage_s': 8, 'drained_s': [3, 20, None]}))",
 ]
 READ = """
 import pandas as pd

@@ -141,7 +141,7 @@ async def test_nonsense_in_the_form_is_explained_beside_its_field(lab: Lab) -> N
         # The same mistake a second time, and the form still works.
         for _ in range(2):
             await count.fill("a dozen")
-            await room.get_by_role("button", name="Start").click()
+            await room.get_by_role("button", name="Start", exact=True).click()
             await expect(count).to_have_attribute("aria-invalid", "true")
             await expect(hint).to_contain_text("a whole number from 1 to 200")
         assert await lab.row("SELECT count(*) FROM orders") == before
@@ -201,7 +201,7 @@ async def test_a_page_loaded_again_goes_on_where_it_was_and_search_and_paging_ar
         await search.fill("")
         await room.get_by_label("Policy").select_option("patient")
         await room.get_by_label("How many").fill("26")
-        await room.get_by_role("button", name="Start").click()
+        await room.get_by_role("button", name="Start", exact=True).click()
         await expect(room.get_by_text("Started 26 orders.")).to_be_visible(timeout=30_000)
         awaiting = room.locator(".tr-body .tr-line").filter(has_text="awaiting approval")
         await expect(awaiting).to_have_count(25)

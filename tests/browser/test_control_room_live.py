@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import statistics
 from collections.abc import Callable
@@ -30,6 +31,16 @@ session = lab.start()
 session.start_order(policy="patient")
 columns = (Column("id", "Parcel"), Column("address", "To"))
 ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, side=(), main=(Orders, BackgroundLog)))
+"""
+
+
+CREW = """
+from trellis import lab
+from trellis.faults import FaultPlan, Mix
+
+session = lab.start(workers=2)
+session.faults(FaultPlan(mix=Mix(latency=1.0)))
+session.control_room()
 """
 
 
@@ -67,7 +78,7 @@ async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
         await room.get_by_role("button", name="Next page").dispatch_event("click")
         await room.get_by_role("button", name="Calm").click()
         await expect(room.locator(".tr-banner")).to_have_text("The kernel is gone. Run the first cell again.")
-        await expect(room.get_by_role("button", name="Start")).to_have_attribute("aria-disabled", "true")
+        await expect(room.get_by_role("button", name="Start", exact=True)).to_have_attribute("aria-disabled", "true")
 
 
 async def test_a_narrow_window_and_the_dark_theme(lab: Lab) -> None:
@@ -184,3 +195,35 @@ async def test_a_board_with_other_columns_and_one_panel_less_is_drawn(lab: Lab) 
         await expect(room.get_by_label("Verdicts")).to_contain_text("accepted")
         order = await first.get_attribute("data-id")
         await lab.becomes("CANCELLED", "SELECT state FROM orders WHERE id = %s", order)
+
+
+async def test_a_person_kills_a_worker_and_reads_the_verdict(lab: Lab) -> None:
+    """One press. The board has a line while it lasts, the order's attempts a band, and a card says what was proved."""
+    async with lab.room(CREW, NOTEBOOK[1]) as (page, room):
+        (order,) = await lab.start(room)
+        await line(room, order).click()
+        await room.get_by_role("button", name="Approve").click()
+        await expect(room.locator(".tr-try").nth(1)).to_be_visible()
+        await room.get_by_role("button", name="Kill a worker").focus()
+        await page.keyboard.press("Enter")
+        await expect(room.locator(".tr-broken")).to_contain_text("Worker killed")
+        await expect(room.get_by_role("button", name="Restart Temporal")).to_have_attribute("aria-disabled", "true")
+        await expect(room.locator(".tr-band title")).to_contain_text("Worker killed: broken on purpose for")
+        ARTEFACTS.mkdir(exist_ok=True)
+        await page.screenshot(path=ARTEFACTS / "control_room_broken.png")
+        card = room.get_by_role("region", name="Verdict")
+        await expect(card).to_contain_text("Worker killed: clean", timeout=60_000)
+        await expect(card).to_contain_text("faults that landed1")
+        await expect(room.locator(".tr-broken")).to_be_hidden()
+        await expect(line(room, order)).to_contain_text("completed")
+        await expect(room.get_by_role("button", name="Restart Temporal")).not_to_have_attribute("aria-disabled", "true")
+        await expect(room.locator(".tr-gantt")).to_have_attribute(
+            "aria-label", re.compile("broken meanwhile: Worker killed")
+        )
+        await page.screenshot(path=ARTEFACTS / "control_room_verdict.png")
+        # The tests after this one share the ledger and its fault plan.
+        await room.get_by_role("button", name="Calm").click()
+        await lab.becomes(
+            "0.0", "SELECT plan_json -> 'mix' ->> 'latency' FROM fault_plans ORDER BY version DESC LIMIT 1"
+        )
+        assert await lab.row("SELECT count(*) FROM provider.charges WHERE order_id = %s", order) == 1

@@ -218,8 +218,6 @@ async def test_a_policy_is_recommended(house: House, settings: Settings) -> None
         (["--overhead", "-1"], 2, "0 or more"),
         (["--steps", "charge,, ship"], 1, "'"),
         (["--outage", "5", "--capacity", "0", "--rate", "1"], 1, "at least one call at once"),
-        (["--outage", "90000", "--rate", "1"], 1, "at most a day"),
-        (["--capacity", "1", "--service", "0.5", "--rate", "3"], 1, "No policy can"),
         (["--rate", "3"], 2, "give --outage, --capacity or both"),
     ],
 )
@@ -320,11 +318,11 @@ async def test_a_command_that_is_ended_takes_its_servers_along(tmp_path: Path, w
         with suppress(psycopg.Error):
             async with await psycopg.AsyncConnection.connect(found.database_url) as connection:
                 row = await (await connection.execute("SELECT count(*) FROM events")).fetchone()
-                return row is not None and row[0] > 30
+                return row is not None and row[0] > (30 if "bench" in words else 0)
         return False
 
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while not any([await underway(each) for each in running()]):
                 await asyncio.sleep(0.05)
         started = psutil.Process(process.pid).children(recursive=True)

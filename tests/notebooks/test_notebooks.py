@@ -58,6 +58,16 @@ def failing(inside: float, server: float, hung: float, hung_server: float, timeo
     return inside < 0.3 and server > 0.5 and timeout <= hung < 0.9 and hung_server > 0.7 and both[1] > 3 * both[0]
 
 
+def crashing(*counts: float) -> bool:
+    """After a crash charged once; after a freeze charged and refunded once; with the mistake charged twice."""
+    return counts == (1, 0, 1, 1, 2, 0)
+
+
+def storming(unlimited: float, orders: float, many: float, limited: float, same: float, few: float) -> bool:
+    """The retry budget lets the orders recover with a fraction of the calls."""
+    return orders == same and unlimited < 0.75 * orders and limited >= 0.8 * orders and few < many / 3
+
+
 CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
     "00_start_here": (
         r"ended COMPLETED after (\d+) attempts at (\d+) steps\.\s+(\d+) of them did not work, and cost ([\d.]+) s\."
@@ -79,6 +89,16 @@ CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"next: ([\d.]+) s in the activity, ([\d.]+) s on the server.*?next: ([\d.]+) s and ([\d.]+) s, under the same "
         r"timeout of ([\d.]+) s.*?would wait ([\d.]+) s or ([\d.]+) s",
         failing,
+    ),
+    "04_crash_and_recover": (
+        r"killed: charged (\d+) times, refunded (\d+) times\..*?frozen: charged (\d+) times, refunded (\d+) times\..*?"
+        r"mistaken: charged (\d+) times, refunded (\d+) times\..*?The audit said clean, clean and violations\.",
+        crashing,
+    ),
+    "10_storms": (
+        r"Without a limit (\d+) of (\d+) orders completed, with (\d+) calls.*?"
+        r"With a retry budget (\d+) of (\d+) orders completed, with (\d+) calls",
+        storming,
     ),
 }
 """For each essay: a pattern of what it prints at its end, and whether the numbers make its claim true."""
@@ -120,6 +140,9 @@ def test_a_claim_that_does_not_hold_is_noticed() -> None:
     assert not failing(0.011, 0.012, 0.26, 0.27, 0.25, 0.2, 0.2)
     assert talking(10, 7, 2, 1, 7, 7, 2, 2, 0, 9, 9, 0, 1.2, 1.0)
     assert not talking(10, 8, 2, 0, 7, 8, 2, 2, 0, 9, 9, 1, 1.2, 1.0)
+    assert not crashing(2, 0, 1, 1, 2, 0)
+    assert storming(15, 36, 500, 36, 36, 60)
+    assert not storming(36, 36, 60, 36, 36, 60)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

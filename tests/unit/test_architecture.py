@@ -50,13 +50,13 @@ ALLOWED: dict[str, set[str]] = {
     "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "crew": {"config", "errors"},
-    "chaos": {"audit", "config", "crew", "db", "desk", "driving", "runtime", "stack", "workflows", *WORDS},
+    "chaos": {"audit", "config", "crew", "db", "desk", "driving", "logs", "runtime", "stack", "workflows", *WORDS},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
-        "activities", "config", "db", "desk", "driving", "insight", "logs", "runtime", "sandbox", "stack", "status",
-        "temporal_calls", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "insight", "logs", "runtime",
+        "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",

@@ -36,7 +36,7 @@ def made(verdict: Verdict, name: str = "workers-gone") -> Scenario:
         name=name, orders=60, acknowledged=60, verdict=verdict, drained_s=7.25, predicted_s=6.5,
         states=Counter({"COMPLETED": 60}),
         breaks=[Break(name, at, at, at + timedelta(seconds=6), at + timedelta(seconds=8))],
-        moves=Moves(1.5, 0.5, 9), memory={}, ended_workers=[], began=BEGAN.timestamp(),
+        moves=Moves(1.5, 0.5, None, 9), memory={}, ended_workers=[], began=BEGAN.timestamp(),
         curve=[(0.0, 0), (6.0, 3), (14.0, 27), (22.0, 2)],
     )  # fmt: skip
 
@@ -64,6 +64,15 @@ def test_the_json_has_the_promised_keys() -> None:
     }  # fmt: skip
     assert (one["drained_s"], one["predicted_s"]) == (7.25, 6.5)
     assert found["skipped"] == [{"name": "disk-full", "why": "No small disk can be made here."}]
+
+
+def test_a_scenario_that_did_not_come_to_its_end_is_void() -> None:
+    """It is listed with its reason, in the page as well, and has no chart."""
+    failed = Scenario.failed("workers-gone", 60, "A worker did not begin to work within 60 s.")
+    assert failed.to_json()["void"]
+    text = page(Result([failed]), Options(), {})
+    assert "A worker did not begin to work within 60 s." in text
+    assert "<svg" not in text
 
 
 def test_the_page_holds_everything_and_loads_nothing() -> None:

@@ -30,21 +30,26 @@ AWAY = 0.15
 BUDGET = 60.0
 _CASES = ((2.0, 8.0), (3.0, 14.0), (2.0, 6.0), (3.0, 10.0), (2.0, 12.0), (3.0, 20.0))
 _BEFORE = 8.0
-_LEAST_FOLLOWED, _MOST_FOLLOWED = 30.0, 90.0
+_FOLLOWED = 30.0
+_STARVED = 0.9
 _HEAVIEST = 0.95
 
 
 @dataclass(frozen=True)
 class Cell:
     """One measurement: orders under `policy` arrive evenly, `rate` a second. The provider is out for `outage_s`
-    seconds, from `before` s after the beginning. `followed`: seconds after the outage in which the orders may recover.
+    seconds, from `before` s after the beginning.
+
+    Then orders are followed until they have recovered, or never do: in two windows in a row, each half of `followed` s,
+    fewer than nine tenths as many completed as arrived, and the backlog did not shrink. Where neither is clear, it ends
+    after three times `followed`, and counts as never.
     """
 
     policy: Policy
     rate: float
     outage_s: float
     before: float = _BEFORE
-    followed: float = _LEAST_FOLLOWED
+    followed: float = _FOLLOWED
     capacity: Capacity = CAPACITY
     step: str = STEP
 
@@ -61,12 +66,16 @@ class Cell:
     def healed(self) -> float:
         return self.before + self.outage_s
 
+    @property
+    def window(self) -> float:
+        return self.followed / 2
+
 
 @dataclass(frozen=True)
 class Measured:
     """What became of a cell. `drained_s`: seconds from the end of the outage until it had recovered, None if it had not
-    when the cell ended. `orders`: how many began. `completed`: how many completed in the last third of the time after
-    the outage, and `arrived`: how many began then. `hit`: calls that the outage failed."""
+    when the cell ended. `orders`: how many began. `arrived`, `completed`: how many began and completed in the last
+    window. `hit`: calls that the outage failed."""
 
     drained_s: float | None
     orders: int
@@ -96,9 +105,9 @@ async def measure(bench: BenchStack, cell: Cell) -> Measured:
 
     running: set[asyncio.Task[None]] = set()
     found: float | None = None
-    number = 0
+    number, starved, end = 0, 0, cell.healed + cell.window
     try:
-        while True:
+        while found is None and starved < 2 and end <= cell.healed + 3 * cell.followed:
             number += 1
             at = number / cell.rate
             await asyncio.sleep(max(0.0, began + at - loop.time()))
@@ -107,8 +116,9 @@ async def measure(bench: BenchStack, cell: Cell) -> Measured:
             running.add(asyncio.create_task(one(number, at)))
             if at > cell.healed:
                 found = _drained(orders, cell)
-                if found is not None or at > cell.healed + cell.followed:
-                    break
+            if at >= end:
+                starved = starved + 1 if _starved(orders, end - cell.window, end) else 0
+                end += cell.window
     finally:
         for task in running:
             task.cancel()
@@ -116,11 +126,17 @@ async def measure(bench: BenchStack, cell: Cell) -> Measured:
     for failure in failures:
         if isinstance(failure, Exception):
             raise failure
-    times, end = Times.of(list(orders.values())), loop.time() - began
-    last = end - (end - cell.healed) / 3
+    times, last = Times.of(list(orders.values())), (loop.time() - began - cell.window, loop.time() - began)
     tries = await asyncio.to_thread(attempts, bench.database_url)
     hit = int((tries["outage"].notna() & (tries["step"] == cell.step)).sum())
-    return Measured(found, number, times.begun(last, end), times.completed(last, end), hit)
+    return Measured(found, number, times.begun(*last), times.completed(*last), hit)
+
+
+def _starved(orders: dict[int, tuple[float, float | None, bool]], begin: float, end: float) -> bool:
+    """Whether a window keeps the bad state up."""
+    times = Times.of(list(orders.values()))
+    before, after = times.open_at([begin, end])
+    return bool(times.completed(begin, end) < _STARVED * times.begun(begin, end) and after >= before)
 
 
 def _drained(orders: dict[int, tuple[float, float | None, bool]], cell: Cell) -> float | None:
@@ -145,10 +161,7 @@ def cells(number: int, seed: int = 0) -> list[tuple[Cell, float]]:
         policy = eager(timeout)
         at = border(policy, seconds, FaultPlan(capacity={STEP: CAPACITY}), step=STEP, seed=seed)
         for load in (at.load * (1 - AWAY), min(_HEAVIEST, at.load * (1 + AWAY))):
-            cell = Cell(policy, load * CAPACITY.per_second, seconds)
-            quick = predicted(cell, seed)
-            followed = _LEAST_FOLLOWED if quick is None else min(_MOST_FOLLOWED, max(_LEAST_FOLLOWED, 2 * quick + 10))
-            found.append((replace(cell, followed=followed), at.load))
+            found.append((Cell(policy, load * CAPACITY.per_second, seconds), at.load))
     return found[:number]
 
 

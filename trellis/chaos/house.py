@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -136,12 +137,25 @@ async def own_house(settings: Settings, plan: FaultPlan, workers: int = 2) -> As
     Raises StackError.
     """
     async with (
+        _quiet_retries(),
         # Checked: after a restart of Postgres, no client may get a connection that the restart broke.
         opened(settings, start=True, pool_size=32, pool_wait=30, checked=True) as runtime,
         crew_behind_wires(runtime, workers) as (crew, wires),
     ):
         await runtime.desk.set_faults(plan)
         yield House(runtime, crew, wires, plan)
+
+
+@asynccontextmanager
+async def _quiet_retries() -> AsyncIterator[None]:
+    """Keep the SDK from a warning for each call that it repeats: here the server is gone on purpose."""
+    repeated = logging.getLogger("temporalio.core-sdk_core::temporalio_client::retry")
+    before = repeated.level
+    repeated.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        repeated.setLevel(before)
 
 
 @asynccontextmanager

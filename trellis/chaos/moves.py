@@ -7,7 +7,9 @@ from datetime import datetime
 
 from trellis.chaos.arrivals import Arrivals, open_at
 from trellis.chaos.house import Break, House
+from trellis.chaos.tasks import lost_tasks
 from trellis.db.recovering import Recovering
+from trellis.logs import order_of
 from trellis.workflows.calls import HEARTBEAT
 
 
@@ -15,12 +17,14 @@ from trellis.workflows.calls import HEARTBEAT
 class Moves:
     """The slowest order after all kills of a run [s]; None where there was no such order.
 
-    others_s: orders without a step in flight, from the moment a new worker worked (0 if others moved them earlier).
+    others_s: orders without anything in flight, from the moment a new worker worked (0 if others moved them earlier).
     in_flight_s: orders whose step was in flight, from the latest possible end of its heartbeat.
+    task_s: orders whose workflow task was in flight, from the end of Temporal's timeout for it.
     """
 
     others_s: float | None = None
     in_flight_s: float | None = None
+    task_s: float | None = None
     orders: int = 0
 
 
@@ -29,16 +33,25 @@ async def after_kill(house: House, arrivals: Arrivals) -> Moves:
     books = Recovering(house.runtime.pool)
     others: list[float] = []
     in_flight: list[float] = []
+    tasks: list[float] = []
     for one in house.broken:
         killed = one.broken or one.began
         ids = [arrival.order.order_id for arrival in open_at(arrivals.all, killed)]
         worked = _worked(house, one)
+        lost = {
+            order_of(task.workflow_id): task.timed_out
+            for task in await lost_tasks(house.runtime.desk.client, killed, killed)
+            if task.started <= killed < task.timed_out
+        }
         for move in await books.moves(ids, killed):
-            if move.execution > 1:
+            if move.order_id in lost:
+                tasks.append((move.moved_at - lost[move.order_id]).total_seconds())
+            elif move.execution > 1:
                 in_flight.append((move.moved_at - killed - HEARTBEAT).total_seconds())
             else:
                 others.append(max(0.0, (move.moved_at - worked).total_seconds()))
-    return Moves(max(others, default=None), max(in_flight, default=None), len(others) + len(in_flight))
+    orders = len(others) + len(in_flight) + len(tasks)
+    return Moves(max(others, default=None), max(in_flight, default=None), max(tasks, default=None), orders)
 
 
 def _worked(house: House, one: Break) -> datetime:

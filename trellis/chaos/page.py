@@ -81,15 +81,16 @@ def _summary(result: Result) -> Iterable[str]:
 
 def _scenario(one: Scenario, says: dict[str, str]) -> Iterable[str]:
     yield f'<h2 id="{escape(one.name)}">{escape(one.name)}</h2><p>{escape(says.get(one.name, ""))}</p>'
-    yield f'<p class="{one.verdict.word}">{escape(one.verdict.sentence)}</p>'
+    yield f'<p class="{one.verdict.word}">{escape(one.sentence)}</p>'
     for each in one.breaks:
         yield (
             f"<p>{escape(each.name)}: broken {one.since(each.began):.1f} s after the first order, healed after "
             f"{(each.until - each.began).total_seconds():.1f} s.</p>"
         )
-    ended = ", ".join(f"{number} {escape(state)}" for state, number in sorted(one.states.items()))
+    ended = ", ".join(f"{number} {escape(state)}" for state, number in sorted(one.states.items())) or "unknown"
     yield f'<p class="soft">How the orders ended: {ended}.</p>'
-    yield chart(one)
+    if one.curve:
+        yield chart(one)
     for finding in one.verdict.listed():
         yield f'<p class="VIOLATED">{escape(finding["order_id"])}: {escape(finding["sentence"])} '
         yield f"({escape(str(finding['evidence']))})</p>"

@@ -21,7 +21,7 @@ from trellis.chaos.scenario import Options, Result, Scenario, Skipped
 from trellis.chaos.verdict import judge
 from trellis.config import Settings
 from trellis.driving import many, run_order
-from trellis.errors import StackError
+from trellis.errors import StackError, TrellisError
 from trellis.policies import Policy
 from trellis.runtime import workspace
 
@@ -46,7 +46,9 @@ async def chaos(
 ) -> Result:
     """Run these scenarios one after the other. `tick` gets the number of orders that just ended.
 
-    Raises BadInput and StackError, one sentence. However it ends, it heals what it broke and ends what it started.
+    Raises BadInput, one sentence; StackError only where one scenario was asked for: of several, one that cannot be
+    played to its end is void, and the next one follows. However it ends, it heals what it broke and ends what it
+    started.
     """
     refuse_named_servers(settings)
     options.check()
@@ -58,13 +60,20 @@ async def chaos(
             f"workers began, which take {result.pace.hire_s:.1f} s to start."
         )
     for nemesis in nemeses:
-        one = await scenario(settings, nemesis, options, result.pace, tell, tick)
+        try:
+            one = await scenario(settings, nemesis, options, result.pace, tell, tick)
+        except Exception as error:
+            if len(nemeses) == 1:
+                raise
+            # The others are worth their minutes all the same.
+            why = str(error) if isinstance(error, TrellisError) else f"{type(error).__name__}: {error}"
+            one = Scenario.failed(nemesis.name, options.orders, why)
         if isinstance(one, Skipped):
             result.skipped.append(one)
             tell(f"{one.name}: skipped. {one.why}")
         else:
             result.scenarios.append(one)
-            tell(f"{one.name}: {one.verdict.sentence}")
+            tell(f"{one.name}: {one.sentence}")
     return result
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trellis.audit import Report
 from trellis.chaos.house import Break
 from trellis.chaos.moves import Moves
 from trellis.chaos.nemesis import Nemesis
@@ -100,6 +101,7 @@ class Scenario:
 
     drained_s: see `recovery.drained`; predicted_s: the same, before the run. moves: see `moves.after_kill`.
     memory: see `memory.Memory`. ended_workers: processes that ended without being killed. folder: what was kept.
+    trouble: why it did not come to its end, "" if it did.
     """
 
     name: str
@@ -116,6 +118,20 @@ class Scenario:
     began: float
     curve: list[tuple[float, int]]
     folder: Path | None = None
+    trouble: str = ""
+
+    @classmethod
+    def failed(cls, name: str, orders: int, why: str) -> Scenario:
+        """A scenario that could not be played to its end. It proves nothing."""
+        return cls(
+            name=name, orders=orders, acknowledged=0, verdict=Verdict(0, Report()), drained_s=None, predicted_s=None,
+            states=Counter(), breaks=[], moves=Moves(), memory={}, ended_workers=[], began=0.0, curve=[], trouble=why,
+        )  # fmt: skip
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its numbers, or why there is none."""
+        return f"VOID: it did not come to its end. {self.trouble}" if self.trouble else self.verdict.sentence
 
     @property
     def backlog(self) -> int:
@@ -143,6 +159,7 @@ class Scenario:
             "backlog": self.backlog,
             "moved_s": short(self.moves.others_s),
             "after_heartbeat_s": short(self.moves.in_flight_s),
+            "after_task_timeout_s": short(self.moves.task_s),
             "breaks": [
                 {"began_s": short(self.since(one.began)), "healed_s": short(self.since(one.until))}
                 for one in self.breaks
@@ -150,6 +167,7 @@ class Scenario:
             "memory_mb": self.memory,
             "ended_workers": self.ended_workers,
             "found": self.verdict.listed(),
+            "trouble": self.trouble,
             "kept": None if self.folder is None else str(self.folder),
         }
 

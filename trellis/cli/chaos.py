@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,9 @@ def chaos(
         _list(as_json)
         return
     settings = read_settings()
+    # The servers are broken on purpose. Hundreds of warnings that they do not answer would bury the verdicts.
+    for name in ("temporalio", "psycopg"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     chosen = find(scenario)
     if minutes is not None:
         orders = max(1, round(minutes * 60 * rate))
@@ -116,9 +120,9 @@ def _print(result: Result, where: Path) -> None:
     for one in result.scenarios:
         if one.moves.orders:
             out.print(
-                f"{one.name}: orders without a step in flight moved again at most {seconds(one.moves.others_s)} s "
-                f"after a new worker worked, the others at most {seconds(one.moves.in_flight_s)} s after the end of "
-                f"their heartbeat.",
+                f"{one.name}: orders with nothing in flight moved again at most {seconds(one.moves.others_s)} s after "
+                f"a new worker worked, those with a step at most {seconds(one.moves.in_flight_s)} s after the end of "
+                f"its heartbeat, those with a workflow task at most {seconds(one.moves.task_s)} s after its timeout.",
                 soft_wrap=True,
             )
         if one.folder is not None:
@@ -134,6 +138,10 @@ def _judge(result: Result) -> None:
         raise typer.Exit(1)
     void = [one.name for one in result.scenarios if one.verdict.void]
     if void:
-        raise TrellisError(f"VOID: no fault landed in {', '.join(void)}. Give more --orders, or another --seed.")
+        why = "; ".join(one.trouble for one in result.scenarios if one.trouble)
+        raise TrellisError(
+            f"VOID: {', '.join(void)} proved nothing. "
+            + (why or "No fault landed. Give more --orders, or another --seed.")
+        )
     if not result.scenarios:
         raise StackError("No scenario could be staged here, so nothing was proved.")

@@ -39,6 +39,18 @@ SELECT count(DISTINCT (order_id, step, round, execution)) FROM events
 WHERE started_at >= %(since)s AND started_at < %(until)s AND execution > 1 AND worker <> ALL(%(not_by)s)
 """
 
+# An order whose last attempt this worker made in vain stood in its loop of tries. Others could go on with it only
+# because the worker was given up.
+_LEFT: LiteralString = """
+SELECT count(DISTINCT moved.order_id) FROM events moved, LATERAL (
+    SELECT worker, type FROM events
+    WHERE order_id = moved.order_id AND attempt IS NOT NULL AND ts < %(since)s
+    ORDER BY id DESC LIMIT 1
+) AS last
+WHERE moved.ts >= %(since)s AND moved.ts < %(until)s AND moved.worker <> %(by)s
+AND last.worker = %(by)s AND last.type LIKE 'ATTEMPT%%'
+"""
+
 
 @dataclass(frozen=True)
 class EndRow:
@@ -87,6 +99,10 @@ class Recovering:
     async def taken_over(self, since: datetime, until: datetime, *not_by: str) -> int:
         """How many executions of steps other workers began because the worker of an earlier execution was lost."""
         return await self._count(_TAKEN_OVER, since=since, until=until, not_by=list(not_by))
+
+    async def left(self, since: datetime, until: datetime, by: str) -> int:
+        """How many orders others moved in a period, of those that this worker was trying to move before it."""
+        return await self._count(_LEFT, since=since, until=until, by=by)
 
     async def _count(self, statement: LiteralString, **args: object) -> int:
         async with borrowed(self._pool) as connection:

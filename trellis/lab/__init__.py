@@ -1,5 +1,6 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
+from trellis.lab.essays.crashes import both_books, charged_but_not_recorded, start_with_mistake
 from trellis.lab.essays.one_order import side_by_side, step_by_step
 from trellis.lab.essays.policies import compare_policies, missed_deadlines, model_sliders, run_through_outage
 from trellis.lab.essays.requests import send_after
@@ -10,6 +11,8 @@ from trellis.lab.widgets import OrderPanel, panel
 __all__ = [
     "OrderPanel",
     "Session",
+    "both_books",
+    "charged_but_not_recorded",
     "code_of",
     "code_of_handler",
     "compare_policies",
@@ -22,5 +25,6 @@ __all__ = [
     "side_by_side",
     "sql_of",
     "start",
+    "start_with_mistake",
     "step_by_step",
 ]

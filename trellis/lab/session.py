@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,11 +17,13 @@ import pandas as pd
 from trellis import config, logs
 from trellis.desk import Receipt
 from trellis.driving import SAMPLE_ADDRESS, SAMPLE_ITEMS
-from trellis.errors import TrellisError
+from trellis.errors import StackError, TrellisError
 from trellis.faults import FaultPlan
 from trellis.insight import events as read_events
 from trellis.lab import reloading
+from trellis.lab.breaking import LONGEST
 from trellis.lab.engine import STOPPED, Engine
+from trellis.lab.experiment import Experiment, frame
 from trellis.model import State
 from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
@@ -41,9 +44,9 @@ class Session(Engine):
     warnings and errors of the background.
     """
 
-    def __init__(self, settings: config.Settings) -> None:
+    def __init__(self, settings: config.Settings, processes: int = 0) -> None:
         self._room: ControlRoom | None = None
-        super().__init__(settings)
+        super().__init__(settings, processes)
 
     def faults(self, plan: str | FaultPlan) -> None:
         """Put a plan in force for the next order: "canonical", "calm", a script, or a FaultPlan. Raises ConfigError."""
@@ -100,6 +103,43 @@ class Session(Engine):
         """How often the order was charged, according to the payment provider's own book."""
         return self.do(self.desk.ledger.charges(order_id))
 
+    async def break_it(self, nemesis: str, seconds: float | None = None, *, worker_of: str | None = None) -> Experiment:
+        """Break something, heal it after `seconds`, wait for the orders, and audit: `await session.break_it(name)`.
+
+        nemesis: a name that `trellis chaos --list` shows. worker_of: break the worker that works on this order.
+        Raises BadInput, StackError: an unknown name, or what this lab cannot break; then nothing was broken.
+        """
+        try:
+            experiment = await self.awaiting(self.breaker.begin(nemesis, seconds, worker_of=worker_of))
+            return await self.awaiting(self.breaker.over(experiment))
+        except asyncio.CancelledError:
+            self.call_soon(self.breaker.heal)
+            raise
+
+    @asynccontextmanager
+    async def breaking(self, nemesis: str, *, worker_of: str | None = None) -> AsyncIterator[Experiment]:
+        """Something is broken while the block runs, for at most 10 minutes; after the block come heal and audit.
+
+            async with session.breaking("worker-frozen", worker_of=order) as experiment:
+                session.cancel(order)
+
+        Parameters and errors are those of `break_it`. After an error in the block it is healed, and not audited.
+        """
+        experiment = await self.awaiting(self.breaker.begin(nemesis, LONGEST, worker_of=worker_of))
+        try:
+            yield experiment
+        finally:
+            self.call_soon(self.breaker.heal)
+        await self.awaiting(self.breaker.over(experiment))
+
+    def experiments(self) -> pd.DataFrame:
+        """What was broken in this session, the oldest first, for the bands of `insight.gantt` and `insight.timelines`.
+
+        Columns: name [string], began, healed [UTC; empty as long as it lasts], landed [int], verdict [string: clean,
+        violations or void; empty until the audit].
+        """
+        return frame(reversed(self.breaker.experiments))
+
     def control_room(self) -> ControlRoom:
         """One widget for everything: new orders, the live board, requests, faults, attempts and errors.
 
@@ -125,6 +165,8 @@ class Session(Engine):
         return outcome
 
     async def _reload(self) -> str:
+        if self.breaker.current is not None:
+            raise StackError(f"{self.breaker.current.title} is not over yet. Reload after its verdict.")
         reloading.modules()
         try:
             await self._replace_workers(reloading.reload)
@@ -174,6 +216,8 @@ class Session(Engine):
         ui = at.temporal.ui if at else None
         link = f' · <a href="{ui}" target="_blank">Temporal\'s Web UI</a>' if ui else ""
         queues = f"{self.settings.orders_queue} and {self.settings.shipping_queue}"
+        if self.processes:
+            queues += f", in {self.processes} process" + "es" * (self.processes > 1)
         lines = len(list(self.log))
         trouble = f" · {lines} lines in <code>session.log</code>" if lines else ""
         return f"<b>Trellis is running.</b> Workers on {queues}{link}{trouble}"
@@ -186,9 +230,12 @@ _session: Session | None = None
 _starting = threading.Lock()
 
 
-def start() -> Session:
-    """Start the lab of this kernel: servers, both workers and a desk. A second call returns the same session.
+def start(workers: int | None = None) -> Session:
+    """Start the lab of this kernel: servers, workers and a desk. A second call returns the same session.
 
+    workers: run the workers in so many processes of their own, which can be killed and frozen; 0 runs them in the
+    kernel, and so does the first call without a number. A second call with another number replaces the workers of the
+    running session, and running orders go on.
     Raises TrellisError, one sentence that says what to do.
     """
     global _session
@@ -196,7 +243,9 @@ def start() -> Session:
         if _session is None or not _session.running:
             settings = config.load()
             _log_quietly(settings)
-            _session = Session(settings)
+            _session = Session(settings, workers or 0)
+        elif workers is not None and workers != _session.processes:
+            _session.do(_session.employ(workers))
         return _session
 
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import WorkflowHistory
@@ -56,6 +57,8 @@ class _Deployed(Nemesis):
     """Workers of another version."""
 
     edits: tuple[tuple[str, str, str], ...]
+    abruptly: ClassVar[bool] = False
+    """Kill the old workers, so that what they had begun is left for the new ones. Else they may finish it."""
     replaces_workers = True
 
     def __init__(self) -> None:
@@ -80,8 +83,8 @@ class _Deployed(Nemesis):
             await self._replace(house)
 
     async def _replace(self, house: House) -> None:
-        # Killed, not dismissed: what they had begun is left for the next version.
-        await asyncio.gather(*(house.crew.kill(member) for member in list(house.crew.members)))
+        ended = house.crew.kill if self.abruptly else house.crew.dismiss
+        await asyncio.gather(*(ended(member) for member in list(house.crew.members)))
         await refill(house)
 
     async def heal(self, house: House) -> None:
@@ -99,6 +102,7 @@ class DeployBroken(_Deployed):
     says = "A version is deployed that cannot replay the running orders; then the version before is deployed again."
     experiment = BROKEN_DEPLOY
     seconds = 4.0
+    abruptly = True
     edits = (
         (
             "workflows/order.py",

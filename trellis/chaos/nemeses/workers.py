@@ -9,16 +9,14 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 import psutil
-from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
 
 from trellis.chaos.experiments import KILL_ALL, RESTART_OFTEN
 from trellis.chaos.house import House
 from trellis.chaos.nemesis import Nemesis
+from trellis.chaos.tasks import lost_tasks
 from trellis.crew import Member
 from trellis.db.recovering import Recovering
 from trellis.errors import StackError
-from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
 
 PATIENCE = 60.0
 """How long a new worker may fail to start [s]: another nemesis may hold what it needs."""
@@ -109,34 +107,18 @@ class WorkerFrozen(Nemesis):
             self._until = datetime.now(UTC)
 
     async def landed(self, house: House) -> int:
-        """How many of its steps and of its workflow tasks were given to others while it was frozen."""
+        """How many of its steps and of its workflow tasks were given to others, and how many of its orders others moved
+        in another way, such as to their refund, while it was frozen."""
         if self.frozen is None or self._since is None or self._until is None:
             return 0
         books = Recovering(house.runtime.pool)
-        return await books.taken_over(self._since, self._until, self.frozen.name) + await _taken_tasks(
-            house.runtime.desk.client, self.frozen.pid, self._since, self._until
+        period = self._since, self._until
+        moved = await books.taken_over(*period, self.frozen.name) + await books.left(*period, self.frozen.name)
+        tasks = await lost_tasks(house.runtime.desk.client, *period)
+        return moved + sum(
+            task.worker.startswith(f"{self.frozen.pid}@") and self._since <= task.timed_out <= self._until
+            for task in tasks
         )
-
-
-async def _taken_tasks(client: Client, pid: int, since: datetime, until: datetime) -> int:
-    """How many workflow tasks the server took from this worker in a period, because it did not answer in time."""
-    found = 0
-    ours = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
-    query = f"{ours} AND StartTime <= '{_utc(until)}' AND (ExecutionStatus = 'Running' OR CloseTime >= '{_utc(since)}')"
-    async for execution in client.list_workflows(query):
-        history = await client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
-        by = {event.event_id: event.workflow_task_started_event_attributes.identity for event in history.events}
-        for event in history.events:
-            late = event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT
-            if late and since <= event.event_time.ToDatetime(UTC) <= until:
-                started = event.workflow_task_timed_out_event_attributes.started_event_id
-                found += by.get(started, "").startswith(f"{pid}@")
-    return found
-
-
-def _utc(when: datetime) -> str:
-    """As a visibility query takes it."""
-    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 ALL: tuple[type[Nemesis], ...] = (WorkerKilled, AllWorkersGone, WorkerFrozen)

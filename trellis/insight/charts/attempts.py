@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
+from trellis.insight.charts.bands import BAND, band_layers, bands_on
 from trellis.insight.charts.theme import MOST, WIDTH, labels, need_rows, since_start
 from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILION, on_paper
 from trellis.insight.frames import whole_attempts, whole_orders, words_of
@@ -88,11 +89,12 @@ def _marks(alt: Any, base: Any, data: pd.DataFrame, x: str) -> list[Any]:
     ]
 
 
-def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
+def gantt(attempts: pd.DataFrame, bands: pd.DataFrame | None = None) -> alt.LayerChart:
     """One order's tries on a time axis [s since its first try]. Each is a bar, with colour and mark by its outcome.
 
     `attempts`: a frame that `trellis.insight.attempts` or `history_attempts` returned. A hollow mark is a try whose
-    times are not known. It is drawn at a time when it may have run.
+    times are not known. It is drawn at a time when it may have run. `bands`: what was broken meanwhile, drawn behind
+    the tries; a frame with the columns name, began and healed [UTC], such as `session.experiments()`. Raises BadInput.
     """
     # Imported here: the import takes longer than the start of both servers, and a notebook's first cell draws nothing.
     import altair as alt
@@ -120,11 +122,14 @@ def gantt(attempts: pd.DataFrame) -> alt.LayerChart:
         color=_outcome_colour(alt, present),
         tooltip=[alt.Tooltip("step:N", title=words.part), "attempt", "outcome", "times", *seconds],
     )
-    bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(
-        x=alt.X("from:Q", title=f"seconds since the first {words.attempt}"), x2="to:Q"
-    )
+    title = f"seconds since the first {words.attempt}"
+    bars = base.mark_bar(height=16, stroke=PAPER, strokeWidth=0.5).encode(x=alt.X("from:Q", title=title), x2="to:Q")
     # The bar of a try that failed at once is thinner than a pixel. Its mark keeps it visible, also without colour.
-    layered: Any = alt.layer(bars, *_marks(alt, base, data, "to:Q")).properties(width=WIDTH, height=alt.Step(26))
+    layers = [bars, *_marks(alt, base, data, "to:Q")]
+    shown = bands_on(bands, first, rows["to"].max())
+    if len(shown):
+        layers = [*band_layers(alt, shown, title), *layers]
+    layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(26))
     chart: alt.LayerChart = layered
     return chart
 
@@ -137,10 +142,13 @@ def _many(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
-def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> alt.LayerChart:
+def timelines(
+    orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30, bands: pd.DataFrame | None = None
+) -> alt.LayerChart:
     """The first `most` orders, one line each [s since its first try], with a mark for each try that did not work.
 
-    The line of an order that has not ended is dashed, up to an arrow at its last known moment.
+    The line of an order that has not ended is dashed, up to an arrow at its last known moment. `bands`: as for `gantt`.
+    Each order began at another time, so its line carries the bands at their own places. Raises BadInput.
     """
     import altair as alt
 
@@ -169,12 +177,27 @@ def timelines(orders: pd.DataFrame, attempts: pd.DataFrame, most: int = 30) -> a
         .transform_calculate(label="datum.open == 'ended' ? lower(datum.state) : '\u25b6 ' + lower(datum.state)")
     )
     layers: list[Any] = [line, end]
+    broken = _bands_of(shown, lines, bands)
+    if len(broken):
+        tooltip = [alt.Tooltip("name:N", title="broken"), "from:Q", "to:Q"]
+        x = alt.X("from:Q", title=since_start(words))
+        layers.insert(0, alt.Chart(broken).mark_bar(height=11, **BAND).encode(y=y, x=x, x2="to:Q", tooltip=tooltip))
     if len(marks):
         base = alt.Chart(marks).encode(y=y, color=_outcome_colour(alt, list(marks["outcome"])))
         layers += _marks(alt, base, marks, "at:Q")
     layered: Any = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(16))
     chart: alt.LayerChart = layered
     return chart
+
+
+def _bands_of(shown: pd.DataFrame, lines: pd.DataFrame, bands: pd.DataFrame | None) -> pd.DataFrame:
+    """The bands on each order's line. Columns: name, from, to [s since the order began], order."""
+    ends = pd.to_timedelta(lines["to"], unit="s") + shown["began_at"]
+    found = [
+        bands_on(bands, began, end).assign(order=order)
+        for began, end, order in zip(shown["began_at"], ends, lines["order"], strict=True)
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def _timeline_rows(shown: pd.DataFrame, tries: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

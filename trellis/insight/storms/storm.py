@@ -73,7 +73,7 @@ class Storm:
         out = self.healed - self.broken
         calls = f"While the provider was out for {out:g} s, it got {self.times_normal:.3g} times its usual calls."
         if not self.alone:
-            return f"At {self.rate:.3g} orders a second the orders do not keep up, without any outage. {calls}"
+            return f"At {self.rate:.3g} orders/s the orders do not keep up, without any outage. {calls}"
         if self.drained_s is None:
             return (
                 f"{calls} The orders never recovered: after the outage the retries alone kept the provider so busy "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trellis.insight.colours import OUTCOMES, STATES, text_on
 from trellis.lab.control_room import rows
 from trellis.lab.control_room.board import Board, Column, Request
+from trellis.lab.control_room.break_panel import Break, Experiments
 from trellis.lab.control_room.fault_panel import Faults
 from trellis.lab.control_room.new_orders import NewOrders
 from trellis.lab.control_room.panels import Attempts, BackgroundLog, Orders
@@ -45,8 +46,8 @@ ORDERS = Board(
     title="Control room",
     columns=COLUMNS,
     requests=REQUESTS,
-    side=(NewOrders, Faults),
-    main=(Orders, Attempts, BackgroundLog),
+    side=(NewOrders, Break, Faults),
+    main=(Orders, Experiments, Attempts, BackgroundLog),
     states=tuple(State),
     ended=tuple(state for state in State if state.terminal),
     path=rows.PATH,

@@ -19,7 +19,7 @@ import traitlets as t
 
 from trellis.db.board import BoardReader
 from trellis.errors import TrellisError
-from trellis.lab.control_room import assets
+from trellis.lab.control_room import assets, break_panel
 from trellis.lab.control_room.board import Answer, Board, Handler, Message
 from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.orders import ORDERS
@@ -46,6 +46,7 @@ class ControlRoom(anywidget.AnyWidget):
     link = t.Dict().tag(sync=True)
     timeline = t.Dict().tag(sync=True)
     faults = t.Dict().tag(sync=True)
+    breaking = t.Dict().tag(sync=True)
     verdicts: t.List[Any] = t.List().tag(sync=True)
     beat = t.Int().tag(sync=True)
     troubles: t.List[Any] = t.List().tag(sync=True)
@@ -65,10 +66,12 @@ class ControlRoom(anywidget.AnyWidget):
         super().__init__(
             setup={**board.to_json(), "options": {panel.name: panel.options() for panel in self._panels}},
             link={"live": False, "text": "Connecting …"},
+            breaking=break_panel.state(engine.breaker),
             troubles=list(engine.log),
         )
         self.on_msg(self._receive)
         engine.log.listeners.add(self._logged)
+        engine.breaker.listeners.add(self.show_breaking)
         self._following = engine.submit(self._follow())
 
     @property
@@ -78,8 +81,12 @@ class ControlRoom(anywidget.AnyWidget):
     def close(self) -> None:
         """Stop following, and take the widget off the page."""
         self._following.cancel()
-        self.engine.log.listeners.discard(self._logged)
+        self._stop_listening()
         super().close()
+
+    def _stop_listening(self) -> None:
+        self.engine.log.listeners.discard(self._logged)
+        self.engine.breaker.listeners.discard(self.show_breaking)
 
     # --- what the page shows -------------------------------------------------------------------------------
 
@@ -89,7 +96,7 @@ class ControlRoom(anywidget.AnyWidget):
             await self.feed.run()
         finally:
             beating.cancel()
-            self.engine.log.listeners.discard(self._logged)
+            self._stop_listening()
             self.link = {"live": False, "text": ENDED, "ended": True}
 
     async def _beat(self) -> None:
@@ -107,6 +114,10 @@ class ControlRoom(anywidget.AnyWidget):
 
     def show_log(self) -> None:
         self.troubles = list(self.engine.log)
+
+    def show_breaking(self) -> None:
+        """Runs on the engine's thread, whenever an experiment or the workers changed."""
+        self.breaking = break_panel.state(self.engine.breaker)
 
     def report(self, title: str, ok: bool | None, text: str, number: int | None = None) -> int:
         """Show a verdict, or new words for the one with this number. `ok` None: not known yet. Returns its number."""

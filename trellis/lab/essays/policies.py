@@ -20,6 +20,7 @@ from trellis.insight.policy_words import one_in
 from trellis.insight.retries import Prediction, predict
 from trellis.lab.session import Session
 from trellis.model import State
+from trellis.outages import Capacity, Outage
 from trellis.policies import PRESETS, Placement, Policy, preset, tuned
 
 
@@ -75,38 +76,35 @@ async def run_through_outage(
     seconds: float = 24.0,
     outage: float = 6.0,
     error: float = 0.02,
+    step: str | None = None,
+    capacity: Capacity | None = None,
 ) -> list[str]:
-    """Start `orders` orders of one policy over `seconds`, and let every call fail for `outage` seconds in the middle.
+    """Start `orders` orders of one policy over `seconds`. For `outage` seconds in the middle the calls of `step` fail.
 
-    Before and after the outage a share `error` of the calls raises. Each order is approved as it starts. Returns the
-    orders' ids. Raises BadInput for an outage that does not fit in.
+    `step`: None for every step. Before and after the outage a share `error` of the calls raises. `capacity`: what the
+    provider of `step` serves; None: every call at once. Each order is approved as it starts. Returns the orders' ids
+    when all have ended. Raises BadInput for an outage that does not fit in, ConfigError for a step that is not known.
     """
     if not 0 < outage < seconds:
         raise BadInput("The outage must be longer than 0 s and shorter than the time in which the orders start.")
+    if capacity is not None and step is None:
+        raise BadInput("Say of which step the capacity is.")
     chosen = preset(policy) if isinstance(policy, str) else policy
     calm = FaultPlan(mix=Mix(error=error))
-    session.faults(calm)
-    try:
-        return await session.awaiting(_through_outage(session, chosen, orders, seconds, outage, calm))
-    finally:
-        session.faults(calm)
+    plan = calm.with_outages(Outage((seconds - outage) / 2, outage, step=step))
+    session.faults(plan if step is None or capacity is None else plan.with_capacity(step, capacity))
 
-
-async def _through_outage(
-    session: Session, policy: Policy, orders: int, seconds: float, outage: float, calm: FaultPlan
-) -> list[str]:
     async def one(number: int) -> str:
         await asyncio.sleep(seconds * number / orders)
-        return (await run_order(session.desk, policy, prefix="outage")).order_id
+        return (await run_order(session.desk, chosen, prefix="outage")).order_id
 
-    async def break_and_mend() -> None:
-        for wait, plan in (((seconds - outage) / 2, FaultPlan(mix=Mix(error=1.0))), (outage, calm)):
-            await asyncio.sleep(wait)
-            await session.desk.set_faults(plan, followed=True)
-            await session.watch.refresh()
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(one(number) for number in range(orders)))
 
-    _, ids = await asyncio.gather(break_and_mend(), asyncio.gather(*(one(number) for number in range(orders))))
-    return ids
+    try:
+        return await session.awaiting(all_of_them())
+    finally:
+        session.faults(calm)
 
 
 def missed_deadlines(runs: pd.DataFrame, predicted: Mapping[str, Prediction], deadline: float) -> pd.DataFrame:

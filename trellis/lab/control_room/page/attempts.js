@@ -29,8 +29,10 @@ export function attempts({ store, on, options }) {
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
   const legend = h("div", { class: "tr-legend" }, ["succeeded", "failed", "timed out", "abandoned"].map((name) =>
     h("span", {}, h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` }), name)));
-  const [ticks, axis, lanes, bars, running, marks] = ["line", "text", "text", "rect", "rect", "line"].map(drawn);
-  const svg = h("svg", { class: "tr-gantt", role: "img" }, [ticks, axis, lanes, marks, bars, running].map((part) => part.node));
+  const key = h("span", { hidden: true }, h("i", { class: "tr-band-key" }), "broken on purpose");
+  legend.append(key);
+  const [ticks, bands, bandNames, axis, lanes, bars, running, marks] = ["line", "rect", "text", "text", "text", "rect", "rect", "line"].map(drawn);
+  const svg = h("svg", { class: "tr-gantt", role: "img" }, [bands, ticks, bandNames, axis, lanes, marks, bars, running].map((part) => part.node));
   const picture = h("div", { class: "tr-picture" }, svg);
   const empty = h("div", { class: "tr-empty" });
   const cells = ["Step", "Attempt", "Outcome", "After", "Took", "Error"];
@@ -67,24 +69,37 @@ export function attempts({ store, on, options }) {
     const left = 84;
     const right = 14;
     const tall = 22;
+    const broken = (model.get("breaking").experiments ?? []).map((one) => ({ ...one, to: one.healed ?? store.now() }))
+      .filter((one) => one.began <= end && one.to >= from);
+    key.hidden = !broken.length;
+    const top = broken.length ? 14 : 0;
     const x = (ms) => left + ((Math.min(Math.max(ms, from), end) - from) / span) * (width - left - right);
-    const height = names.length * tall + 34;
+    const height = names.length * tall + 34 + top;
     const counts = {};
     for (const bar of tries) counts[bar.outcome] = (counts[bar.outcome] ?? 0) + 1;
     set(svg, "width", width);
     set(svg, "height", height);
     set(svg, "viewBox", `0 0 ${width} ${height}`);
-    set(svg, "aria-label", `${plural(tries.length, "attempt")} in ${(span / 1000).toFixed(2)} seconds: ${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}`);
+    set(svg, "aria-label", `${plural(tries.length, "attempt")} in ${(span / 1000).toFixed(2)} seconds: ${Object.entries(counts).map(([k, n]) => `${n} ${k}`).join(", ")}${broken.map((one) => `; broken meanwhile: ${one.title}`).join("")}`);
     const stride = niceStep(span / 1000, Math.max(3, Math.floor(width / 110)));
     const at = [];
     for (let s = 0; s <= span / 1000 + 1e-9; s += stride) at.push(Number(s.toFixed(6)));
     const place = (s) => left + ((s * 1000) / span) * (width - left - right);
-    ticks.show(at.map((s, i) => [i, [{ class: "tr-tick", x1: place(s), x2: place(s), y1: 4, y2: height - 28 }, ""]]));
+    bands.show(broken.map((one) => [one.id, [
+      { class: "tr-band", x: x(one.began), y: top, width: Math.max(2, x(one.to) - x(one.began)), height: height - 28 - top },
+      `${one.title}: broken on purpose for ${seconds(one.to - one.began)}`,
+    ]]));
+    // A name that begins near the right end is written to the left of it, or it would be cut off.
+    bandNames.show(broken.map((one) => {
+      const late = x(one.began) > width * 0.7;
+      return [one.id, [{ class: "tr-band-name", x: late ? Math.min(x(one.to), width - right) : x(one.began), y: 10, "text-anchor": late ? "end" : "start" }, one.title]];
+    }));
+    ticks.show(at.map((s, i) => [i, [{ class: "tr-tick", x1: place(s), x2: place(s), y1: top + 4, y2: height - 28 }, ""]]));
     axis.show([...at.map((s, i) => [i, [{ class: "tr-axis", x: place(s), y: height - 16, "text-anchor": "middle" }, String(s)]]),
       ["what", [{ class: "tr-axis", x: width - right, y: height - 3, "text-anchor": "end" }, "seconds since the first attempt"]]]);
-    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: i * tall + 19, "text-anchor": "end" }, name]]));
+    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: top + i * tall + 19, "text-anchor": "end" }, name]]));
     marks.show(noted.map((mark) => [`${mark.type} ${mark.at}`, [
-      { class: "tr-mark", x1: x(mark.at), x2: x(mark.at), y1: 4, y2: height - 28 },
+      { class: "tr-mark", x1: x(mark.at), x2: x(mark.at), y1: top + 4, y2: height - 28 },
       `${words(mark.type)} after ${seconds(mark.at - from)}${mark.reason ? `: ${mark.reason}` : ""}`,
     ]]));
     // Hedged lanes run side by side: each gets its share of the line.
@@ -93,14 +108,14 @@ export function attempts({ store, on, options }) {
     bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
       {
         class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,
-        x: x(bar.from), y: names.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares,
+        x: x(bar.from), y: top + names.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares,
         width: Math.max(3, x(bar.to) - x(bar.from)), height: 17 / shares - (shares > 1 ? 1 : 0),
       },
       `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
     ]]));
     const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
     running.show(!under ? [] : [["now", [
-      { class: "tr-running", x: x(since), y: names.indexOf(now) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
+      { class: "tr-running", x: x(since), y: top + names.indexOf(now) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
       `${row.step}, attempt ${row.attempt}: under way`,
     ]]]);
     if (table.open) list();
@@ -118,6 +133,7 @@ export function attempts({ store, on, options }) {
 
   table.addEventListener("toggle", draw);
   on(model, "change:timeline", draw);
+  on(model, "change:breaking", draw);
   on(store, "focus", draw);
   const watch = new ResizeObserver(() => draw());
   watch.observe(picture);

@@ -4,6 +4,7 @@ import { h, text, set } from "./dom.js";
 import { cells } from "./cells.js";
 import { filter } from "./filter.js";
 import { requests } from "./requests.js";
+import { brokenLine } from "./breaking.js";
 
 const TICK = "26px"; // the column of checkboxes
 
@@ -141,7 +142,8 @@ function table(store, on) {
 
 export function board({ store, on, prefix, options }) {
   const orders = table(store, on);
+  const broken = brokenLine({ store, on, ends: store.setup.options.breaking?.ends ?? {} });
   const node = h("section", { class: "tr-card", "aria-label": "Board" },
-    filter(store, on, options.counted), orders.nodes, requests(store, on, prefix, orders.moveTo));
-  return { node, beat: orders.beat };
+    filter(store, on, options.counted), broken.node, orders.nodes, requests(store, on, prefix, orders.moveTo));
+  return { node, beat: () => [orders, broken].forEach((part) => part.beat()) };
 }

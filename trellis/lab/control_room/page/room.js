@@ -6,12 +6,14 @@ import { storeOf } from "./store.js";
 import { board } from "./board.js";
 import { newOrders } from "./new_orders.js";
 import { faults } from "./faults.js";
+import { breaking } from "./breaking.js";
+import { experiments } from "./experiments.js";
 import { attempts } from "./attempts.js";
 import { log } from "./log.js";
 
 // Each panel receives { store, on, prefix, options } and returns { node, beat, end, folds }. Only the node is required.
 // `beat` runs four times a second. `folds` is for a panel at the side: may it be folded when there is only one column?
-const PANELS = { board, new_orders: newOrders, faults, attempts, log };
+const PANELS = { board, new_orders: newOrders, faults, breaking, experiments, attempts, log };
 
 const TWO_COLUMNS = 860; // px, as in room.css
 
