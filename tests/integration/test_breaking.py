@@ -37,8 +37,12 @@ def statuses(settings: Settings, server: breaking.Server) -> set[str]:
 
 
 async def test_a_killed_temporal_comes_back_at_its_address_with_its_data(own: Settings) -> None:
-    """A client that was connected before goes on, and the workflow that was started before is there."""
+    """A client that was connected before goes on, and the workflow that was started before is there.
+
+    Its port is none of those that the system gives to outgoing connections: they begin at 32768 or above.
+    """
     before = stack.require(own).temporal
+    assert int(before.address.rpartition(":")[2]) < 32_768
     client = await Client.connect(before.address)
     await client.start_workflow("Anything", id="kept", task_queue="nobody", execution_timeout=timedelta(minutes=5))
     pid = await breaking.kill(own, "temporal")

@@ -99,6 +99,9 @@ def test_starting_the_lab_twice_gives_the_same_session(session: Session) -> None
     first = lab.start()
     engines = [t for t in threading.enumerate() if t.name == "trellis-engine"]
     assert lab.start() is first
+    assert lab.start(workers=0) is first
+    with pytest.raises(BadInput, match="from 0 to 16"):
+        lab.start(workers=17)
     assert [t for t in threading.enumerate() if t.name == "trellis-engine"] == engines
     first.stop()
     again = lab.start()

@@ -116,7 +116,7 @@ async def test_a_capacity_can_change_while_calls_are_served(house: House, pool: 
     assert [await wave(3), await wave(3)] == [1, 1]
     assert [await wave(1), await wave(1)] == [3, 4]
     assert [await wave(3), await wave(3), await wave(3)] == [2, 2, 3]
-    # An ordinary table: it is there after a restart of Postgres, and after a crash.
+    # An ordinary table: what was reserved is there after a restart of Postgres.
     assert await house.one("SELECT relpersistence::text FROM pg_class WHERE relname = 'places'") == "p"
 
 

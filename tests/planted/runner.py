@@ -104,7 +104,7 @@ async def run(servers: stack.Stack, bug: Bug | None, scenarios: Sequence[str], s
                 await process.wait()
             output = (await reading).decode("utf-8", "replace")
             if process.returncode:
-                raise RuntimeError(f"{bug.name if bug else 'no mistake'}, {', '.join(scenarios)}: {output[-3000:]}")
+                raise RuntimeError(f"{bug.name if bug else 'no mistake'}, {', '.join(scenarios)}: {output[-20000:]}")
             return await _audited(target, url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

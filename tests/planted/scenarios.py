@@ -39,6 +39,8 @@ NOISE = Mix(error=0.15, hang=0.1)
 CALM = Mix()
 PATIENCE = 60.0
 """How long anything may take that is waited for [s]."""
+STANDSTILL = 80.0
+"""After this time a scenario says where it stands [s]. The runner ends it at 100 s."""
 
 
 @dataclass
@@ -285,6 +287,15 @@ async def opened(name: str, settings: config.Settings, seed: int) -> AsyncIterat
         yield Run(at.desk, watch, random.Random(f"{seed} {name}"), scenario.policy, late)
 
 
+async def report_standstill(name: str) -> None:
+    """After a while, print where each task stands."""
+    await asyncio.sleep(STANDSTILL)
+    print(f"{name} stands still.", flush=True)
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=4, file=sys.stdout)
+    sys.stdout.flush()
+
+
 async def main(copy: Path, seed: int, names: list[str]) -> None:
     found = Path(workers.__file__).resolve()
     if not found.is_relative_to(copy.resolve()):
@@ -292,6 +303,7 @@ async def main(copy: Path, seed: int, names: list[str]) -> None:
     settings = config.load(dict(os.environ), env_file=None)
     logs.configure(settings)
     for name in names:
+        watching = asyncio.create_task(report_standstill(name))
         async with opened(name, settings, seed) as run:
             acting = asyncio.create_task(SCENARIOS[name].act(run))
             failing = asyncio.create_task(run.watch.worker_failed.wait())
@@ -301,11 +313,13 @@ async def main(copy: Path, seed: int, names: list[str]) -> None:
                 raise SystemExit("A worker failed.")
             failing.cancel()
             await acting
-        print(f"{name}: {len(run.orders)} orders ended", flush=True)
+            print(f"{name}: {len(run.orders)} orders ended", flush=True)
+            if name == names[-1]:
+                # At once. A worker with a mistake may not be able to end in order. And Temporal's threads may call into
+                # an interpreter that is being taken down, which aborts the process.
+                os._exit(0)
+        watching.cancel()
 
 
 if __name__ == "__main__":
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
-    # Temporal's threads may call into an interpreter that is being taken down, which aborts the process.
-    sys.stdout.flush()
-    os._exit(0)

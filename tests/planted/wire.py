@@ -26,7 +26,7 @@ class StatementWire:
     def __init__(self, url: str, rule: Rule) -> None:
         given = psycopg.conninfo.conninfo_to_dict(url)
         self._target = Path(str(given["host"])) / f".s.PGSQL.{given.get('port', 5432)}"
-        self._folder = Path(tempfile.mkdtemp(prefix="planted-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="wire-", dir=Path.cwd()))
         self.address = f"postgresql://{given['user']}@/{given['dbname']}?host={quote(str(self._folder))}"
         self._rule = rule
         self._serving: set[asyncio.Task[None]] = set()

@@ -24,6 +24,7 @@ from trellis.insight.retries import (
 )
 from trellis.insight.simulate import simulate
 from trellis.model import FORWARD_OUTSIDE_STEPS
+from trellis.outages import Capacity, Outage
 from trellis.policies import PRESETS, Policy, preset, tuned
 
 SEVEN = (*FORWARD_OUTSIDE_STEPS, FORWARD_OUTSIDE_STEPS[0])
@@ -174,6 +175,16 @@ def test_a_script_has_no_probabilities() -> None:
     """A plan with a script has fixed outcomes, so it is refused where shares are needed."""
     with pytest.raises(BadInput, match="script"):
         predict(preset("swift"), FaultPlan.scripted("charge: error"))
+
+
+def test_outages_and_queues_are_not_predicted_as_if_they_were_not_there() -> None:
+    """The mathematics needs calls that do not depend on one another, so a plan with an outage or a queue is refused."""
+    for plan in (
+        FaultPlan.canonical().with_outages(Outage(5, 10)),
+        FaultPlan.canonical().with_capacity("charge", Capacity(2, 0.2)),
+    ):
+        with pytest.raises(BadInput, match="depend on one another"):
+            predict(preset("swift"), plan)
     with pytest.raises(BadInput, match="grid"):
         predict(preset("swift"), dt=0)
 

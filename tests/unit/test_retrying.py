@@ -12,6 +12,7 @@ from temporalio.testing import ActivityEnvironment
 
 from trellis.activities.gate import Gate, Gates
 from trellis.activities.retrying import Attempt, Retrying, Stop, beating
+from trellis.errors import ConfigError
 from trellis.model import EventType
 from trellis.policies import Placement, Retry
 
@@ -176,3 +177,9 @@ async def test_further_lanes_of_a_hedge_pay_as_retries() -> None:
     assert await Retrying[str]("greet", hedged, gate=shared).run(call) == "hello"
     assert lanes == {0}
     assert Gates().of("greet", LOOP) is None
+
+
+def test_a_retry_budget_without_a_gate_is_one_sentence() -> None:
+    """Nobody believes that retries are limited while they are not."""
+    with pytest.raises(ConfigError, match=r"greet limits the worker's retries.*needs the worker's gate\."):
+        Retrying[str]("greet", LIMITED)

@@ -43,6 +43,7 @@ def test_a_policy_that_does_not_recover_is_refused_for_one_that_does() -> None:
     assert found.stressed.refused
     assert "Refused" in found.words()
     assert "recover" in found.stressed.words()
+    assert "leaves out the wait" in found.words()
     assert found.policy.name in set(found.frontier["name"])
     assert found.outage_calls < alone.outage_calls
 

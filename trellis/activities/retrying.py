@@ -25,6 +25,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from trellis.activities.gate import Gate
+from trellis.errors import ConfigError
 from trellis.model import EventType
 from trellis.policies import Placement, Retry
 
@@ -87,7 +88,10 @@ def _ignore(attempt: Attempt, type_: EventType, error: str) -> None:
 
 
 class Retrying(Generic[T]):
-    """The calls of one activity execution. `what` names the work in messages; `draw` gives the jitter in [0, 1)."""
+    """The calls of one activity execution. `what` names the work in messages; `draw` gives the jitter in [0, 1).
+
+    `gate`: the worker's gate for this rule (`Gates.of`). Raises ConfigError if the rule needs one and there is none.
+    """
 
     def __init__(
         self,
@@ -98,6 +102,9 @@ class Retrying(Generic[T]):
         draw: Callable[[Attempt], float] = lambda attempt: random.random(),
         gate: Gate | None = None,
     ) -> None:
+        if retry.governed and gate is None:
+            # An activity's own gate would limit nothing: a retry budget is for all activities of the worker.
+            raise ConfigError(f"The retry rule of {what} limits the worker's retries, and needs the worker's gate.")
         self._what = what
         self._retry = retry
         self._on_missed = on_missed

@@ -234,6 +234,11 @@ def _problem(
             raise BadInput(f"It is not known how the calls of {missing[0]!r} behave. Known are {', '.join(calls)}.")
     else:
         plan = FaultPlan.canonical() if faults is None else faults
+        if plan.outages or plan.capacity:
+            raise BadInput(
+                "Outages and a provider of finite capacity make the calls of all orders depend on one another, which "
+                "no prediction covers. Play such a plan with insight.simulate or insight.storms."
+            )
         calls = {name: Calls.planned(plan, name) for name in names}
     policy.check(tuple(dict.fromkeys((*OUTSIDE_STEPS, *names, *calls))))
     check_part(chain)

@@ -64,24 +64,27 @@ class Stress:
 @dataclass(frozen=True)
 class Stressed:
     """The storm of the advised policy, and what it was chosen over. `step`: whose provider was out. `refused`: cheaper
-    policies that do not recover, each with its rules in words."""
+    policies that do not recover, each with its rules in words. `limited`: the provider had a capacity. The prediction
+    of the share that misses the deadline does not know its queue, nor a retry budget."""
 
     storm: Storm
     step: str
     refused: tuple[str, ...]
+    limited: bool = False
 
     def words(self, noun: str = "order") -> str:
         """What was refused, and how long the advised policy needs."""
         found = self.storm
         out = found.healed - found.broken
+        queue = " The share that misses leaves out the wait in a provider's queue." if self.limited else ""
         no = "".join(f"Refused, because its {noun}s never recover: {one}. " for one in self.refused[:1])
         if not out:
-            return f"{no}At {found.rate:.3g} {noun}s/s its {noun}s keep up with the capacity."
+            return f"{no}At {found.rate:.3g} {noun}s/s its {noun}s keep up with the capacity.{queue}"
         assert found.drained_s is not None
         return (
             f"{no}At {found.rate:.3g} {noun}s/s, {out:g} s without the provider of {self.step} cost "
             f"{found.times_normal:.3g} times its usual calls, and the {noun}s recover {found.drained_s:.1f} s "
-            f"afterwards{f'; {found.failed} {noun}s used up their budget' if found.failed else ''}."
+            f"afterwards{f'; {found.failed} {noun}s used up their budget' if found.failed else ''}.{queue}"
         )
 
     def result(self) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class Trial:
         out = () if stress.outage is None else (
             outage(stress.outage, how=stress.how, step=self.step, rate=self.rate),)  # fmt: skip
         self._plan = FaultPlan(outages=out, capacity=capacity)
+        self.limited = bool(capacity)
         need_room(self._plan, self.rate, self._calls, self._chain)
 
     def storm_of(self, policy: Policy, beside: Usual | None = None) -> tuple[Storm | None, Usual]:
@@ -191,7 +195,7 @@ def surviving(
         prediction = met(policy)
         if found is not None and prediction is not None:
             # A policy that needs no help is taken as it is.
-            return prediction, Stressed(found, trial.step, tuple(refused))
+            return prediction, Stressed(found, trial.step, tuple(refused), trial.limited)
         refused.append(rules(policy))
         helped: list[tuple[float, int, Prediction, Storm]] = []
         for governed in trial.governed(policy):
@@ -200,7 +204,7 @@ def surviving(
                 helped += [(found.times_normal, len(helped), prediction, found)] if found is not None else []
         if helped:
             _, _, prediction, found = min(helped, key=lambda one: one[:2])
-            return prediction, Stressed(found, trial.step, tuple(refused))
+            return prediction, Stressed(found, trial.step, tuple(refused), trial.limited)
     raise BadInput(
         f"No policy that is good enough recovers at {trial.rate:.3g} orders/s. Refused: {'; '.join(refused)}. "
         f"Raise the capacity, lower the rate, or allow a longer deadline."

@@ -63,6 +63,8 @@ async def start_again(settings: Settings, server: Server) -> None:
             await postgres.up(settings)
             return
         before = temporal.last_address(settings.home)
+        if temporal.process(settings.home) is None:
+            await temporal.ports_released(settings.home)
         now = await temporal.up(settings)
         if before not in (None, now.address):
             raise StackError(f"Another program has taken {before} meanwhile; Temporal now runs at {now.address}.")
