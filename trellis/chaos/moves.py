@@ -20,6 +20,7 @@ class Moves:
     others_s: orders without anything in flight, from the moment a new worker worked (0 if others moved them earlier).
     in_flight_s: orders whose step was in flight, from the latest possible end of its heartbeat.
     task_s: orders whose workflow task was in flight, from the end of Temporal's timeout for it.
+    Where new workers came later than the timeout, both count from the moment a new worker worked.
     """
 
     others_s: float | None = None
@@ -45,9 +46,9 @@ async def after_kill(house: House, arrivals: Arrivals) -> Moves:
         }
         for move in await books.moves(ids, killed):
             if move.order_id in lost:
-                tasks.append((move.moved_at - lost[move.order_id]).total_seconds())
+                tasks.append((move.moved_at - max(lost[move.order_id], worked)).total_seconds())
             elif move.execution > 1:
-                in_flight.append((move.moved_at - killed - HEARTBEAT).total_seconds())
+                in_flight.append((move.moved_at - max(killed + HEARTBEAT, worked)).total_seconds())
             else:
                 others.append(max(0.0, (move.moved_at - worked).total_seconds()))
     orders = len(others) + len(in_flight) + len(tasks)
