@@ -10,6 +10,7 @@ import pytest
 
 from trellis.chaos.arrivals import due_times
 from trellis.chaos.recovery import Backlog, Pace, drained, pace_of, predicted, usual
+from trellis.chaos.scenario import Options
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,11 @@ def test_arrivals_keep_their_rate_and_repeat_with_their_seed() -> None:
     assert [int(at * 3) for at in due] == list(range(60))
     assert due == due_times(60, 3, seed=7) != due_times(60, 3, seed=8)
     assert len({round(later - earlier, 6) for earlier, later in pairwise(due)}) > 30
+
+
+def test_a_slow_machine_gets_fewer_orders_unless_a_rate_was_given() -> None:
+    """At 2.6 orders/s, three a second would show an overloaded machine. A rate that a person gave is kept."""
+    slow, quick = Pace(2.6, 1.0, 1.0), Pace(9.0, 1.0, 1.0)
+    assert Options(rate=3, slows=True).within(slow).rate == pytest.approx(0.6 * 2.6)
+    assert Options(rate=3, slows=True).within(quick).rate == 3
+    assert Options(rate=3).within(slow).rate == 3

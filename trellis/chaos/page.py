@@ -44,7 +44,7 @@ def page(result: Result, options: Options, says: dict[str, str]) -> str:
         f"<title>Trellis chaos: {worst}</title><style>{_STYLE}</style></head><body>",
         f'<h1>Chaos: <span class="{worst}">{worst}</span></h1>',
         f"<p>{len(result.scenarios)} scenarios, {violations} violations, {len(result.skipped)} skipped. "
-        f"{options.orders} orders at {options.rate:g}/s in each, seed {options.seed}, policy "
+        f"{options.orders} orders at {result.rate or options.rate:.3g}/s in each, seed {options.seed}, policy "
         f"{escape(options.policy.name)}, {options.workers} workers.</p>",
         f'<p class="soft">Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Drained: seconds from the end of the fault '
         "until the backlog is what it was and new orders are as quick as before. Predicted: the same, computed before "

@@ -59,6 +59,11 @@ async def chaos(
             f"Measured: {result.pace.orders_per_s:.1f} orders/s when many wait, {result.pace.lag_s:.1f} s after new "
             f"workers began, which take {result.pace.hire_s:.1f} s to start."
         )
+        slower = options.within(result.pace)
+        if slower.rate < options.rate:
+            tell(f"That leaves too little room for {options.rate:g} orders/s, so {slower.rate:.2g} arrive a second.")
+        options = slower
+    result.rate = options.rate
     for nemesis in nemeses:
         try:
             one = await scenario(settings, nemesis, options, result.pace, tell, tick)

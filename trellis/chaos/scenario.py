@@ -23,6 +23,10 @@ from trellis.policies import Policy, preset
 FIRST, LAST = 0.3, 0.45
 """Where in the run the first break comes, as a share of the time in which orders arrive. The seed draws it."""
 
+ROOM = 0.6
+"""The default rate is at most this share of what was measured. Above it a run would show an overloaded machine, whose
+orders end late, and not what was broken."""
+
 LONGEST = 0.55
 """The default length of a fault is at most this share of the run, so that it ends while orders arrive."""
 
@@ -40,8 +44,8 @@ class Options:
 
     orders, rate: how many orders, and how many a second. seconds: how long each fault lasts; None: as long as its
     nemesis says. every: break again every so many seconds; None: once. break_at: seconds until the first break; None:
-    the seed draws it. keep: leave the folder of a scenario with
-    violations. predicts: measure the pace first, and predict how long outages take to drain.
+    the seed draws it. keep: leave the folder of a scenario with violations. predicts: measure the pace first, and
+    predict how long outages take to drain. slows: the rate may be lowered to what the machine can do.
     """
 
     orders: int = 60
@@ -55,6 +59,11 @@ class Options:
     workers: int = 2
     keep: bool = False
     predicts: bool = True
+    slows: bool = False
+
+    def within(self, pace: Pace) -> Options:
+        """The options at a rate that leaves room for a backlog to drain, if they allow another rate."""
+        return replace(self, rate=min(self.rate, ROOM * pace.orders_per_s)) if self.slows else self
 
     @property
     def plan(self) -> FaultPlan:
@@ -182,9 +191,12 @@ class Skipped:
 
 @dataclass
 class Result:
+    """pace: what was measured before the first scenario. rate: how many orders arrived a second."""
+
     scenarios: list[Scenario] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     pace: Pace | None = None
+    rate: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {

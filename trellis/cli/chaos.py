@@ -17,15 +17,21 @@ from trellis.policies import preset
 if TYPE_CHECKING:
     from trellis.chaos.scenario import Options, Result
 
+RATE = 3.0
+"""Orders a second, unless the machine is too slow for it: then `trellis.chaos` lowers it."""
+
 
 def chaos(
     scenario: Annotated[str, typer.Option(help="One scenario, several with commas, or all.")] = "worker-killed",
     list_: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
     orders: Annotated[int, typer.Option(min=1, help="How many orders in each scenario.")] = 60,
-    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="How many orders arrive a second.")] = 3.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=1000, help="How many orders arrive a second; else 3, or fewer on a slow machine."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of arrivals, faults and breaks.")] = 0,
     outage: Annotated[
-        float | None, typer.Option(min=0, help="How long each fault lasts [s]; else as long as its scenario says.")
+        float | None, typer.Option(min=0, help="Seconds that each fault lasts; else as its scenario says.")
     ] = None,
     every: Annotated[
         float | None, typer.Option("--every", "--kill-every", min=1, help="Break again every so many seconds.")
@@ -57,9 +63,10 @@ def chaos(
         logging.getLogger(name).setLevel(logging.ERROR)
     chosen = find(scenario)
     if minutes is not None:
-        orders = max(1, round(minutes * 60 * rate))
+        orders = max(1, round(minutes * 60 * (rate or RATE)))
     options = Options(
-        orders=orders, rate=rate, seed=seed, seconds=outage, every=every, policy=preset(policy), workers=workers,
+        orders=orders, rate=rate or RATE, slows=rate is None and minutes is None, seed=seed, seconds=outage,
+        every=every, policy=preset(policy), workers=workers,
         faults=mild() if faults is None else FaultPlan.parse(faults), keep=keep,
     ).check()  # fmt: skip
     where = page or settings.home / "chaos.html"
