@@ -98,6 +98,19 @@ async def ids(room: Locator) -> list[str]:
     return found
 
 
+async def press_calm(room: Locator) -> None:
+    """Press *Calm*. JupyterLab takes cells that are out of view off the page, and a narrow room folds its panels."""
+    calm, panel = room.get_by_role("button", name="Calm"), room.get_by_text("Faults", exact=True)
+    async with asyncio.timeout(60):
+        while not await calm.is_visible():
+            if await panel.is_visible():
+                await panel.click()
+            elif await room.count():
+                await room.scroll_into_view_if_needed()
+            await asyncio.sleep(0.5)
+    await calm.click()
+
+
 def line(room: Locator, order_id: str) -> Locator:
     return room.locator(f'.tr-line[data-id="{order_id}"]')
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.rooms import ARTEFACTS, NOTEBOOK, Lab, lab, line
+from tests.browser.rooms import ARTEFACTS, NOTEBOOK, Lab, lab, line, press_calm
 from trellis import stack
 from trellis.lab.essays.executing import FOLDER
 
@@ -59,7 +59,7 @@ async def test_the_first_notebook_waits_for_a_person_and_ends_with_the_control_r
             - max(ts) FILTER (WHERE type = 'AWAITING_APPROVAL')) < 18 FROM events WHERE order_id = %s"""
         assert await lab.row(waited, order)
         # The tests after this one share the ledger and its fault plan.
-        await page.locator(".tr-room").get_by_role("button", name="Calm").click()
+        await press_calm(page.locator(".tr-room"))
         await lab.becomes("0.0", "SELECT plan_json -> 'mix' ->> 'hang' FROM fault_plans ORDER BY version DESC LIMIT 1")
         picture = page.locator(".jp-MarkdownOutput img").last
         await picture.scroll_into_view_if_needed()

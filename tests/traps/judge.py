@@ -92,9 +92,10 @@ def translated(retry: Retry) -> Rule:
 
 def few_candidates(patch: pytest.MonkeyPatch) -> None:
     """Let `recommend` choose among fewer policies, which is quicker."""
-    patch.setattr("trellis.insight.recommend._TIMEOUTS", (0.1, 0.4, 1.5, 5.0))
-    patch.setattr("trellis.insight.recommend._BACKOFFS", ((0.005, 0.05), (0.2, 1.0)))
-    patch.setattr("trellis.insight.recommend._LANES", (1, 2))
+    patch.setattr("trellis.insight.candidates._TIMEOUTS", (0.1, 0.4, 1.5, 5.0))
+    for module in ("candidates", "recommend"):
+        patch.setattr(f"trellis.insight.{module}.BACKOFFS", ((0.005, 0.05), (0.2, 1.0)))
+        patch.setattr(f"trellis.insight.{module}.LANES", (1, 2))
 
 
 def judged(scenario: Scenario, seed: int = 0) -> Verdict:

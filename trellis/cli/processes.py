@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 POLLED_SECONDS = 90
 """A worker without tasks polls at least once a minute. A worker that has not polled for this long has ended."""
+
+LAST_SECONDS = 10.0
+"""How long a worker may take to end in order after the process that started it has ended."""
 
 
 def worker(
@@ -68,6 +72,10 @@ async def _orphaned(parent: int) -> Literal[True]:
     """Wait until this process has another parent, because the one that started it has ended without a word."""
     while os.getppid() == parent:
         await asyncio.sleep(0.5)
+    # Nobody is left who could end this process if it did not come to its end by itself.
+    last = threading.Timer(LAST_SECONDS, os._exit, (1,))
+    last.daemon = True
+    last.start()
     return True
 
 
