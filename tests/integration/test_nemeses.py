@@ -22,6 +22,7 @@ from trellis.chaos.nemesis import Nemesis
 from trellis.chaos.registry import NEMESES
 from trellis.chaos.wire import PASS
 from trellis.config import Settings
+from trellis.edited import Edit, package_copy
 from trellis.errors import StackError
 from trellis.faults import FaultPlan
 from trellis.policies import preset
@@ -150,15 +151,15 @@ async def test_a_house_without_wires_says_why_it_cuts_none(house: House) -> None
 @pytest.mark.parametrize("kind", deploys.ALL)
 def test_another_version_is_this_one_with_its_edits(kind: type[deploys._Deployed], tmp_path: Path) -> None:
     """The edits fit this version and give modules that compile. An edit that no longer fits is refused."""
-    made = deploys.package_copy(tmp_path / "other", kind.edits)
+    made = package_copy(tmp_path / "other", kind.edits)
     assert made["PYTHONPATH"] == str(tmp_path / "other")
     for name, old, new in kind.edits:
-        text = (tmp_path / "other" / "trellis" / name).read_text("utf-8")
+        text = (tmp_path / "other" / name).read_text("utf-8")
         assert new in text
         assert text.count(old) == new.count(old)
         compile(text, name, "exec")
         with pytest.raises(StackError, match="exactly once"):
-            deploys.package_copy(tmp_path / "other", [(name, "no such line", "")])
+            package_copy(tmp_path / "other", [Edit(name, "no such line", "")])
 
 
 def test_every_experiment_of_the_guide_has_a_nemesis() -> None:

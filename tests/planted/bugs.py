@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Edit:
-    """One change of the copy: `old` must stand in the file exactly once, or the mistake is disarmed."""
-
-    file: str
-    old: str
-    new: str
+from trellis.edited import Edit
 
 
 @dataclass(frozen=True)

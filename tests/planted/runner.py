@@ -24,6 +24,8 @@ from trellis import stack
 from trellis.audit import Report, audit
 from trellis.config import Settings
 from trellis.db.pool import open_pool
+from trellis.edited import package_copy
+from trellis.errors import StackError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 100.0
@@ -36,17 +38,10 @@ class Disarmed(Exception):
 
 def copy_of_the_package(folder: Path, bug: Bug | None = None) -> None:
     """The package and its SQL in `folder`, with the mistake in it. Raises Disarmed."""
-    for part in ("trellis", "sql"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
-    for edit in bug.edits if bug else ():
-        path = folder / edit.file
-        text = path.read_text("utf-8")
-        if text.count(edit.old) != 1:
-            raise Disarmed(
-                f"The mistake {bug.name if bug else ''} changes {edit.file}, and what it changes is there "
-                f"{text.count(edit.old)} times. Plant it anew in tests/planted/bugs.py."
-            )
-        path.write_text(text.replace(edit.old, edit.new), "utf-8")
+    try:
+        package_copy(folder, bug.edits if bug else ())
+    except StackError as why:
+        raise Disarmed(f"{bug.name if bug else ''}: {why} Plant it anew in tests/planted/bugs.py.") from None
 
 
 @dataclass(frozen=True)

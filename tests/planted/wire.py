@@ -1,6 +1,6 @@
 """A proxy before Postgres that reads the statements that pass, and holds one up or cuts its connection.
 
-`trellis.chaos` has a wire that treats all bytes alike. These scenarios need one certain statement to be late or lost.
+The wire of `trellis.chaos` loses answers to commits. These scenarios need one certain statement to be late or lost.
 """
 
 from __future__ import annotations

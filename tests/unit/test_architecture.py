@@ -50,13 +50,16 @@ ALLOWED: dict[str, set[str]] = {
     "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "crew": {"config", "errors"},
-    "chaos": {"audit", "config", "crew", "db", "desk", "driving", "logs", "runtime", "stack", "workflows", *WORDS},
+    "edited": {"db", "errors"},
+    "chaos": {
+        "audit", "config", "crew", "db", "desk", "driving", "edited", "logs", "runtime", "stack", "workflows", *WORDS,
+    },
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
-        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "insight", "logs", "runtime",
-        "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
+        "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",

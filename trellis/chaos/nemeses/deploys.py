@@ -6,10 +6,7 @@ The other version is a copy of this package with an edit or two, in a folder of 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
-from collections.abc import Iterable
-from pathlib import Path
 from typing import ClassVar
 
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
@@ -20,8 +17,8 @@ from trellis.chaos.experiments import BROKEN_DEPLOY, VERSIONED_DEPLOY
 from trellis.chaos.house import House
 from trellis.chaos.nemeses.workers import refill
 from trellis.chaos.nemesis import Nemesis
-from trellis.db.migrate import sql_folder
 from trellis.driving import sample_order
+from trellis.edited import Edit, package_copy
 from trellis.errors import StackError
 from trellis.model import Order, State, workflow_id
 from trellis.policies import preset
@@ -35,28 +32,10 @@ PATCHED = "core_patch"
 PATIENCE = 60.0
 
 
-def package_copy(into: Path, edits: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """A copy of this package under `into`, with edits (file, old text, new text); the environment that runs it.
-
-    Raises StackError if an old text is not there exactly once: then the file has changed since the edit was written.
-    """
-    copied = into / "trellis"
-    shutil.rmtree(into, ignore_errors=True)
-    shutil.copytree(Path(__file__).resolve().parents[2], copied, ignore=shutil.ignore_patterns("__pycache__", "_sql"))
-    shutil.copytree(sql_folder(), copied / "_sql")
-    for name, old, new in edits:
-        text = (copied / name).read_text("utf-8")
-        if text.count(old) != 1:
-            raise StackError(f"The copy of {name} cannot be edited: it does not have {old.strip()!r} exactly once.")
-        (copied / name).write_text(text.replace(old, new), "utf-8")
-    # Without the safe path, Python would find the package of the folder that it is started in.
-    return {"PYTHONPATH": str(into), "PYTHONSAFEPATH": "1"}
-
-
 class _Deployed(Nemesis):
     """Workers of another version."""
 
-    edits: tuple[tuple[str, str, str], ...]
+    edits: tuple[Edit, ...]
     abruptly: ClassVar[bool] = False
     """Kill the old workers, so that what they had begun is left for the new ones. Else they may finish it."""
     replaces_workers = True
@@ -104,8 +83,8 @@ class DeployBroken(_Deployed):
     seconds = 4.0
     abruptly = True
     edits = (
-        (
-            "workflows/order.py",
+        Edit(
+            "trellis/workflows/order.py",
             "        self._charging = True\n        await self._outside(Step.CHARGE)\n",
             "        if not workflow.unsafe.is_replaying():\n"
             '            raise RuntimeError("the fraud check does not answer")\n'
@@ -153,8 +132,8 @@ class DeployVersioned(_Deployed):
     experiment = VERSIONED_DEPLOY
     seconds = 0.0
     edits = (
-        (
-            "workflows/requests.py",
+        Edit(
+            "trellis/workflows/requests.py",
             "        if not self._unreadable and workflow.patched(READ_BY_HAND):\n",
             "        if False:\n",
         ),

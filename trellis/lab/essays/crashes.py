@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 import pandas as pd
 
 from trellis import config
 from trellis.db.books import entries
-from trellis.db.migrate import sql_folder
+from trellis.edited import Edit, package_copy
 from trellis.errors import BadInput, TrellisError
 from trellis.faults import FaultPlan
 from trellis.lab.session import Session
@@ -22,13 +20,13 @@ from trellis.runtime import workspace
 PATIENCE = 30.0
 
 MISTAKES = {
-    "attempt in the key": (
-        "activities/steps.py",
+    "attempt in the key": Edit(
+        "trellis/activities/steps.py",
         "charge_key(order.payment_id), order.order_id, order.total_cents",
         'charge_key(f"{order.payment_id}-{activity.info().attempt}"), order.order_id, order.total_cents',
     ),
 }
-"""Mistakes that can be planted: (file, what stands there, what the mistake makes of it)."""
+"""Mistakes that can be planted."""
 
 
 async def charged_but_not_recorded(session: Session, pause: float = 20.0) -> str:
@@ -90,9 +88,7 @@ class MistakenSession(Session):
         self._own = ExitStack()
         settings = self._own.enter_context(workspace(config.load()))
         try:
-            copy = _planted(settings.home / "mistaken", *MISTAKES[mistake])
-            # Without the second one, Python would look for the package in the current folder first.
-            self.worker_environment = {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
+            self.worker_environment = package_copy(settings.home / "mistaken", [MISTAKES[mistake]])
             super().__init__(settings, processes)
         except BaseException:
             self._own.close()
@@ -111,18 +107,3 @@ def start_with_mistake(mistake: str = "attempt in the key", workers: int = 2) ->
     Raises BadInput for an unknown mistake, and TrellisError as `lab.start` does.
     """
     return MistakenSession(mistake, workers)
-
-
-def _planted(folder: Path, file: str, right: str, wrong: str) -> Path:
-    """A copy of the package and its migrations in `folder`, with the mistake."""
-    package = Path(config.__file__).parent
-    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "page", "jupyter"))
-    sql = sql_folder()
-    if not sql.is_relative_to(package):
-        shutil.copytree(sql, folder / sql.name)
-    path = folder / package.name / file
-    text = path.read_text("utf-8")
-    if text.count(right) != 1:
-        raise TrellisError(f"The mistake cannot be planted: {file} no longer has the line that it changes.")
-    path.write_text(text.replace(right, wrong), "utf-8")
-    return folder
