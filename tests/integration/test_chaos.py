@@ -40,15 +40,15 @@ async def test_a_killed_worker_and_a_providers_outage_lose_no_order(
     """The short form of `trellis chaos`: both faults land, every acknowledged order ends, the audit is clean, and the
     folders and servers of both scenarios are gone afterwards."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    options = Options(orders=12, rate=3, seed=1, predicts=False)
+    options = Options(orders=24, rate=8, seed=1, predicts=False)
     found = await chaos(settings, [WorkerKilled, ProviderRaises], options)
     assert found.skipped == []
     for one in found.scenarios:
         assert one.verdict.word == "CLEAN", one.verdict.sentence
         assert one.verdict.landed > 0
-        assert one.acknowledged == one.orders == 12
+        assert one.acknowledged == one.orders == 24
         assert set(one.states) <= {"COMPLETED", "FAILED"}
-        assert sum(one.states.values()) == 12
+        assert sum(one.states.values()) == 24
     killed, _ = found.scenarios
     assert killed.moves.orders > 0
     assert not list(tmp_path.glob("trellis-*"))

@@ -11,13 +11,13 @@ from tests.conftest import House
 from trellis import insight, stack
 from trellis.bench.deadline import rounds_used_up
 from trellis.driving import run_order
-from trellis.faults import FaultPlan
+from trellis.faults import FaultPlan, Outcome
 from trellis.insight.calls import Overhead
 from trellis.insight.chain import ORDER
 from trellis.insight.fit import learn
 from trellis.insight.recommend import recommend
 from trellis.insight.retries import predict
-from trellis.model import FORWARD_OUTSIDE_STEPS, State
+from trellis.model import FORWARD_OUTSIDE_STEPS, State, TryId
 from trellis.parsing import parse_order
 from trellis.policies import preset, tuned
 
@@ -56,7 +56,8 @@ async def test_a_fit_of_real_attempts_finds_the_thirds(house: House, running: st
 
 async def test_real_calls_cost_what_was_predicted(house: House, running: stack.Stack) -> None:
     """Three calls a step, and no order faster than computed. Both hold under any load."""
-    await house.faults(FaultPlan.canonical(5))
+    plan = FaultPlan.canonical(5)
+    await house.faults(plan)
     orders = await asyncio.gather(*(house.start(approve=True) for _ in range(60)))
     for order in orders:
         await house.desk.wait(order.order_id)
@@ -67,8 +68,14 @@ async def test_real_calls_cost_what_was_predicted(house: House, running: stack.S
     fastest = predict(preset("swift"), overhead=Overhead(0.0, 0.0))
     for at in (0.5, 1.0, 1.5, 2.0, 3.0):
         assert (seconds <= at).mean() <= fastest.cdf(at) + 4 * (0.25 / len(seconds)) ** 0.5
+    # A busy machine answers some calls after their timeout. Those that the plan did not draw as faults do not count.
+    late = sum(
+        row["outcome"] != "succeeded"
+        and plan.outcome(TryId(row["order_id"], row["step"], row["round"], row["execution"], row["try"])) is Outcome.OK
+        for row in attempts.dropna(subset=["attempt"]).to_dict("records")
+    )
     ended = attempts.groupby(["order_id", "step"], observed=True)["attempt"].max()
-    assert ended.mean() == pytest.approx(predict(preset("swift")).calls_per_step, rel=0.25)
+    assert ended.mean() - late / len(ended) == pytest.approx(predict(preset("swift")).calls_per_step, rel=0.25)
 
 
 async def test_orders_that_used_up_their_rounds_are_counted_apart(house: House) -> None:

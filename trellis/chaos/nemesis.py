@@ -5,11 +5,31 @@ The word is Jepsen's (jepsen.io): the process of a test that injects faults into
 
 from __future__ import annotations
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from trellis.chaos.house import House
 from trellis.config import Settings
+from trellis.errors import TrellisError
+
+INSISTS = 60.0
+"""How long something is tried again that another nemesis may keep from working now [s]."""
+
+
+async def insist(call: Callable[[], Awaitable[object]], error: type[TrellisError] = TrellisError) -> None:
+    """Call until it works. Raises the last `error` if it has not worked for a minute."""
+    deadline = time.monotonic() + INSISTS
+    while True:
+        try:
+            await call()
+            return
+        except error:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.5)
 
 
 class Nemesis(ABC):

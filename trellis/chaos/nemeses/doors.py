@@ -9,14 +9,13 @@ import os
 import random
 import subprocess
 import sys
-import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from typing import Any
 
 from trellis.chaos.house import Door, House
 from trellis.chaos.nemeses.servers import foreign
-from trellis.chaos.nemesis import Nemesis
+from trellis.chaos.nemesis import Nemesis, insist
 from trellis.chaos.wire import PASS, Wire, slow
 from trellis.chaos.wiring import through
 from trellis.desk import Receipt, Started
@@ -150,18 +149,14 @@ class ApiKilled(Nemesis):
             await self._start(house, door)
 
     async def _start(self, house: House, door: HttpDoor) -> None:
-        """Start an API and wait until it answers. Raises StackError if none can be started for a minute."""
-        deadline = time.monotonic() + STARTS_WITHIN
-        while True:
-            try:
-                await self._start_once(house, door)
-                return
-            except StackError:
-                # Another nemesis may hold a server that an API needs when it starts.
-                self._kill()
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.5)
+        """Start an API and wait until it answers. Raises StackError if none can be started for a minute: another
+        nemesis may hold a server that an API needs when it starts."""
+
+        async def one() -> None:
+            self._kill()
+            await self._start_once(house, door)
+
+        await insist(one, StackError)
 
     async def _start_once(self, house: House, door: HttpDoor) -> None:
         assert self._wire is not None

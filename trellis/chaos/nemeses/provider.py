@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -64,21 +63,16 @@ class ProviderRaises(_Provider):
     # A worker asks for the plan twice a second.
     lag_s: ClassVar[float] = 0.5
     marks: ClassVar[tuple[str, ...]] = ("outage",)
+    how: ClassVar[str] = RAISES
 
     def changed(self, plan: FaultPlan) -> FaultPlan:
-        return replace(plan, outages=(*plan.outages, Outage(0.0, LONG, RAISES, STEP))).check()
+        return plan.with_outages(*plan.outages, Outage(0.0, LONG, self.how, STEP))
 
 
-class ProviderHangs(_Provider):
+class ProviderHangs(ProviderRaises):
     name: ClassVar[str] = "provider-hangs"
     says: ClassVar[str] = "The payment provider is out of service: every call hangs, and its caller gives up."
-    experiment: ClassVar[str] = DEPENDENCY
-    outage: ClassVar[bool] = True
-    lag_s: ClassVar[float] = 0.5
-    marks: ClassVar[tuple[str, ...]] = ("outage",)
-
-    def changed(self, plan: FaultPlan) -> FaultPlan:
-        return replace(plan, outages=(*plan.outages, Outage(0.0, LONG, HANGS, STEP))).check()
+    how: ClassVar[str] = HANGS
 
 
 class ProviderSaturated(_Provider):
@@ -90,7 +84,7 @@ class ProviderSaturated(_Provider):
     capacity = Capacity(calls=2, seconds=0.2)
 
     def changed(self, plan: FaultPlan) -> FaultPlan:
-        return replace(plan, capacity={**plan.capacity, STEP: self.capacity}).check()
+        return plan.with_capacity(STEP, self.capacity)
 
 
 ALL: tuple[type[Nemesis], ...] = (ProviderRaises, ProviderHangs, ProviderSaturated)

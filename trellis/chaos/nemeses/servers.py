@@ -23,17 +23,22 @@ def foreign(house: House) -> str | None:
     return None
 
 
-class _Killed(Nemesis):
-    """The server's process is killed. `heal` starts it on the same files, at the same address."""
+class _OfServer(Nemesis):
+    """Something happens to all processes of one server."""
 
     server: ClassVar[breaking.Server]
     outage = True
 
     def __init__(self) -> None:
         self._pid: int | None = None
+        """The server's first process, once it is broken."""
 
     def why_not(self, house: House) -> str | None:
         return foreign(house)
+
+
+class _Killed(_OfServer):
+    """The server's process is killed. `heal` starts it on the same files, at the same address."""
 
     async def break_(self, house: House) -> None:
         self._pid = await breaking.kill(house.settings, self.server)
@@ -59,18 +64,12 @@ class PostgresKilled(_Killed):
     server = "postgres"
 
 
-class _Frozen(Nemesis):
+class _Frozen(_OfServer):
     """All processes of the server stop where they are. Its connections stay open, and nobody answers."""
 
-    server: ClassVar[breaking.Server]
-    outage = True
-
     def __init__(self) -> None:
-        self._pid: int | None = None
+        super().__init__()
         self._stood_still = 0
-
-    def why_not(self, house: House) -> str | None:
-        return foreign(house)
 
     async def break_(self, house: House) -> None:
         self._pid = await breaking.freeze(house.settings, self.server)

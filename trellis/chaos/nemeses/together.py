@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from trellis.chaos.house import House
 from trellis.chaos.nemeses import disk, doors, provider, requests, servers, wires, workers
-from trellis.chaos.nemesis import Nemesis
+from trellis.chaos.nemesis import Nemesis, insist
 from trellis.errors import TrellisError
 
 LANES: dict[str, tuple[type[Nemesis], ...]] = {
@@ -29,7 +29,6 @@ LANES: dict[str, tuple[type[Nemesis], ...]] = {
 
 SECONDS = 12.0
 """How long the lanes go on [s]."""
-HEALS_WITHIN = 60.0
 
 
 class AllAtOnce(Nemesis):
@@ -70,7 +69,8 @@ class AllAtOnce(Nemesis):
         for name in LANES:
             for nemesis in self._staged:
                 if type(nemesis) in LANES[name]:
-                    await _healed(nemesis, house)
+                    # It may have failed to heal while something else was broken.
+                    await insist(partial(nemesis.heal, house))
         for note in house.broken:
             # `stage` notes the end of a fault that it could heal; the others have ended by now.
             if note.healed is None and note.name != self.name:
@@ -84,19 +84,6 @@ class AllAtOnce(Nemesis):
             self.landed_by[nemesis.name] = self.landed_by.get(nemesis.name, 0) + await nemesis.landed(house)
         self._staged = []
         return sum(self.landed_by.values())
-
-
-async def _healed(nemesis: Nemesis, house: House) -> None:
-    """Heal it, though it may have failed to heal while something else was broken. Raises the last TrellisError."""
-    deadline = time.monotonic() + HEALS_WITHIN
-    while True:
-        try:
-            await nemesis.heal(house)
-            return
-        except TrellisError:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.5)
 
 
 ALL: tuple[type[Nemesis], ...] = (AllAtOnce,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -12,27 +11,17 @@ import psutil
 
 from trellis.chaos.experiments import KILL_ALL, RESTART_OFTEN
 from trellis.chaos.house import House
-from trellis.chaos.nemesis import Nemesis
+from trellis.chaos.nemesis import Nemesis, insist
 from trellis.chaos.tasks import lost_tasks
 from trellis.crew import Member
 from trellis.db.recovering import Recovering
 from trellis.errors import StackError
 
-PATIENCE = 60.0
-"""How long a new worker may fail to start [s]: another nemesis may hold what it needs."""
-
 
 async def refill(house: House) -> None:
-    """Start the workers that are missing. Raises StackError if none can be started for a minute."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            await house.crew.fill()
-            return
-        except StackError:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.5)
+    """Start the workers that are missing. Raises StackError if none can be started for a minute: another nemesis may
+    hold what they need."""
+    await insist(house.crew.fill, StackError)
 
 
 class WorkerKilled(Nemesis):

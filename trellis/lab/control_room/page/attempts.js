@@ -42,10 +42,12 @@ export function attempts({ store, on, options }) {
     h("div", { class: "tr-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, cells.map((name) => h("th", { scope: "col" }, name)))), body)));
   const seconds = (ms) => `${(ms / 1000).toFixed(3)} s`;
   const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
+  const inFocus = () => store.rows.get(model.get("timeline").id);
+  let row;
 
   function draw() {
     const { id, bars: tries = [], marks: events = [], round = 1, link: href, cut } = model.get("timeline");
-    const row = store.rows.get(id);
+    row = inFocus();
     link.hidden = !href;
     if (href) set(link, "href", href);
     legend.hidden = picture.hidden = table.hidden = !tries.length;
@@ -135,13 +137,14 @@ export function attempts({ store, on, options }) {
   on(model, "change:timeline", draw);
   on(model, "change:breaking", draw);
   on(store, "focus", draw);
+  // An order's line and its attempts come apart, in either order.
+  on(store, "rows", () => inFocus() !== row && draw());
   const watch = new ResizeObserver(() => draw());
   watch.observe(picture);
   draw();
   return {
     node: h("section", { class: "tr-card tr-time", "aria-label": "Attempts of the order in focus" }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty, table),
     beat: () => {
-      const row = store.rows.get(model.get("timeline").id);
       if (row?.attempt && !row.ended) draw();
     },
     end: () => watch.disconnect(),
