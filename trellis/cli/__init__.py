@@ -18,6 +18,7 @@ from trellis.cli import bench, faults, orders
 from trellis.cli.advice import recommend
 from trellis.cli.books import audit, reconcile
 from trellis.cli.chaos import chaos
+from trellis.cli.check import check
 from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
 from trellis.cli.running import demo, load
@@ -28,7 +29,8 @@ from trellis.errors import TrellisError
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, reconcile, recommend, notebooks,
+    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, check, reconcile, recommend,
+    notebooks,
 )  # fmt: skip
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")

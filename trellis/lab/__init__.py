@@ -7,12 +7,14 @@ from trellis.lab.essays.requests import send_after
 from trellis.lab.essays.source import code_of, code_of_handler, sql_of
 from trellis.lab.session import Session, reload, start
 from trellis.lab.widgets import OrderPanel, panel
+from trellis.replay.check import check
 
 __all__ = [
     "OrderPanel",
     "Session",
     "both_books",
     "charged_but_not_recorded",
+    "check",
     "code_of",
     "code_of_handler",
     "compare_policies",
