@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from trellis import config, stack
 from trellis.errors import BadInput
 from trellis.replay.check import asking, jobs
 from trellis.replay.check.jobs import Replayed
-from trellis.replay.check.paths import Group, grouped, is_open, workflow_type
+from trellis.replay.check.paths import Group, grouped, is_open
 from trellis.replay.check.proposing import Case, NotProposed, proposed, throwaway
 from trellis.replay.check.report import BREAKS, Checked, Finding, Report
 from trellis.replay.check.sources import Sources, before, environment, find
@@ -91,54 +92,85 @@ class _Check:
         most: tuple[int, int],
     ) -> Report:
         old = None if source is None else before(self._sources, source)
-        # First without histories: a module that cannot be imported is told before anybody asks a server.
-        types, _ = jobs.replayed(self._sources.module, [], self._environment, converter=self._converter)
-        read = self._loaded(folder) if folder is not None else asyncio.run(self._asked(query, types, most))
-        mine = [one for one in read.histories if workflow_type(one) in types]
-        groups = grouped(mine)
+        read = self._loaded(folder) if folder is not None else self._asked(query, most)
+        groups = grouped(read.histories)
         numbers = [number for group in groups for number in group.to_replay()]
-        chosen = [mine[number] for number in numbers]
-        with jobs.kept(chosen) as files, ExitStack() as ended:
-            _, replays = jobs.replayed(
-                self._sources.module, files, self._environment, converter=self._converter, tick=self._tick
-            )
+        with jobs.kept([read.histories[number] for number in numbers]) as files, ExitStack() as ended:
+            replays = self._replayed(files)
             said = dict(zip(numbers, replays, strict=True))
-            paths = [path for group in groups for path in _paths(group, mine, said)]
-            breaking = [number for number in numbers if _finding(said[number]).verdict == BREAKS]
+            known = [group for group in groups if said[group.to_replay()[0]].finding is not None]
+            kept = [
+                (number, file, one.finding)
+                for number, file, one in zip(numbers, files, replays, strict=True)
+                if one.finding is not None
+            ]
+            breaking = [(number, file) for number, file, finding in kept if finding.verdict == BREAKS]
             notes = [*read.notes, *_troubles(replays)]
             proposal = None
             if breaking and propose:
                 # A closed one shows the whole way.
-                example = min(breaking, key=lambda number: (is_open(mine[number]), -len(mine[number].events)))
+                _, example = min(breaking, key=lambda each: _fitness(read.histories[each[0]]))
                 case = Case(
-                    self._sources, files, [_finding(one) for one in replays], files[numbers.index(example)],
-                    self._converter,
-                )  # fmt: skip
+                    self._sources, [file for _, file, _ in kept], [one for _, _, one in kept], example, self._converter
+                )
                 try:
                     proposal = proposed(case, old, server or ended.enter_context(throwaway(self._settings)))
                 except NotProposed as why:
                     notes.append(str(why))
         return Report(
             self._sources.module,
-            len(read.histories) - len(mine),
-            tuple(paths),
-            sum(is_open(mine[number]) for number in breaking),
+            len(read.histories) - sum(len(group.closed) + len(group.open) for group in known),
+            tuple(path for group in known for path in self._paths(group, read.histories, said)),
+            sum(is_open(read.histories[number]) for number, _ in breaking),
             None if old is None else tuple(self._unrun(old, replays)),
             proposal,
             tuple(notes),
         )
 
+    def _replayed(self, files: Sequence[str]) -> list[Replayed]:
+        module, converter = self._sources.module, self._converter
+        return jobs.replayed(module, files, self._environment, converter=converter, tick=self._tick)[1]
+
     def _loaded(self, folder: str | Path) -> asking.Read:
         found = load(folder)
         return asking.Read([one.history for one in found], [one.note for one in found if one.note])
 
-    async def _asked(self, query: str | None, types: Sequence[str], most: tuple[int, int]) -> asking.Read:
-        client = await stack.connect(stack.temporal_target(self._settings))
-        words = asking.query_of(types) if query is None else query
-        read = await asking.read(client, words, most_open=most[0], most_closed=most[1])
-        if not read.histories:
-            raise BadInput(f"No workflow in namespace {client.namespace} matches {words}: there is nothing to check.")
-        return read
+    def _asked(self, query: str | None, most: tuple[int, int]) -> asking.Read:
+        types: list[str] = []
+        if query is None:
+            # A module that cannot be imported is told before the server is asked.
+            types, _ = jobs.replayed(self._sources.module, [], self._environment, converter=self._converter)
+            query = asking.query_of(types)
+
+        async def read() -> asking.Read:
+            client = await stack.connect(stack.temporal_target(self._settings))
+            found = await asking.read(client, query, most_open=most[0], most_closed=most[1])
+            if not found.histories:
+                raise BadInput(f"No workflow in namespace {client.namespace} matches {query}: nothing can be checked.")
+            return found
+
+        return asyncio.run(read())
+
+    def _paths(self, group: Group, histories: Sequence[WorkflowHistory], said: Mapping[int, Replayed]) -> list[Checked]:
+        """What to tell of one path: one entry, or several where its open workflows differ in what they say."""
+        members: dict[Finding, list[int]] = {}
+        if group.closed:
+            members.setdefault(_finding(said[group.closed[0]]), []).extend(group.closed)
+        for number in group.open:
+            members.setdefault(_finding(said[number]), []).append(number)
+        return [
+            Checked(
+                group.type, len(numbers), sum(is_open(histories[number]) for number in numbers),
+                histories[numbers[0]].workflow_id, replace(finding, file=self._name(finding.file)),
+            )
+            for finding, numbers in members.items()
+        ]  # fmt: skip
+
+    def _name(self, file: str | None) -> str | None:
+        """A source file's name below the root; another file's whole name."""
+        if file is None or not Path(file).is_relative_to(self._sources.root):
+            return file
+        return Path(file).relative_to(self._sources.root).as_posix()
 
     def _unrun(self, old: Mapping[Path, str | None], replays: Sequence[Replayed]) -> list[tuple[str, int]]:
         ran: dict[Path, set[int]] = {}
@@ -154,28 +186,17 @@ class _Check:
 
 
 def _finding(one: Replayed) -> Finding:
-    assert one.finding is not None, "only histories of known types are replayed"
+    assert one.finding is not None, "histories of other types are left out"
     return one.finding
 
 
-def _paths(group: Group, histories: Sequence[WorkflowHistory], said: Mapping[int, Replayed]) -> list[Checked]:
-    """What to tell of one path: one entry, or several where its open workflows differ in what they say."""
-    members: dict[Finding, list[int]] = {}
-    if group.closed:
-        members.setdefault(_finding(said[group.closed[0]]), []).extend(group.closed)
-    for number in group.open:
-        members.setdefault(_finding(said[number]), []).append(number)
-    return [
-        Checked(
-            group.type, len(numbers), sum(is_open(histories[number]) for number in numbers),
-            histories[numbers[0]].workflow_id, finding,
-        )
-        for finding, numbers in members.items()
-    ]  # fmt: skip
+def _fitness(history: WorkflowHistory) -> tuple[bool, int]:
+    return is_open(history), -len(history.events)
 
 
 def _troubles(replays: Sequence[Replayed]) -> list[str]:
-    found = list(dict.fromkeys(one.trouble for one in replays if one.trouble and _finding(one).verdict != BREAKS))
+    told = [one for one in replays if one.trouble and (one.finding is None or one.finding.verdict != BREAKS)]
+    found = list(dict.fromkeys(one.trouble for one in told))
     if any(one.cut for one in replays):
         found.append("A replay ran more lines than are kept, so a line that is told as never run may have run.")
     return found

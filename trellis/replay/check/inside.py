@@ -93,7 +93,11 @@ def _replay_all(job: Job, out: IO[str]) -> None:
         if known is None:
             say(out, skipped=True)
             continue
-        say(out, **_replayed(history, known, converter))
+        try:
+            say(out, **_replayed(history, known, converter))
+        except TrellisError as error:
+            # Such as a history of another SDK. The others can still be checked.
+            say(out, skipped=True, trouble=str(error))
 
 
 def _replayed(history: WorkflowHistory, workflow: type, converter: DataConverter) -> dict[str, Any]:

@@ -24,7 +24,7 @@ PATIENCE = 60.0
 @dataclass(frozen=True)
 class Replayed:
     """What the replay of one history said; `ran`: the lines that it ran, as (file, line). None in place of a finding:
-    the module does not define the history's workflow type."""
+    the module does not define the history's workflow type, or the history cannot be replayed (`trouble` says why)."""
 
     finding: Finding | None
     ran: frozenset[tuple[str, int]] = frozenset()
@@ -61,7 +61,7 @@ def replayed(
             types = answer["types"]
             continue
         if answer.get("skipped"):
-            found.append(Replayed(None))
+            found.append(Replayed(None, trouble=answer.get("trouble", "")))
         else:
             ran = frozenset((file, line) for file, line in answer["ran"])
             found.append(Replayed(Finding(**answer["finding"]), ran, answer["cut"], answer["trouble"]))

@@ -108,6 +108,8 @@ class Patch:
         self._left: list[str] = []
         self._name = workflow_name(self._new.tree) or "workflow"
         self._changes: list[_Change] = []
+        if _has(self._new.tree, "activity.defn") and not _has(self._new.tree, "workflow.defn"):
+            raise CannotPatch("the file defines activities and no workflow")
         self._functions()
         if not self._changes:
             raise CannotPatch(self._left[0] if self._left else "no statement inside of a function differs")
@@ -135,7 +137,7 @@ class Patch:
             if before is None or ast.dump(before) == ast.dump(function) or not _replayed(function):
                 continue
             if not _same_head(before, function):
-                self._left.append(f"the signature of {name} changed, which no patch can keep apart")
+                self._left.append(f"the signature of {name.split()[-1]} changed, which no patch can keep apart")
                 continue
             self._body(before.body, function.body)
 
@@ -349,6 +351,16 @@ def _replayed(function: Function) -> bool:
     """Whether a patch may stand in it. Not in activities, and not in queries and validators, which change nothing."""
     marks = [ast.unparse(mark) for mark in function.decorator_list]
     return not any("activity." in mark or ".query" in mark or ".validator" in mark for mark in marks)
+
+
+def _has(tree: ast.Module, mark: str) -> bool:
+    """Whether a function or class of the module has this decorator."""
+    return any(
+        ast.unparse(each).startswith(mark)
+        for node in ast.walk(tree)
+        if isinstance(node, Function | ast.ClassDef)
+        for each in node.decorator_list
+    )
 
 
 def _same_head(old: Function, new: Function) -> bool:

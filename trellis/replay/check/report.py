@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FITS, BREAKS, OTHER_INPUT = "fits", "breaks", "other input"
 Verdict = Literal["fits", "breaks", "other input"]
@@ -110,14 +113,33 @@ class Report:
             "notes": list(self.notes),
         }  # fmt: skip
 
+    def frame(self) -> pd.DataFrame:
+        """One row per path, those that break first. Columns: workflow_type, verdict, histories, open [how many], event
+        [Int64: of the first difference], history, code [what each side has there], at [the line that asked], example
+        [a workflow id]."""
+        import pandas as pd
+
+        rows = [
+            {
+                "workflow_type": path.workflow_type, "verdict": path.finding.verdict, "histories": path.histories,
+                "open": path.open, "event": path.finding.event, "history": path.finding.history,
+                "code": path.finding.code, "at": path.finding.at or None, "example": path.example,
+            }
+            for path in self._ordered()
+        ]  # fmt: skip
+        return pd.DataFrame(rows).astype({"event": "Int64"})
+
+    def _ordered(self) -> list[Checked]:
+        order = {BREAKS: 0, OTHER_INPUT: 1, FITS: 2}
+        return sorted(self.paths, key=lambda one: order[one.finding.verdict])
+
     def __str__(self) -> str:
         told = sum(path.histories for path in self.paths)
         lines = [
             f"{self.module}: {_count(told, 'history', 'histories')} of {_count(len(self.paths), 'path', 'paths')}."
             + (f" {self.skipped:,} of other types were skipped." if self.skipped else "")
         ]
-        order = {BREAKS: 0, OTHER_INPUT: 1, FITS: 2}
-        lines += [path.words() for path in sorted(self.paths, key=lambda one: order[one.finding.verdict])]
+        lines += [path.words() for path in self._ordered()]
         if self.breaks:
             broken = _count(self.open_breaking, "open workflow", "open workflows")
             lines.append(f"If it was deployed now, {broken} would break.")
