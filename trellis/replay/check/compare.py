@@ -24,7 +24,7 @@ from trellis.replay.recording import Recording
 from trellis.replay.steps import Command
 from trellis.replay.values import Limits, Tree
 
-LIMITS = Limits(depth=60, text=1_000_000, items=100_000, nodes=2_000_000)
+LIMITS = Limits(depth=60, text=1_000_000, items=100_000, nodes=200_000)
 """Values are compared whole: what a picture of a recording leaves out might be what differs."""
 
 _SHOWN = 120

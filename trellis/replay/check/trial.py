@@ -43,8 +43,8 @@ from trellis.replay.sources import load_file
 from trellis.replay.values import Limits
 from trellis.sandbox import RUNNER
 
-QUIET = 1.5
-"""A run whose history does not grow for this long [s] waits for something."""
+QUIET, BUSY = 1.5, 8.0
+"""A run whose history does not grow for this long [s] waits for something: while nothing of it runs, and else."""
 
 LIMIT = 50.0
 """How long a run may take [s]."""
@@ -89,11 +89,13 @@ class RecordedChild:
 
 @dataclass
 class Stubs:
-    """Answers every activity as the history did. `unknown`: the names of those that the history does not have."""
+    """Answers every activity as the history did. `unknown`: the names of those that the history does not have. `held`:
+    how many calls wait for their turn, or for ever as in the history."""
 
     script: Script
     payloads: Payloads
     unknown: set[str] = field(default_factory=set)
+    held: int = 0
 
     @activity.defn(dynamic=True)
     async def answer(self, args: Sequence[RawValue]) -> Any:
@@ -101,16 +103,19 @@ class Stubs:
         kind, name = ACTIVITY, info.activity_type
         if name == _OF_A_CHILD:
             kind, name = CHILD, activity.payload_converter().from_payload(args[0].payload, str)
-        told = await self.script.answer(kind, name, f"{info.workflow_id} {info.workflow_run_id} {info.activity_id}")
-        if told is None:
-            self.unknown.add(name)
-            return None
-        told.over = True
-        if told.ended == NEVER or (told.ended.endswith("_CANCELED") and kind == ACTIVITY):
-            while True:
+        self.held += 1
+        try:
+            told = await self.script.answer(kind, name, f"{info.workflow_id} {info.workflow_run_id} {info.activity_id}")
+            if told is None:
+                self.unknown.add(name)
+                return None
+            told.over = True
+            while told.ended == NEVER or (told.ended.endswith("_CANCELED") and kind == ACTIVITY):
                 # A heartbeat tells that it is cancelled, and then this sleep ends with the cancellation.
                 activity.heartbeat()
                 await asyncio.sleep(0.2)
+        finally:
+            self.held -= 1
         if told.failure is not None or not told.ended.endswith(("_COMPLETED", "RECORDED")):
             words = failure_words(told.failure) if told.failure is not None else told.ended
             raise ApplicationError(words, type=_type_of(told), non_retryable=True)
@@ -230,16 +235,19 @@ class Trial:
                 return self._ended(events[-1])
             for queue in _queues(events) - self._workers.keys():
                 self._work_on(queue, [RecordedChild])
-            if (message := script.message) is not None and _answered(events):
+            busy = _running(events) and not self._stubs.held
+            quiet = time.monotonic() - grew > (BUSY if busy else QUIET)
+            # A message must not overtake what was told before it.
+            if (message := script.message) is not None and (quiet or not busy):
                 await self._send(handle, message)
                 grew = time.monotonic()
-            elif time.monotonic() - grew > QUIET and not _short_timers(events):
+            elif quiet:
                 waiting = script.next
                 if waiting is None:
                     return self._waits(events)
                 # The new code does not ask for it, or only after what follows.
                 waiting.over = True
-                grew = time.monotonic() - QUIET / 2
+                grew = time.monotonic()
             await asyncio.sleep(0.1)
         return False, f"it did not come to an end within {LIMIT:.0f} s"
 
@@ -285,22 +293,23 @@ def _queues(events: Sequence[HistoryEvent]) -> set[str]:
     return {attributes(event).task_queue.name for event in events if history_key(event)[0] in asked} - {""}
 
 
-def _answered(events: Sequence[HistoryEvent]) -> bool:
-    """Whether the workflow has seen what it was told last: a message must not overtake it."""
-    last = [type_of(event) for event in events if type_of(event).startswith("WORKFLOW_TASK_")]
-    return bool(last) and last[-1] == "WORKFLOW_TASK_COMPLETED"
+def _running(events: Sequence[HistoryEvent]) -> bool:
+    """Whether a worker or the server still has something to do: a workflow task, an activity, a child, or a timer that
+    was made short and has not fired, for which the server may take a second."""
+    ends = [event for event in events if not type_of(event).endswith("_STARTED")]
+    over = {getattr(attributes(event), of, 0) for event in ends for of in _BEGAN}
+    open_ = [event for event in events if type_of(event) in _BEGINS and event.event_id not in over]
+    long = [event for event in open_ if type_of(event) == "TIMER_STARTED" and not _short(event)]
+    tasks = [type_of(event) for event in events if type_of(event).startswith("WORKFLOW_TASK_")]
+    return len(open_) > len(long) or tasks[-1:] != ["WORKFLOW_TASK_COMPLETED"]
 
 
-def _short_timers(events: Sequence[HistoryEvent]) -> bool:
-    """Whether a timer that was made short has not fired yet: the server may take a second."""
-    over = {
-        getattr(attributes(event), "started_event_id", 0) for event in events if type_of(event).startswith("TIMER_")
-    }
-    return any(
-        seconds(event.timer_started_event_attributes.start_to_fire_timeout) <= _SHORT and event.event_id not in over
-        for event in events
-        if event.HasField("timer_started_event_attributes")
-    )
+def _short(event: HistoryEvent) -> bool:
+    return seconds(event.timer_started_event_attributes.start_to_fire_timeout) <= _SHORT
+
+
+_BEGINS = ("ACTIVITY_TASK_SCHEDULED", "START_CHILD_WORKFLOW_EXECUTION_INITIATED", "TIMER_STARTED")
+_BEGAN = ("scheduled_event_id", "initiated_event_id", "started_event_id")
 
 
 def _commands(events: Sequence[HistoryEvent]) -> int:
