@@ -1,4 +1,5 @@
-"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage.
+"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage. `trellis check` ends
+with 1 when a workflow breaks, and with 2 when it could not check.
 
 One module per group of commands. At their top they import only what is quick to import; Temporal's SDK, the database
 driver, pandas and the like are imported inside the command that needs them, so that `trellis --help` answers at once.

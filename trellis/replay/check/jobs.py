@@ -17,7 +17,7 @@ from temporalio.client import WorkflowHistory
 from trellis.errors import TrellisError
 from trellis.replay.check.report import Finding
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """How long a helper may say nothing [s]: the import of the module, or one replay."""
 
 
