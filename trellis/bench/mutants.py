@@ -168,5 +168,5 @@ def _other_condition(text: str, tree: ast.Module, draw: random.Random) -> str | 
 def _other_input(text: str, calls: Sequence[ast.Call], draw: random.Random) -> str | None:
     argument = draw.choice(draw.choice(calls).args[1:])
     if isinstance(argument, ast.Constant):
-        return _replaced(text, argument, repr(f"{argument.value} again"))
+        return _replaced(text, argument, repr(f"{ast.literal_eval(argument)} again"))
     return _replaced(text, argument, f"{ast.unparse(argument)} + {draw.choice((1, 2, 100))}")

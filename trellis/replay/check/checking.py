@@ -177,11 +177,11 @@ class _Check:
         for file, line in {each for one in replays for each in one.ran}:
             ran.setdefault(Path(file).resolve(), set()).add(line)
         found = []
-        for file, text in self._sources.texts().items():
-            if text != old[file]:
-                changed = changed_lines(old[file], text)
-                lines = unrun_lines(text, changed, ran.get(file.resolve(), set()))
-                found += [(file.relative_to(self._sources.root).as_posix(), line) for line in lines]
+        for source, text in self._sources.texts().items():
+            if text != old[source]:
+                changed = changed_lines(old[source], text)
+                lines = unrun_lines(text, changed, ran.get(source.resolve(), set()))
+                found += [(source.relative_to(self._sources.root).as_posix(), line) for line in lines]
         return found
 
 

@@ -43,7 +43,7 @@ class Text:
 
     def first(self, statement: ast.stmt) -> int:
         """The first line of the statement, with its decorators."""
-        decorators = getattr(statement, "decorator_list", [])
+        decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
         line = min([statement.lineno, *(each.lineno for each in decorators)])
         if self.lines[line - 1][: statement.col_offset].strip() or self._is_elif(statement):
             raise _NotHere("a changed statement shares its line with another one")
@@ -288,15 +288,14 @@ def inserted(text: str, line: int, id_: str) -> str:
     Raises CannotPatch, SyntaxError.
     """
     source = Text(text)
-    found: tuple[str, ast.stmt] | None = None
-    for name, function in functions(source.tree):
+    statement = None
+    for _, function in functions(source.tree):
         for node in ast.walk(function):
             simple = isinstance(node, ast.stmt) and not isinstance(getattr(node, "body", None), list)
-            if simple and node.lineno <= line <= (node.end_lineno or node.lineno):  # type: ignore[attr-defined]
-                found = name, node  # type: ignore[assignment]
-    if found is None:
+            if isinstance(node, ast.stmt) and simple and node.lineno <= line <= (node.end_lineno or node.lineno):
+                statement = node
+    if statement is None:
         raise CannotPatch("the line that asks is no statement inside of a function")
-    statement = found[1]
     name = workflow_name(source.tree)
     first, last = source.first(statement), source.last(statement)
     head = f'{" " * statement.col_offset}if {name or "workflow"}.patched("{id_}"):'

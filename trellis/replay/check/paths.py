@@ -6,8 +6,9 @@ was told the same kinds of things in between: an activity's answer or failure, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
@@ -34,7 +35,7 @@ def is_open(history: WorkflowHistory) -> bool:
     return type_of(history.events[-1]) not in ENDS
 
 
-_NAMED = {
+_NAMED: dict[str, tuple[str, Callable[[Any], str]]] = {
     "ACTIVITY_TASK_SCHEDULED": ("activity", lambda a: a.activity_type.name),
     "TIMER_STARTED": ("timer", lambda a: ""),
     "START_CHILD_WORKFLOW_EXECUTION_INITIATED": ("child workflow", lambda a: a.workflow_type.name),

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-FITS, BREAKS, OTHER_INPUT = "fits", "breaks", "other input"
 Verdict = Literal["fits", "breaks", "other input"]
+
+FITS: Verdict = "fits"
+BREAKS: Verdict = "breaks"
+OTHER_INPUT: Verdict = "other input"
 
 
 @dataclass(frozen=True)
