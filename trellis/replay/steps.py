@@ -9,10 +9,10 @@ Everything here is plain: text, numbers and trees (`values`), never an object of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from trellis.replay.values import Gone, Tree
 
@@ -83,8 +83,8 @@ class Step:
 
     `number` counts from 1. `event` is the last event taken in, `at` the workflow's time. `lines` are the lines of user
     code that ran, in order; None if they were not traced; `lines_cut` says how many more ran than are kept. `waits`
-    names the task of the run method first. `changed` maps the dotted path of each variable that changed to its new
-    value, GONE for one that went.
+    names the task of the run method first. `changed` maps the path of each variable that changed (`paths`) to its new
+    value, GONE for one that went; in the first step every variable is new.
     """
 
     number: int
@@ -107,3 +107,33 @@ class Broken:
     history: str
     code: str
     line: Line | None = None
+
+
+class Recorded(Protocol):
+    """What those who show a recording need of it. `recording.Recording` is one; this is what they import."""
+
+    @property
+    def workflow_id(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def workflow_type(self) -> str: ...
+    @property
+    def events(self) -> tuple[Event, ...]: ...
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+    @property
+    def sources(self) -> Mapping[str, str]: ...
+    @property
+    def trouble(self) -> str: ...
+    @property
+    def broken(self) -> Broken | None: ...
+    @property
+    def children(self) -> tuple[Recorded, ...]: ...
+    @property
+    def before(self) -> Recorded | None: ...
+    @property
+    def after(self) -> Recorded | None: ...
+
+    def variables(self, step: Step | int) -> Mapping[str, Tree]: ...
+    def snapshots(self) -> Iterator[tuple[Step, Mapping[str, Tree]]]: ...
