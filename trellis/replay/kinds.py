@@ -111,10 +111,14 @@ def _object(class_: type) -> Kind:
 
 
 def _attributes(class_: type) -> Callable[[Any], dict[str, Any]] | None:
-    """What reads the `__dict__` of an instance; None if instances have none. A property of that name is passed over."""
+    """What reads the `__dict__` of an instance; None if nothing can.
+
+    A property of that name is passed over. If it stands in the first class that has attributes, Python made no
+    descriptor beside it, and the attributes cannot be read.
+    """
     for base in _MRO(class_):
         entry = _NAMESPACE(base).get("__dict__")
-        if type(entry) is types.GetSetDescriptorType:
+        if type(entry) is types.GetSetDescriptorType or type(entry) is types.MemberDescriptorType:
             return entry.__get__
     return None
 
@@ -125,7 +129,7 @@ def _slots(class_: type) -> list[tuple[str, Callable[[Any], Any]]]:
         (name, entry.__get__)
         for base in reversed(_MRO(class_))
         for name, entry in _NAMESPACE(base).items()
-        if type(entry) is types.MemberDescriptorType
+        if type(entry) is types.MemberDescriptorType and name != "__dict__"
     ]
 
 
