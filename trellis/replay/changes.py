@@ -65,8 +65,10 @@ def _differences(before: Tree, after: Tree, at: tuple[Key, ...]) -> list[tuple[t
         return found + [((*at, key), GONE) for key in before if key not in after]
     if isinstance(before, list) and isinstance(after, list):
         return _in_list(before, after, at)
-    equal = type(before) is type(after) and (before == after or (before != before and after != after))
-    return [] if equal else [(at, after)]
+    if isinstance(before, dict) or type(before) is not type(after):
+        return [(at, after)]
+    # NaN alone is not equal to itself.
+    return [] if before == after or (before != before and after != after) else [(at, after)]
 
 
 def _in_list(before: list[Tree], after: list[Tree], at: tuple[Key, ...]) -> list[tuple[tuple[Key, ...], Tree | Gone]]:

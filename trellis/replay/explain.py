@@ -22,12 +22,13 @@ _WORDS = {
     "local activity": "asked for the local activity {name}",
     "child workflow": "asked for the child workflow {id}",
     "timer": "started a timer of {seconds} s",
-    "signal": "sent the signal {name}",
+    "signal": "sent the signal {name} to {to}",
     "cancel activity": "asked to cancel the activity {name}",
     "cancel local activity": "asked to cancel the local activity {name}",
     "cancel timer": "cancelled a timer",
     "cancel child workflow": "asked to cancel the child workflow {name}",
-    "cancel workflow": "asked to cancel the workflow {name}",
+    "cancel external workflow": "asked to cancel the workflow {name}",
+    "nexus operation": "asked for the Nexus operation {name}",
     "complete": "completed the workflow",
     "fail": "failed the workflow",
     "cancelled": "ended the workflow as cancelled",
@@ -43,7 +44,6 @@ _WORDS = {
 """A command's kind in words. The input follows, where it says how the workflow or a request ended."""
 
 _TELLING = {"complete", "fail", "update rejected", "update completed", "query answered", "search attributes", "memo"}
-_ENDS = {"complete", "fail", "cancelled", "continue as new"}
 
 
 def story(recording: Recorded) -> str:
@@ -73,10 +73,10 @@ def heading(recording: Recorded) -> str:
 def ending(recording: Recorded) -> list[str]:
     """What comes after the last step: why the replay stopped, the children, and the runs before and after."""
     found = []
-    if recording.broken is not None:
-        found.append(broken_words(recording.broken))
     if recording.trouble:
         found.append(recording.trouble)
+    elif recording.broken is not None:
+        found.append(broken_words(recording.broken))
     if recording.children:
         children = (f"{child.workflow_id} ({_count(len(child.steps), 'step')})" for child in recording.children)
         found.append(f"Its children: {', '.join(children)}.")
@@ -106,9 +106,10 @@ def command_words(command: Command, width: int = 60) -> str:
     """One command: "asked for the activity `charge`", "started a timer of 5 s"."""
     name = f"`{command.name}`" if command.name else ""
     known = _WORDS.get(command.kind, f"issued the command {command.kind} {{name}}")
-    id_ = f"`{command.options['id']}`" if command.options.get("id") else name
-    words = known.format(name=name, id=id_, seconds=command.options.get("seconds", command.name)).rstrip()
-    if command.kind in _TELLING and command.input not in (None, [], {}):
+    options = command.options
+    id_, to = (f"`{options[key]}`" if options.get(key) else "" for key in ("id", "to"))
+    words = known.format(name=name, id=id_ or name, to=to, seconds=command.name).removesuffix(" to ").rstrip()
+    if command.kind in _TELLING and command.input is not None:
         words += f" with {shown(command.input, width)}"
     return words
 

@@ -55,8 +55,8 @@ class Command:
     "update accepted", "update rejected", "update completed", "query answered", "search attributes", "memo", and others
     in the SDK's words. `name` is the type of an activity or child, the name of a signal, update or query, the id of a
     patch, a timer's seconds. `input` is the decoded input (or result, or failure), None if nothing was carried.
-    `options` is plain: "id", "task queue", "seconds" of a timer, timeouts. `asked_at` is the innermost line of user
-    code that asked for it, None if it is not known.
+    `options` is plain: "id", "task queue", "seconds" of a timer, "to" of a signal, timeouts. `asked_at` is the
+    innermost line of user code that asked for it, None if it is not known.
     """
 
     kind: str
@@ -135,5 +135,6 @@ class Recorded(Protocol):
     @property
     def after(self) -> Recorded | None: ...
 
+    def explain(self, step: Step | int | None = None) -> str: ...
     def variables(self, step: Step | int) -> Mapping[str, Tree]: ...
     def snapshots(self) -> Iterator[tuple[Step, Mapping[str, Tree]]]: ...

@@ -22,7 +22,7 @@ one that is there twice is shown twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -59,7 +59,7 @@ class Fields(dict[str, Tree]):
 
     __slots__ = ("type",)
 
-    def __init__(self, type: str = "object", fields: Iterable[tuple[str, Tree]] = ()) -> None:
+    def __init__(self, type: str = "object", fields: Mapping[str, Tree] | Iterable[tuple[str, Tree]] = ()) -> None:
         super().__init__(fields)
         self.type = type
 
