@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trellis.errors import BadInput
 from trellis.replay.changes import same
-from trellis.replay.explain import STOPS, command_words
+from trellis.replay.explain import STOPS, command_words, waiting_at
 from trellis.replay.recording import Broken, Command, Event, Line, Recorder, Recording, Wait, Woken
 from trellis.replay.values import GONE, Fields, Tree
 
@@ -205,7 +205,8 @@ def test_a_recording_explains_itself() -> None:
     assert stops == STOPS
     assert first == (
         "Event 3, after 2.00 s: woken by the workflow's start; began with 2 variables; "
-        "asked for the activity `charge`; now 2 tasks wait, at order.py:120 in `run` and order.py:120 in `run` (within `_fulfil`, order.py:165)."
+        "asked for the activity `charge`; now 2 tasks wait, "
+        "at order.py:120 in `run` and order.py:120 in `run` (within `_fulfil`, order.py:165)."
     )
     assert second == (
         'Event 9, after 8.00 s: woken by the answer of `charge`; set `_progress.state` to "CHARGED" and `_rate` '
@@ -218,6 +219,14 @@ def test_a_recording_explains_itself() -> None:
     )
     assert recording.explain(2) == second
     assert recording.explain(recording.steps[1]) == second
+
+
+def test_a_wait_is_told_at_the_line_of_its_own_function() -> None:
+    """Not in a decorator's wrapper around it, and not in the helper alone that holds the await."""
+    wrapper, helper = Line("/x/tools.py", 3, "checked.<locals>.wrapper"), Line("/x/calls.py", 9, "outside")
+    assert waiting_at(Wait("run", (wrapper, RUN))) == "order.py:120 in `run`"
+    assert waiting_at(Wait("run", (wrapper, RUN, helper))) == "order.py:120 in `run` (within `outside`, calls.py:9)"
+    assert waiting_at(Wait("run", (wrapper,))) == "tools.py:3 in `wrapper`"
 
 
 def test_long_sentences_are_shortened() -> None:

@@ -129,10 +129,15 @@ def place(line: Line) -> str:
 
 
 def waiting_at(wait: Wait) -> str:
-    """Where a task waits: the line of its own function, and the innermost one if that is in another function."""
-    outer, inner = wait.frames[0], wait.frames[-1]
-    within = f" (within `{inner.function.rpartition('.')[2]}`, {PurePath(inner.file).name}:{inner.line})"
-    return place(outer) + (within if len(wait.frames) > 1 else "")
+    """Where a task waits: the line of its own function, and the innermost one if that is in another function.
+
+    A decorator's wrapper is a function within a function, and passed over.
+    """
+    inner = wait.frames[-1]
+    own = next((line for line in wait.frames if "<locals>" not in line.function), inner)
+    if own is inner:
+        return place(inner)
+    return f"{place(own)} (within `{inner.function.rpartition('.')[2]}`, {PurePath(inner.file).name}:{inner.line})"
 
 
 def _woken(step: Step) -> str:
