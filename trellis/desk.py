@@ -67,6 +67,9 @@ REQUEST_WAIT = 1.0
 FOLLOWED = 1.0
 """Seconds after which every worker has seen a new fault plan: each asks for it twice a second."""
 
+POLLED = timedelta(seconds=90)
+"""A worker without tasks polls at least once a minute. A worker that has not polled for this long has ended."""
+
 
 @dataclass(frozen=True)
 class Started:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from trellis.model import Address, Order, State
 from trellis.policies import Policy, Retry
 
 ORDER_WORKFLOW = "OrderWorkflow"
 SHIPPING_WORKFLOW = "ShippingWorkflow"
+
+OUR_WORKFLOWS = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
+"""The visibility query that finds the workflows of all orders, and no others."""
+
+
+def as_queried(when: datetime) -> str:
+    """A time as a visibility query takes it."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
