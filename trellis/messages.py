@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from trellis.model import Address, Order, State
 from trellis.policies import Policy, Retry
@@ -13,6 +13,10 @@ SHIPPING_WORKFLOW = "ShippingWorkflow"
 
 OUR_WORKFLOWS = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
 """The visibility query that finds the workflows of all orders, and no others."""
+
+TASK_TIMEOUT = timedelta(seconds=4)
+"""How long a worker may take for one workflow task of an order. A task takes some milliseconds, and the SDK calls two
+seconds a deadlock. If a worker dies with a task, its order stands still for so long: ten seconds by default."""
 
 
 def as_queried(when: datetime) -> str:

@@ -66,7 +66,7 @@ class AllWorkersGone(WorkerKilled):
 class WorkerFrozen(Nemesis):
     name: ClassVar[str] = "worker-frozen"
     says: ClassVar[str] = "One worker stops (SIGSTOP) past its heartbeats, and goes on when others did its work."
-    # Longer than the server waits for a step's heartbeat (5 s) and for a workflow task (10 s).
+    # Longer than the server waits for a step's heartbeat (5 s) and for a workflow task (4 s).
     seconds: ClassVar[float] = 12.0
 
     def __init__(self) -> None:
