@@ -14,20 +14,18 @@ and not against malice.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace as changed
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio.client import Client, WorkflowHistory
 from temporalio.converter import DataConverter
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
 
 from trellis.errors import BadInput
-from trellis.replay.engine import Listener, Options, recorded
+from trellis.replay.engine import Listener, Options, in_a_thread, recorded
 from trellis.replay.errors import ReplayError
 from trellis.replay.family import Family, Finder, InFolder, OnServer
 from trellis.replay.modules import Workflows, classes_of
@@ -35,8 +33,6 @@ from trellis.replay.recording import Recording
 from trellis.replay.sources import Folder, Loaded, checked, fetched, listed, load_file
 from trellis.replay.values import LIMITS, Limits
 from trellis.sandbox import RUNNER
-
-T = TypeVar("T")
 
 Connects = Client | Callable[[], Client | Awaitable[Client]] | None
 """A client, or a function that returns one (called on the event loop that uses it), or none."""
@@ -106,7 +102,7 @@ def replay(
 
     A client that is given must not be one that another event loop is using: give a function that connects one.
     """
-    return _in_a_thread(
+    return in_a_thread(
         replay_async(
             history,
             workflows,
@@ -119,8 +115,9 @@ def replay(
             limits=limits,
             listener=listener,
             replayer=replayer,
-        )
-    )
+        ),
+        "trellis-replay",
+    ).result()
 
 
 async def replay_all_async(
@@ -153,7 +150,7 @@ def replay_all(
     async def work() -> list[Recording]:
         return [each async for each in replay_all_async(query, workflows, client=client, limit=limit, **options)]
 
-    yield from _in_a_thread(work())
+    yield from in_a_thread(work(), "trellis-replay").result()
 
 
 def _options(
@@ -193,22 +190,3 @@ def _finder(loaded: Loaded, client: Client | None) -> Finder | None:
     if client is not None:
         return OnServer(client)
     return InFolder(Folder(loaded.file.parent)) if loaded.file is not None else None
-
-
-def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a new thread: the caller's thread may have a running event loop."""
-    found: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(asyncio.run(work))
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="trellis-replay", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]

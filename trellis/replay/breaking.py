@@ -51,9 +51,18 @@ def asked_in_history(events: Sequence[HistoryEvent], task: int) -> list[HistoryE
     }
     for event in events:
         asked_by = getattr(attributes(event), "workflow_task_completed_event_id", 0)
-        if asked_by in completed and (type_of(event) in _KINDS or type_of(event) == "MARKER_RECORDED"):
+        if asked_by in completed and left_by_a_command(event):
             found.append(event)
     return found
+
+
+def left_by_a_command(event: HistoryEvent) -> bool:
+    """True for the event of a command of the workflow's own. The SDK adds a search attribute to each patch."""
+    kind = type_of(event)
+    if kind == "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES":
+        held = event.upsert_workflow_search_attributes_event_attributes
+        return set(held.search_attributes.indexed_fields) != {"TemporalChangeVersion"}
+    return kind in _KINDS or kind == "MARKER_RECORDED"
 
 
 def history_key(event: HistoryEvent) -> tuple[str, str | None]:

@@ -13,14 +13,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+import re
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
@@ -45,15 +48,21 @@ from trellis.replay.steps import Broken, Line, Step, Wait
 from trellis.replay.values import Limits, variables
 from trellis.replay.waking import woken_by
 
+T = TypeVar("T")
+
 Listener = Callable[[Recording], None]
 """Called in the replay's thread with what is recorded so far: after FIRST_PAGE steps, and whenever they doubled."""
 
 FIRST_PAGE = 50
 
+SILENCE = 30.0
+"""How long the SDK may be silent between two steps [s]. It is longer than a step may take."""
+
 _LOOPS = "trellis-replay-loop"
 _SOURCE = 2_000_000
 """The largest source file that is kept [characters]."""
 
+_NUMBERED = re.compile(r"Task-\d+")
 _ENDS = {"complete", "fail", "cancelled", "continue as new"}
 
 
@@ -84,18 +93,38 @@ def _runtime() -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=4, thread_name_prefix=_LOOPS)
-
-
 async def recorded(loaded: Loaded, options: Options, listener: Listener | None = None) -> Recording:
     """Replay one history in a thread with an event loop of its own. Raises ReplayError."""
-    work = functools.partial(asyncio.run, _record(loaded, options, listener))
-    return await asyncio.get_running_loop().run_in_executor(_threads(), work)
+    started: list[_Seen] = []
+    work = asyncio.wrap_future(in_a_thread(_record(loaded, options, listener, started.append), _LOOPS))
+    steps = -1
+    while True:
+        done, _ = await asyncio.wait([work], timeout=SILENCE)
+        if done:
+            return work.result()
+        if started and steps == started[0].steps:
+            # The SDK can wait for ever on a history that was cut. Its thread cannot be ended, and is left behind.
+            return started[0].given_up()
+        steps = started[0].steps if started else -1
 
 
-async def _record(loaded: Loaded, options: Options, listener: Listener | None) -> Recording:
+def in_a_thread(work: Coroutine[Any, Any, T], name: str) -> Future[T]:
+    """Run a coroutine on an event loop in a new thread, which does not keep the process alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(asyncio.run(work))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+async def _record(
+    loaded: Loaded, options: Options, listener: Listener | None, starts: Callable[[_Seen], None]
+) -> Recording:
     history = loaded.history
     started = history.events[0].workflow_execution_started_event_attributes
     type_, run_id = started.workflow_type.name, started.original_execution_run_id
@@ -110,8 +139,11 @@ async def _record(loaded: Loaded, options: Options, listener: Listener | None) -
         known = ", ".join(sorted(name for name in names if name)) or "none"
         why = f"There is no class for the workflow type {type_}; there are classes for {known}. Name its module."
         raise ReplayError(why, recorder.finish({}, why))
+    if not any(event.HasField("workflow_task_scheduled_event_attributes") for event in history.events):
+        return recorder.finish({}, f"{history.workflow_id} has not run yet: its history has no workflow task.")
     lines = watcher() if options.lines else None
     seen = _Seen(recorder, payloads, index, UserCode(files_of(options.classes)), lines, options.limits, listener)
+    starts(seen)
     try:
         failure = await _replayed(history, options, seen)
     except ReplayError as error:
@@ -126,7 +158,7 @@ async def _record(loaded: Loaded, options: Options, listener: Listener | None) -
     return recorder.finish({}, " ".join(note for note in notes if note), broken)
 
 
-async def _replayed(history: WorkflowHistory, options: Options, watch: sdk.Watch) -> Exception | None:
+async def _replayed(history: WorkflowHistory, options: Options, watch: _Seen) -> Exception | None:
     """Replay with a watch. Gives what the SDK says against the code, or None if it fits. Raises ReplayError."""
 
     async def only() -> AsyncIterator[WorkflowHistory]:
@@ -148,15 +180,13 @@ async def _replayed(history: WorkflowHistory, options: Options, watch: sdk.Watch
             }
         )
         try:
-            async with replayer.workflow_replay_iterator(only()) as results, aclosing(results) as each:  # type: ignore[type-var]
-                async for result in each:
-                    return result.replay_failure
+            async with replayer.workflow_replay_iterator(only()) as results:
+                return (await anext(results)).replay_failure
         except ReplayError:
             raise
         except Exception as error:
             why = in_one_line(error.__cause__ or error)
             raise ReplayError(f"The history of {history.workflow_id} cannot be replayed ({why}).") from None
-    return None
 
 
 class _Seen:
@@ -186,6 +216,15 @@ class _Seen:
         self._ran = Ran(user)
         self._asked: dict[int, tuple[Line | None, Line | None]] = {}
         self._next_page = FIRST_PAGE
+        self._length = -1
+        self._task: int | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self._steps)
+
+    def given_up(self) -> Recording:
+        return self._recorder.finish({}, f"The SDK asked for nothing more for {SILENCE:g} s, so the replay ends here.")
 
     # --- called by the SDK's side
 
@@ -229,8 +268,12 @@ class _Seen:
             found = failure_line(failure.stack_trace, self._user)
             self._failed_at = Line(*found) if found else None
             trouble = f"The code raised {trouble}" + (f" at {_place(self._failed_at)}." if self._failed_at else ".")
+        event = self._task_of(act)
+        if event is None and not trouble:
+            # The history ends before this task began: a replay runs ahead of what a worker has done.
+            return
         step = self._recorder.step(
-            event=act.history_length,
+            event=event or act.history_length,
             at=act.timestamp.ToDatetime(UTC),
             woken_by=woken,
             lines=ran.lines() if self._lines is not None else None,
@@ -246,14 +289,30 @@ class _Seen:
             self._next_page *= 2
             self._listener(self._recorder.recording)
 
+    def _task_of(self, act: WorkflowActivation) -> int | None:
+        """The WORKFLOW_TASK_STARTED event that the activation belongs to; None if no worker has begun it yet."""
+        if act.history_length != self._length:
+            started = self._index.task_started(act.history_length)
+            self._task = started if started != self._task else None
+            self._length = act.history_length
+        # Otherwise it is the answer of a local activity, within the same task.
+        return self._task
+
     def _waits(self, inner: Any) -> list[Wait]:
-        found = []
+        found: list[Wait] = []
+        names: Counter[str] = Counter()
         for name, task in sdk.tasks(inner):
             frames = tuple(
                 self._user.line(code, number) for code, number in sdk.positions(task) if code.co_filename in self._user
             )
-            if frames:
-                found.append(Wait(name, frames))
+            if not frames:
+                # A task of the SDK, such as the one that waits for an activity's answer.
+                continue
+            if _NUMBERED.fullmatch(name):
+                # Python numbers the tasks of a whole process: the name would be another in each replay.
+                name = frames[0].function
+            names[name] += 1
+            found.append(Wait(name if names[name] == 1 else f"{name} ({names[name]})", frames))
         return found
 
     # --- after the replay

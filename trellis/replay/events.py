@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC
@@ -54,6 +55,7 @@ class Index:
 
     def __init__(self, events: Sequence[HistoryEvent]) -> None:
         self.by_id = {event.event_id: event for event in events}
+        self._started = [event.event_id for event in events if type_of(event) == "WORKFLOW_TASK_STARTED"]
         self._waking: defaultdict[tuple[str, Any], deque[int]] = defaultdict(deque)
         for event in events:
             for key in self._keys(event):
@@ -63,6 +65,11 @@ class Index:
         """The event that told of it: each is found once, in the history's order. None: the history has none."""
         found = self._waking.get((kind, which))
         return found.popleft() if found else None
+
+    def task_started(self, until: int) -> int | None:
+        """The last WORKFLOW_TASK_STARTED event among the first `until` events."""
+        found = bisect_right(self._started, until)
+        return self._started[found - 1] if found else None
 
     def activity(self, event: HistoryEvent | None) -> Any:
         """The attributes of the ACTIVITY_TASK_SCHEDULED event that an event of an activity belongs to, or None."""
