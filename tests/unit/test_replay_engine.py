@@ -13,7 +13,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter, PayloadCodec
 
-from tests.unit import replayed
+from tests.unit import replayed, replayed_changes
 from tests.unit.replayed_histories import calls, child, rounds
 from trellis.bench.made_history import MadeHistory
 from trellis.replay import Recording, ReplayError, engine, replay, replay_async, sdk
@@ -22,14 +22,12 @@ from trellis.replay.lines import Ran, Tracing, UserCode, watcher
 from trellis.replay.steps import Line
 
 HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
-SOURCE = Path(replayed.__file__).read_text("utf-8").splitlines()
 
 
 def text(line: Line | None) -> str:
-    """The source of a line of the workflows in `replayed`."""
+    """The source of a line."""
     assert line is not None
-    assert line.file == replayed.__file__
-    return SOURCE[line.line - 1].strip()
+    return Path(line.file).read_text("utf-8").splitlines()[line.line - 1].strip()
 
 
 def recorded(made: MadeHistory, class_: type, **options: object) -> Recording:
@@ -130,11 +128,11 @@ def test_a_recording_has_the_commands_that_the_history_has(path: Path) -> None:
 @pytest.mark.parametrize(
     ("class_", "event", "history", "code", "line"),
     [
-        (replayed.CallsAfterATimer, 5, "activity `greet` scheduled", "timer of 5 s", "await workflow.sleep(5)"),
-        (replayed.CallsInAnotherOrder, 5, "activity `greet` scheduled", "activity `bless`",
+        (replayed_changes.CallsAfterATimer, 5, "activity `greet` scheduled", "timer of 5 s", "await workflow.sleep(5)"),
+        (replayed_changes.CallsInAnotherOrder, 5, "activity `greet` scheduled", "activity `bless`",
          'await workflow.execute_activity("bless", name, start_to_close_timeout=_SOON)'),
-        (replayed.CallsNothing, 5, "activity `greet` scheduled", "the workflow's completion", "return name"),
-        (replayed.CallsAndRaises, 11, "activity `bless` scheduled",
+        (replayed_changes.CallsNothing, 5, "activity `greet` scheduled", "the workflow's completion", "return name"),
+        (replayed_changes.CallsAndRaises, 11, "activity `bless` scheduled",
          "raises ValueError: invalid literal for int() with base 10: 'Hello'", "return str(int(answer))"),
     ],
     ids=["a timer", "another activity", "the end", "an error"],
@@ -168,6 +166,12 @@ def test_a_class_that_is_missing_is_a_sentence_and_the_events_are_shown() -> Non
         recorded(child(1), replayed.Calls)
     assert error.value.recording is not None
     assert error.value.recording.events[0].words == "workflow `Child` started"
+
+
+def test_two_classes_of_one_name_are_a_sentence() -> None:
+    """Nobody can know which of them is meant."""
+    with pytest.raises(ReplayError, match="Two classes are named Calls: Calls and CallsNothing"):
+        recorded(calls(), [replayed.Calls, replayed_changes.CallsNothing])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +420,7 @@ def test_a_step_that_takes_longer_than_the_sdks_limit_is_shown() -> None:
     """The SDK gives an activation 2 s and calls a longer one a deadlock. Traced code may be slower than a worker's."""
     made = calls()
     made.events = made.events[:10]
-    recording = recorded(made, replayed.CallsAnd, sandbox=False)
+    recording = recorded(made, replayed_changes.CallsAnd, sandbox=False)
     assert recording.trouble == ""
     assert [[command.kind for command in step.commands] for step in recording.steps] == [["activity"], ["complete"]]
 
@@ -424,7 +428,7 @@ def test_a_step_that_takes_longer_than_the_sdks_limit_is_shown() -> None:
 def test_code_that_never_returns_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The replay does not hang, and says that the SDK took it for a deadlock."""
     monkeypatch.setattr(sdk, "PATIENCE", 0.1)
-    assert "deadlock" in recorded(calls(), replayed.CallsForEver, lines=False).trouble
+    assert "deadlock" in recorded(calls(), replayed_changes.CallsForEver, lines=False).trouble
 
 
 async def test_a_replay_that_falls_silent_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,10 +134,7 @@ async def _record(
     index = Index(history.events)
     events = await read_events(history.events, index, payloads)
     recorder = Recorder(history.workflow_id, run_id, type_, events)
-    names = {sdk.workflow_name(each): each for each in options.classes}
-    if type_ not in names and "" not in names:
-        known = ", ".join(sorted(name for name in names if name)) or "none"
-        why = f"There is no class for the workflow type {type_}; there are classes for {known}. Name its module."
+    if why := _unfit(type_, options.classes):
         raise ReplayError(why, recorder.finish({}, why))
     if not any(event.HasField("workflow_task_scheduled_event_attributes") for event in history.events):
         return recorder.finish({}, f"{history.workflow_id} has not run yet: its history has no workflow task.")
@@ -156,6 +153,19 @@ async def _record(
     if payloads.codec_failure:
         notes.append(f"The codec cannot decode all payloads ({payloads.codec_failure}).")
     return recorder.finish({}, " ".join(note for note in notes if note), broken)
+
+
+def _unfit(type_: str, classes: Sequence[type]) -> str:
+    """Why none of the classes can run this type of workflow; "" if one can."""
+    names = [sdk.workflow_name(each) for each in classes]
+    if names.count(type_) > 1:
+        same = " and ".join(each.__name__ for each in classes if sdk.workflow_name(each) == type_)
+        return f"Two classes are named {type_}: {same}. Give one of them."
+    # "" is the name of a dynamic workflow, which runs any type.
+    if type_ in names or "" in names:
+        return ""
+    known = ", ".join(sorted(name for name in names if name)) or "none"
+    return f"There is no class for the workflow type {type_}; there are classes for {known}. Name its module."
 
 
 async def _replayed(history: WorkflowHistory, options: Options, watch: _Seen) -> Exception | None:
