@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.api.common.v1 import Payload
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter, PayloadCodec
 
@@ -18,8 +19,10 @@ from tests.unit.replayed_histories import calls, child, rounds
 from trellis.bench.made_history import MadeHistory
 from trellis.replay import Recording, ReplayError, engine, replay, replay_async, sdk
 from trellis.replay.breaking import command_key, history_key, left_by_a_command
+from trellis.replay.commands import Seqs
+from trellis.replay.events import Index
 from trellis.replay.lines import Ran, Tracing, UserCode, watcher
-from trellis.replay.steps import Line
+from trellis.replay.steps import Line, Woken
 
 HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
 
@@ -178,7 +181,7 @@ def test_two_classes_of_one_name_are_a_sentence() -> None:
     ("module", "sentence"),
     [
         ("no.such.module", "There is no module no.such.module"),
-        ("tests.unit.test_rules", "defines no workflow"),
+        ("tests.unit.replayed_histories", "defines no workflow"),
         ("fails_on_import", "fails on import .RuntimeError: not today"),
         ("ends_on_import", "fails on import .SystemExit"),
     ],
@@ -442,3 +445,20 @@ async def test_a_replay_that_falls_silent_ends_with_a_sentence(monkeypatch: pyte
     recording = await replay_async(calls().history, replayed.Calls)
     assert "asked for nothing more" in recording.trouble
     assert len(recording.events) == 26
+
+
+def test_a_step_that_cannot_be_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails while a step is written down, the workflow goes on, and the step says what failed."""
+    read = engine.woken_by
+
+    def fails_once(act: WorkflowActivation, seqs: Seqs, index: Index) -> tuple[Woken, ...]:
+        if act.history_length == 9:
+            raise ValueError("not today")
+        return read(act, seqs, index)
+
+    monkeypatch.setattr(engine, "woken_by", fails_once)
+    recording = recorded(calls(), replayed.Calls)
+    assert [step.trouble for step in recording.steps] == [
+        "", "This step cannot be read (ValueError: not today).", "", "", "",
+    ]  # fmt: skip
+    assert recording.variables(5) == {"answers": ["Hello", "Ada"], "released": True}

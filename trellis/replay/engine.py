@@ -256,7 +256,11 @@ class _Seen:
         finally:
             if self._lines is not None:
                 self._lines.end()
-        self._step(act, completion, inner, ran)
+        try:
+            self._step(act, completion, inner, ran)
+        except Exception as error:
+            # What cannot be read must not change what the workflow does.
+            self._unreadable(act, error)
         return completion
 
     # --- what a step holds
@@ -299,6 +303,14 @@ class _Seen:
             self._next_page *= 2
             self._listener(self._recorder.recording)
 
+    def _unreadable(self, act: WorkflowActivation, error: Exception) -> None:
+        at = act.timestamp.ToDatetime(UTC)
+        why = f"This step cannot be read ({in_one_line(error)})."
+        step = self._recorder.step(
+            event=act.history_length, at=at, woken_by=(), lines=None, waits=(), commands=(), variables={}, trouble=why
+        )
+        self._steps.append(step)
+
     def _task_of(self, act: WorkflowActivation) -> int | None:
         """The WORKFLOW_TASK_STARTED event that the activation belongs to; None if no worker has begun it yet."""
         if act.history_length != self._length:
@@ -329,7 +341,7 @@ class _Seen:
 
     def broken(self, failure: Exception, history: WorkflowHistory) -> Broken | None:
         """Where the code stopped to fit, as far as the SDK's failure tells."""
-        if self._steps and self._failed and self._steps[-1].trouble:
+        if self._steps and self._failed:
             return raised(self._steps[-1], self._failed, self._failed_at, self._index, history.events)
         if isinstance(failure, NondeterminismError):
             return broken_in(str(failure), history.events, self._index, self._steps)

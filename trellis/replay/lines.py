@@ -213,7 +213,8 @@ if sys.version_info >= (3, 12):
             if not _monitoring.get_local_events(self._id, code) & _events.LINE:
                 _monitoring.set_local_events(self._id, code, _events.LINE)
                 self._watched.append(code)
-            return _monitoring.DISABLE
+            # Not DISABLE: in Python 3.13.0 a function of one line would then report its line only once.
+            return None
 
         def _line(self, code: CodeType, number: int) -> Any:
             ran = self.here.ran
