@@ -92,3 +92,13 @@ class Child:
     @workflow.run
     async def run(self, number: int) -> int:
         return number
+
+
+@workflow.defn
+class Logs:
+    """Writes a line to its log."""
+
+    @workflow.run
+    async def run(self) -> None:
+        workflow.logger.warning("a line of the workflow")
+        await workflow.sleep(1)

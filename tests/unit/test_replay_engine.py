@@ -462,3 +462,13 @@ def test_a_step_that_cannot_be_read_does_not_stop_the_others(monkeypatch: pytest
         "", "This step cannot be read (ValueError: not today).", "", "", "",
     ]  # fmt: skip
     assert recording.variables(5) == {"answers": ["Hello", "Ada"], "released": True}
+
+
+def test_a_replay_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither what fails in it, which the recording says, nor the workflow's own lines at the end of its history."""
+    made = MadeHistory("Logs")
+    made.task()
+    assert recorded(made, replayed.Logs).trouble == ""
+    assert recorded(calls(), replayed_changes.CallsAndRaises).trouble
+    assert [record.getMessage() for record in caplog.records if "replay" in record.threadName] == []
+    assert "a line of the workflow" not in caplog.text

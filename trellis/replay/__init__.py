@@ -77,8 +77,9 @@ async def replay_async(
     """
     options = _options(workflows, data_converter, lines, sandbox, limits, replayer)
     connected = await _connected(client)
-    if data_converter is None and connected is not None:
-        options = changed(options, converter=connected.data_converter)
+    if connected is not None:
+        further = {"namespace": connected.namespace, **options.further}
+        options = changed(options, converter=data_converter or connected.data_converter, further=further)
     loaded = await _loaded(history, connected, run_id)
     recording = await recorded(loaded, options, listener)
     if family and (finder := _finder(loaded, connected)):

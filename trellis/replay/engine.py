@@ -78,13 +78,19 @@ class Options:
     further: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _from_a_replay(record: logging.LogRecord) -> bool:
-    # The SDK logs what fails in a replay as if a worker had failed. A recording says it in a sentence.
+def _of_a_worker(record: logging.LogRecord) -> bool:
+    # The SDK logs what fails in a replay as if a worker had failed; a recording says it in a sentence. And at the end
+    # of a history the workflow's own log lines, which are silent in a replay, would be written once more.
     return not (record.threadName or "").startswith("trellis-replay")
 
 
-for _logger in ("temporalio.worker._workflow", "temporalio.worker._workflow_instance", "temporalio.worker._replayer"):
-    logging.getLogger(_logger).addFilter(_from_a_replay)
+for _logger in (
+    "temporalio.worker._workflow",
+    "temporalio.worker._workflow_instance",
+    "temporalio.worker._replayer",
+    "temporalio.workflow",
+):
+    logging.getLogger(_logger).addFilter(_of_a_worker)
 
 
 @functools.cache
