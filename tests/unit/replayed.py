@@ -28,7 +28,7 @@ class Calls:
         return " ".join(self.answers)
 
     async def _ask(self, what: str, name: str) -> str:
-        return await workflow.execute_activity(what, name, start_to_close_timeout=_SOON, result_type=str)
+        return str(await workflow.execute_activity(what, name, start_to_close_timeout=_SOON, result_type=str))
 
     @workflow.signal
     def release(self) -> None:

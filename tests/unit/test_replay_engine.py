@@ -23,6 +23,7 @@ from trellis.replay.commands import Seqs
 from trellis.replay.events import Index
 from trellis.replay.lines import Ran, Tracing, UserCode, watcher
 from trellis.replay.steps import Line, Woken
+from trellis.replay.waking import woken_by
 
 HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
 
@@ -61,10 +62,10 @@ def test_each_step_says_what_woke_it_what_it_asked_for_and_where_it_waits() -> N
         [("the timer of 5 s", 22)],
     ]
     assert [[(c.kind, c.name, c.input, text(c.asked_at)) for c in step.commands] for step in recording.steps] == [
-        [("activity", "greet", ["Ada"], "return await workflow.execute_activity(what, name, "
-          "start_to_close_timeout=_SOON, result_type=str)")],
-        [("activity", "bless", ["Ada"], "return await workflow.execute_activity(what, name, "
-          "start_to_close_timeout=_SOON, result_type=str)")],
+        [("activity", "greet", ["Ada"], "return str(await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str))")],
+        [("activity", "bless", ["Ada"], "return str(await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str))")],
         [],
         [("timer", "5", None, "await workflow.sleep(5)")],
         [("complete", None, "Hello Ada", 'return " ".join(self.answers)')],
@@ -391,10 +392,16 @@ def test_a_tracer_that_was_there_is_given_back() -> None:
     assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
 
 
+def tools() -> list[int]:
+    """The ids of the tools that use `sys.monitoring`, from Python 3.12."""
+    monitoring = getattr(sys, "monitoring", None)
+    return [] if monitoring is None else [id_ for id_ in range(6) if monitoring.get_tool(id_)]
+
+
 def test_a_watcher_notes_lines_and_leaves_nothing_behind() -> None:
     """What this version of Python offers: the lines of the thread that began, and no other thread's."""
     user = UserCode([replayed.__file__])
-    used = [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] if sys.version_info >= (3, 12) else []
+    used = tools()
     notes = watcher()
     for _ in range(2):
         notes.begin(ran := Ran(user))
@@ -406,8 +413,7 @@ def test_a_watcher_notes_lines_and_leaves_nothing_behind() -> None:
         replayed.Calls()
         assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
     notes.close()
-    if sys.version_info >= (3, 12):
-        assert [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] == used
+    assert tools() == used
 
 
 def test_more_lines_than_are_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,14 +455,14 @@ async def test_a_replay_that_falls_silent_ends_with_a_sentence(monkeypatch: pyte
 
 def test_a_step_that_cannot_be_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fails while a step is written down, the workflow goes on, and the step says what failed."""
-    read = engine.woken_by
+    read = woken_by
 
     def fails_once(act: WorkflowActivation, seqs: Seqs, index: Index) -> tuple[Woken, ...]:
         if act.history_length == 9:
             raise ValueError("not today")
         return read(act, seqs, index)
 
-    monkeypatch.setattr(engine, "woken_by", fails_once)
+    monkeypatch.setattr("trellis.replay.engine.woken_by", fails_once)
     recording = recorded(calls(), replayed.Calls)
     assert [step.trouble for step in recording.steps] == [
         "", "This step cannot be read (ValueError: not today).", "", "", "",
@@ -470,5 +476,5 @@ def test_a_replay_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     made.task()
     assert recorded(made, replayed.Logs).trouble == ""
     assert recorded(calls(), replayed_changes.CallsAndRaises).trouble
-    assert [record.getMessage() for record in caplog.records if "replay" in record.threadName] == []
+    assert [record.getMessage() for record in caplog.records if "replay" in str(record.threadName)] == []
     assert "a line of the workflow" not in caplog.text

@@ -54,7 +54,9 @@ class UserCode:
         self._files: set[str] = set()
         self._new: list[str] = []
 
-    def __contains__(self, file: str) -> bool:
+    def __contains__(self, file: object) -> bool:
+        if not isinstance(file, str):
+            return False
         known = self._known.get(file)
         if known is None:
             package = _installed_package(file)
