@@ -22,6 +22,7 @@ from trellis.cli.chaos import chaos
 from trellis.cli.check import check
 from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
+from trellis.cli.replay import replay
 from trellis.cli.running import demo, load
 from trellis.cli.servers import down, migrate, reset, status, up
 from trellis.environment import asks_for_json_logs
@@ -30,7 +31,7 @@ from trellis.errors import TrellisError
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, check, reconcile, recommend,
+    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, check, replay, reconcile, recommend,
     notebooks,
 )  # fmt: skip
 
