@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "activities": {"db", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
-    "replay": {"errors", "sandbox"},
+    "replay": {"config", "errors", "runtime", "sandbox", "stack"},
     "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
