@@ -34,15 +34,15 @@ def test_a_pinned_letter_stays_with_its_build_and_the_other_moves_and_breaks_unt
         letters.post()
         letters.deploy(3)
         letters.arrive()
-        pinned, moved = letters.table().itertuples()
+        pinned, moved = letters.table().to_dict("records")
     finally:
         letters.stop()
-    assert set(pinned.builds.split(", ")) == {"1"}
-    assert pinned.failed == 0
-    assert moved.builds.startswith("1")
-    assert moved.builds.endswith("3")
-    assert moved.failed >= 1
-    assert pinned.letter == moved.letter == "a letter, folded, sealed, carried"
+    assert set(pinned["builds"].split(", ")) == {"1"}
+    assert pinned["failed"] == 0
+    assert moved["builds"].startswith("1")
+    assert moved["builds"].endswith("3")
+    assert moved["failed"] >= 1
+    assert pinned["letter"] == moved["letter"] == "a letter, folded, sealed, carried"
     with pytest.raises(BadInput, match="no build 4"):
         letters.deploy(4)
 
