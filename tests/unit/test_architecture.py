@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "environment": set(),
     "config": {"database_url", "environment", "errors"},
     "logs": {"config"},
+    "pages": {"errors"},
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
