@@ -76,7 +76,8 @@ class _Scripts(HTMLParser):
         self._open = None
 
 
-def _data(text: str) -> object:
+def data_of(text: str) -> object:
+    """The data in a file."""
     attributes, data = next(one for one in _Scripts(text).found if one[0].get("id") == "tr-data")
     return json.loads(gzip.decompress(base64.b64decode(data)) if attributes["data-form"] == "gzip" else data)
 
@@ -91,7 +92,7 @@ def test_data_is_never_markup_and_arrives_unchanged(more: int) -> None:
     text = document(saving.FILE, "<b>Title</b>", data)
     scripts = _Scripts(text)
     assert len(scripts.found) == 2, "the data and the page's own script"
-    assert _data(text) == data
+    assert data_of(text) == data
     own = scripts.found[1][1]
     digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in scripts.policy

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.recordings import FILE, START, address, line, recorded, variables
-from tests.unit.test_pages import _data as data_of
+from tests.unit.test_pages import data_of
 from trellis.errors import BadInput
 from trellis.replay.beside import part
 from trellis.replay.redact import REDACTED, Redactor
@@ -91,7 +91,7 @@ def test_a_click_on_an_event_goes_to_the_step_that_it_belongs_to() -> None:
     completed, scheduled, started, asked = events[4:8]
     assert [one["step"] for one in (completed, scheduled, started)] == [1, 1, 1], "they woke the second step"
     assert asked["step"] == 1, "the second step asked for it"
-    assert [one.get("stops") for one in events[:4]] == [None, None, 0, None]
+    assert [one.get("stops") for one in events[:4]] == [None, None, [0, 0], None]
 
 
 def test_numbers_that_a_browser_cannot_hold_become_text() -> None:

@@ -28,6 +28,7 @@ LOOK = 0.5
 SHARE = 0.2
 """A replay takes at most this share of the time: a long history is replayed less often."""
 
+REPLAYING = "replaying …"
 FOLLOWED = "followed live"
 ENDED = "the workflow has ended"
 
@@ -85,7 +86,7 @@ class Follower:
     async def run(self) -> None:
         """Run until the workflow has ended, or until cancelled. A server that is away is waited for."""
         try:
-            self._show(None, "replaying …")
+            self._show(None, REPLAYING)
             while True:
                 took = 0.0
                 try:
@@ -106,7 +107,7 @@ class Follower:
         found = [await described(self._engine, id_, self._order_id) for id_ in self._watched]
         ended = found[0].status is not WorkflowExecutionStatus.RUNNING
         if ended or [one.history_length for one in found] != self._known:
-            recording = await recorded(self._engine, self._order_id)
+            recording = await recorded(self._engine, self._order_id, None if self._known else self._first_pages)
             held = await books(self._engine, self._order_id)
             page = await asyncio.to_thread(saving.page_json, recording, books=held)
             # While the order waits for its child, only the child's history grows.
@@ -115,6 +116,11 @@ class Follower:
             self._known = [len(one.events) for one in family]
             self._show(page, ENDED if ended else FOLLOWED)
         return ended, time.monotonic() - began
+
+    def _first_pages(self, so_far: Recording) -> None:
+        """Show the first steps of a long history before its replay ends. Runs on the replay's thread."""
+        page = saving.page_json(so_far)
+        self._engine.call_soon(lambda: self._show(page, REPLAYING))
 
 
 async def described(engine: Engine, id_: str, order_id: str) -> Any:
@@ -127,9 +133,9 @@ async def described(engine: Engine, id_: str, order_id: str) -> Any:
         raise TemporalUnavailable(f"Temporal does not answer ({error}).") from None
 
 
-async def recorded(engine: Engine, order_id: str) -> Recording:
+async def recorded(engine: Engine, order_id: str, listener: Callable[[Recording], None] | None = None) -> Recording:
     """The order's history so far, replayed with its children. Raises ReplayError, TemporalUnavailable."""
-    return await replay_async(workflow_id(order_id), client=engine.desk.client)
+    return await replay_async(workflow_id(order_id), client=engine.desk.client, listener=listener)
 
 
 async def books(engine: Engine, order_id: str) -> Mapping[str, list[dict[str, Any]]]:

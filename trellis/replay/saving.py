@@ -12,7 +12,7 @@ each a path and its new value, or a path alone for what is gone. Objects carry t
                           "changed": [[path, value] or [path], ...]}]}],
      "sides": [[run, ...], ...], "books": [{"name", "columns", "rows": [[at, ...], ...]}], "parted": {"step", "words"}}
 
-Times are milliseconds since 1970, `step` and `stops` count steps from 0.
+Times are milliseconds since 1970. `step`, and `stops` (the first and the last one at an event), count steps from 0.
 """
 
 from __future__ import annotations
@@ -207,8 +207,9 @@ class _Writer:
                 step = max(bisect_right(reached, event.id) - 1, 0)
             else:
                 step = min(bisect_left(reached, event.id), max(len(reached) - 1, 0))
-            stop = bisect_left(reached, event.id)
-            stops = {"stops": stop} if stop < len(reached) and reached[stop] == event.id else {}
+            # With local activities one workflow task has several stops.
+            first, after = bisect_left(reached, event.id), bisect_right(reached, event.id)
+            stops = {"stops": [first, after - 1]} if first < after else {}
             yield {
                 "id": event.id, "at": _millis(event.at), "type": event.type, "words": self._text(event.words),
                 "step": step, **stops,

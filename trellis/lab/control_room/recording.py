@@ -83,7 +83,7 @@ class RunRecorder:
         await self._read()
 
     def _note_breaking(self) -> None:
-        self._frames.note_breaking(break_panel.state(self._engine.breaker)["experiments"])
+        self._frames.note_breaking(break_panel.state(self._engine.breaker)["experiments"], now())
 
     async def _follow(self) -> None:
         while True:
@@ -120,7 +120,7 @@ class RunRecorder:
         except BaseException:
             self._changed |= set(changed)
             raise
-        self._frames.note(found)
+        self._frames.note(found, now())
 
 
 class Frames:
@@ -128,7 +128,7 @@ class Frames:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._began = _now()
+        self.began = now()
         self._fields: dict[str, int] = {}
         self._lines: dict[str, dict[str, Any]] = {}
         self._frames: list[tuple[int, list[list[Any]]]] = []
@@ -136,24 +136,23 @@ class Frames:
         self.ids: dict[str, int] = {}
         self.trouble = ""
 
-    def note(self, lines: Iterable[dict[str, Any]]) -> None:
-        """The lines as they are now. Those that did not change make no frame."""
-        now = _now()
-        changes = [change for line in lines if len(change := self._difference(line, now)) > 1]
+    def note(self, lines: Iterable[dict[str, Any]], at: int) -> None:
+        """The lines as they were at a moment [ms since 1970]. Those that did not change make no frame."""
+        changes = [change for line in lines if len(change := self._difference(line, at)) > 1]
         if changes:
-            self._frames.append((now, changes))
+            self._frames.append((at, changes))
 
-    def note_breaking(self, experiments: list[dict[str, Any]]) -> None:
-        """What is broken on purpose now, the newest first."""
-        self._breaking.append((_now(), {"experiments": experiments}))
+    def note_breaking(self, experiments: list[dict[str, Any]], at: int) -> None:
+        """What was broken on purpose at a moment, the newest first."""
+        self._breaking.append((at, {"experiments": experiments}))
 
-    def _difference(self, line: dict[str, Any], now: int) -> list[Any]:
+    def _difference(self, line: dict[str, Any], at: int) -> list[Any]:
         """[place of the order, place of a field, its value, ...]"""
         id_ = line["id"]
         before = self._lines.get(id_)
         if line["created"] is None:
             # An order that has no row yet. The board shows it as starting.
-            line["created"] = before["created"] if before else line["event_at"] or now
+            line["created"] = before["created"] if before else line["event_at"] or at
         change: list[Any] = [self.ids.setdefault(id_, len(self.ids))]
         for name, value in line.items():
             if name not in LEFT_OUT and (before is None or before[name] != value):
@@ -166,8 +165,8 @@ class Frames:
         board = {**self._board.to_json(), "requests": [], "side": [], "main": ["board", "experiments"]}
         return {
             "setup": {**board, "options": {"board": {"counted": len(self.ids) + 1}}},
-            "began": self._began,
-            "ended": max(_now(), self._began + 1),
+            "began": self.began,
+            "ended": max(now(), self.began + 1),
             "ids": list(self.ids),
             "fields": list(self._fields),
             "frames": self._frames,
@@ -176,5 +175,5 @@ class Frames:
         }
 
 
-def _now() -> int:
+def now() -> int:
     return int(datetime.now(UTC).timestamp() * 1000)

@@ -11,6 +11,7 @@ export class Cursor extends EventTarget {
     this.run = null;
     this.step = 0;
     this.playing = 0;
+    this.moment = 0;
   }
   // How many steps there are. Two recordings that are compared move together, as long as the longer one goes on.
   get count() {
@@ -40,9 +41,10 @@ export class Cursor extends EventTarget {
   // Another run at the same moment.
   choose(run) {
     if (run === this.run) return;
-    const moment = this.run?.steps[this.step]?.at ?? 0;
+    // A run that was not replayed has no moments. The next one continues where the cursor was before it.
+    this.moment = this.run?.steps[this.step]?.at ?? this.moment;
     this.run = run;
-    this.step = run.at(moment);
+    this.step = run.at(this.moment);
     this.tell("runs");
     this.tell("step");
   }

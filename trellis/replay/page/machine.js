@@ -5,6 +5,7 @@ import { clock } from "./words.js";
 import { books } from "./books.js";
 import { Cursor } from "./cursor.js";
 import { recorded } from "./recorded.js";
+import { say } from "./sentence.js";
 import { side } from "./side.js";
 
 const STOPS = "A stop is a workflow task, or the marker of a local activity. Between two stops the workflow’s code does not run.";
@@ -33,6 +34,7 @@ export function timeMachine() {
   const play = button("Play", {}, () => cursor.play());
   const slider = h("input", { type: "range", min: 1, max: 1, value: 1, "aria-label": "Step", "aria-describedby": `${id}-stops` });
   const where = h("output", { class: "tr-where" });
+  const bar = h("div", { class: "tr-bar tr-cursor" }, first, back, play, forth, last, slider, where);
   const says = h("p", { class: "tr-says", role: "status", "aria-live": "polite" });
   const parted = h("p", { class: "tr-parted", hidden: true });
   const empty = h("div", { class: "tr-empty" });
@@ -43,8 +45,7 @@ export function timeMachine() {
 
   const node = h("div", { class: "tr-machine", id, role: "region", "aria-label": "Time machine", tabindex: "-1" },
     h("div", { class: "tr-bar" }, title, tabs, link),
-    h("div", { class: "tr-bar tr-cursor" }, first, back, play, forth, last, slider, where),
-    says, parted, empty, space, outside.node,
+    bar, says, parted, empty, space, outside.node,
     h("small", { class: "tr-quiet tr-stops", id: `${id}-stops` }, `${STOPS} ${KEYS}`));
 
   function drawRuns() {
@@ -76,17 +77,19 @@ export function timeMachine() {
     const run = shown.find((one) => one && one.steps.length > cursor.step) ?? shown[0];
     const now = run?.steps[at(run)] ?? null;
     empty.hidden = Boolean(now);
-    text(empty, run?.trouble || "No step has been replayed yet.");
-    for (const part of [space, says, slider.parentElement]) part.hidden = !now;
+    text(empty, run?.events.length ? "Only the history is there: no step of it was replayed." : run?.trouble || "No step has been replayed yet.");
+    for (const part of [says, bar]) part.hidden = !now;
+    space.hidden = !run?.events.length;
     if (!now) {
       outside.show([], 0);
       return;
     }
-    slider.max = cursor.count;
+    set(slider, "max", cursor.count);
     slider.value = cursor.step + 1;
     set(slider, "aria-valuetext", `Step ${cursor.step + 1} of ${cursor.count}: ${now.says}`);
     text(where, `step ${cursor.step + 1} of ${cursor.count} · event ${now.event} · ${moment(now.at)}`);
-    text(says, alone ? now.says : "");
+    say(says, alone ? now.says : "");
+    says.hidden = !alone;
     parted.hidden = !page.parted || (page.parted.step != null && cursor.step + 1 < page.parted.step);
     enable(first, cursor.step > 0, "This is the first step");
     enable(back, cursor.step > 0, "This is the first step");
@@ -95,6 +98,7 @@ export function timeMachine() {
     outside.show(page.books, now.at);
   }
 
+  const focus = () => (bar.hidden ? node : slider).focus();
   cursor.addEventListener("runs", drawRuns);
   cursor.addEventListener("step", drawStep);
   cursor.addEventListener("play", () => {
@@ -122,11 +126,13 @@ export function timeMachine() {
   return {
     node,
     take(json) {
+      const held = node.getRootNode().activeElement === node;
       page = recorded(json);
       cursor.take(page.sides);
+      if (held) focus();
     },
     tell: (words) => text(link, words),
-    focus: () => (slider.parentElement.hidden ? node : slider).focus(),
+    focus,
     end() {
       cursor.pause();
       sized.disconnect();

@@ -3,6 +3,7 @@
 import { h, text } from "./dom.js";
 import { asked } from "./asked.js";
 import { shortPlace } from "./recorded.js";
+import { say } from "./sentence.js";
 import { source } from "./source.js";
 import { story } from "./story.js";
 import { marksOf, tree } from "./tree.js";
@@ -53,7 +54,7 @@ export function side(cursor, name, id) {
       const step = run?.steps[index] ?? null;
       const last = !run || index >= run.steps.length - 1;
       said.hidden = alone;
-      text(said, step ? `${name}: ${step.says}` : "");
+      say(said, step ? `${name}: ${step.says}` : "");
       stopped.show(run, last);
       past.show(run, step ? index : 0);
       code.show(run, step);

@@ -28,7 +28,7 @@ export function source() {
     return drawn.get(key).lines;
   }
 
-  // Where a person looks: the line at which the workflow waits, else the first line that ran.
+  // Only this box scrolls, and not the page around it.
   function bringIntoView(line) {
     const top = (line - 1) * LINE;
     if (top < box.scrollTop + LINE || top > box.scrollTop + box.clientHeight - 3 * LINE) box.scrollTop = Math.max(0, top - box.clientHeight / 2);
@@ -52,7 +52,9 @@ export function source() {
     for (const [task, place] of waits) tasks.set(place[1], [...(tasks.get(place[1]) ?? []), task]);
     for (const [number, names] of tasks) on(number, "data-waits", `waits: ${[...new Set(names)].join(", ")}`);
     if (look) on(look, "data-looked", "");
-    const target = look ?? waits.findLast(([task]) => task === step.waits[0][0])?.[1][1] ?? waits[0]?.[1][1] ?? ran[0]?.[0][1];
+    // A task that ran in this step and waits again is what the step is about. Others waited before.
+    const moved = waits.findLast(([, place]) => ran.some(([other]) => other[1] === place[1]));
+    const target = look ?? (moved ?? waits[0])?.[1][1] ?? ran[0]?.[0][1];
     if (target) bringIntoView(target);
   }
 

@@ -42,7 +42,7 @@ export function story(jump) {
       set(row.node, "aria-selected", String(here));
       set(row.node, "data-comes", event.id > taken);
       row.node.style.top = `${place * ROW}px`;
-      text(row.stop, event.stops == null ? "" : String(event.stops + 1));
+      text(row.stop, event.stops ? [...new Set(event.stops)].map((stop) => stop + 1).join("–") : "");
       text(row.number, String(event.id));
       text(row.what, event.words);
       text(row.after, `+${((event.at - run.began) / 1000).toFixed(2)}`);

@@ -21,6 +21,7 @@ export function timeMachinePanel({ store, on }) {
   const hint = h("small", { class: "tr-quiet" });
   let opening = false;
   let machine = null;
+  let taken = null;
 
   function show() {
     const id = store.focused;
@@ -32,7 +33,7 @@ export function timeMachinePanel({ store, on }) {
     if (!order && machine) {
       machine.end();
       machine.node.remove();
-      machine = null;
+      machine = taken = null;
     }
     if (!order) return;
     if (!machine) {
@@ -42,7 +43,6 @@ export function timeMachinePanel({ store, on }) {
     if (recording !== taken) machine.take((taken = recording));
     machine.tell(link);
   }
-  let taken = null;
 
   on(model, "change:machine", show);
   on(store, "focus", show);
