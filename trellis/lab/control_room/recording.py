@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import structlog
+
 from trellis.db.board import BoardReader, listening
 from trellis.errors import BadInput, DatabaseUnavailable, TrellisError
 from trellis.lab.control_room import assets, break_panel, rows
@@ -28,6 +30,8 @@ FRAME = 0.2
 """Seconds between two frames."""
 AT_ONCE = 500
 """At most so many orders are read by one query."""
+
+log = structlog.get_logger("trellis.lab")
 
 LEFT_OUT = {"id", "can_approve", "can_cancel", "can_update_address", "event", "event_at"}
 """Values of a line that a recorded board does not draw: nothing in it can be asked for."""
@@ -47,6 +51,7 @@ class RunRecorder:
         self._frames = Frames(board)
         self._changed: set[str] = set()
         self._listening = asyncio.Event()
+        self._reading = asyncio.Lock()
         self._stopped = False
         engine.breaker.listeners.add(self._note_breaking)
         self._note_breaking()
@@ -80,6 +85,9 @@ class RunRecorder:
                 await self._listening.wait()
 
     async def _last(self) -> None:
+        # The notice of the last change may still be on its way.
+        await asyncio.sleep(FRAME)
+        self._changed |= self._frames.ids.keys()
         await self._read()
 
     def _note_breaking(self) -> None:
@@ -97,6 +105,10 @@ class RunRecorder:
                         group.create_task(self._keep())
             except* (DatabaseUnavailable, ConnectionError) as lost:
                 self._frames.trouble = f"For a while the ledger could not be read ({lost.exceptions[0]})."
+            except* Exception as failures:
+                # A mistake in this code. It is logged, and what can be recorded is recorded.
+                error = failures.exceptions[0]
+                log.error("the recording of the run failed and goes on", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(FRAME)
 
     async def _collect(self, ids: Any) -> None:
@@ -110,17 +122,19 @@ class RunRecorder:
             await asyncio.sleep(FRAME)
 
     async def _read(self) -> None:
-        changed, self._changed = sorted(self._changed), set()
-        try:
-            found = [
-                rows.line(row)
-                for start in range(0, len(changed), AT_ONCE)
-                for row in await self._reader.orders(changed[start : start + AT_ONCE])
-            ]
-        except BaseException:
-            self._changed |= set(changed)
-            raise
-        self._frames.note(found, now())
+        # One at a time: an older line must never be noted after a newer one.
+        async with self._reading:
+            changed, self._changed = sorted(self._changed), set()
+            try:
+                found = [
+                    rows.line(row)
+                    for start in range(0, len(changed), AT_ONCE)
+                    for row in await self._reader.orders(changed[start : start + AT_ONCE])
+                ]
+            except BaseException:
+                self._changed |= set(changed)
+                raise
+            self._frames.note(found, now())
 
 
 class Frames:

@@ -29,6 +29,10 @@ class Run {
     this.lines = lines;
     this.copies = [{}];
     this.last = [0, {}];
+    // The file with the workflow's class. Under another name than its class, the one in which the run method waits first.
+    const frames = json.steps.flatMap((step) => step.waits)[0]?.[1] ?? [];
+    const own = lines.find(([file, , name]) => name.startsWith(`${json.type}.`) && file in json.files) ?? lines[frames.at(-1)];
+    this.ownFile = own?.[0] ?? Object.keys(json.files)[0];
   }
   // The variables after so many steps. The page moves mostly by one step, so the last answer is kept.
   after(count) {

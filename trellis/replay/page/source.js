@@ -15,6 +15,7 @@ export function source() {
   let marked = [];
   let run = null;
   let file = "";
+  let chosen = false;
 
   function draw(name) {
     const key = `${run.id} ${run.run} ${name}`;
@@ -52,8 +53,8 @@ export function source() {
     for (const [task, place] of waits) tasks.set(place[1], [...(tasks.get(place[1]) ?? []), task]);
     for (const [number, names] of tasks) on(number, "data-waits", `waits: ${[...new Set(names)].join(", ")}`);
     if (look) on(look, "data-looked", "");
-    // A task that ran in this step and waits again is what the step is about. Others waited before.
-    const moved = waits.findLast(([, place]) => ran.some(([other]) => other[1] === place[1]));
+    // A task that ran in this step and waits again is what the step is about. Its outermost line tells most.
+    const moved = waits.find(([, place]) => ran.some(([other]) => other[1] === place[1]));
     const target = look ?? (moved ?? waits[0])?.[1][1] ?? ran[0]?.[0][1];
     if (target) bringIntoView(target);
   }
@@ -61,6 +62,7 @@ export function source() {
   let shown = null;
   function choose(name, look) {
     file = name;
+    chosen = true;
     files.value = name;
     mark(shown, look);
   }
@@ -78,9 +80,16 @@ export function source() {
         set(node, "title", name);
       });
       files.hidden = names.length < 2;
-      const touched = [...(step?.waits ?? []).flatMap(([, frames]) => frames), ...(step?.lines ?? []).map(([index]) => index)].map((index) => run.place(index)[0]);
-      // The file that a person chose stays, as long as this step touched it.
-      if (!names.includes(file) || (touched.length && !touched.includes(file))) file = touched.find((name) => names.includes(name)) ?? names[0] ?? "";
+      const ran = (step?.lines ?? []).map(([index]) => run.place(index)[0]);
+      const waits = (step?.waits ?? []).flatMap(([, frames]) => frames).map((index) => run.place(index)[0]);
+      // The file that a person chose stays as long as steps touch it. Otherwise the workflow's own file comes first.
+      if (chosen && ![...ran, ...waits].includes(file)) chosen = false;
+      if (!chosen || !names.includes(file)) {
+        const own = run?.ownFile;
+        const many = (name) => ran.filter((other) => other === name).length;
+        const most = [...names].sort((a, b) => many(b) - many(a))[0];
+        if (ran.length || !names.includes(file)) file = (ran.length && !ran.includes(own) ? most : own) ?? names[0] ?? "";
+      }
       files.value = file;
       text(note, !names.length ? "The source is not part of this recording."
         : step?.lines === null ? "Which lines ran was not traced."

@@ -14,21 +14,20 @@ function scalar(value) {
   return typeof value === "string" && !/^<.*>$/.test(value) ? `“${value}”` : String(value);
 }
 
-// A value in one line, cut off when it is long.
-export function preview(value, room = PREVIEW) {
+// A value in one line, cut off when it is long. `named`: with the name of its own class, not only of its parts.
+export function preview(value, room = PREVIEW, named = true) {
   let out = "";
   const add = (words) => {
     out += words;
-    return out.length < room;
+    return out.length <= room;
   };
   const write = (one) => {
     if (!isBranch(one)) return add(scalar(one));
     const list = Array.isArray(one);
-    if (!add(list ? "[" : `${one[TYPE] ?? ""}{`)) return false;
+    if (!add(list ? "[" : `${(named || one !== value) && one[TYPE] ? one[TYPE] : ""}{`)) return false;
     return keysOf(one).every((key, i) => add((i ? ", " : "") + (list ? "" : `${key}: `)) && write(one[key])) && add(list ? "]" : "}");
   };
-  write(value);
-  return out.length > room ? `${out.slice(0, room - 1)}…` : out;
+  return write(value) && out.length <= room ? out : `${out.slice(0, room - 1)}…`;
 }
 
 // What changed in one step as a tree of marks: { own, kids }.
@@ -70,7 +69,7 @@ function entry(name, value) {
       const list = Array.isArray(next);
       if (moved) {
         text(kind, list ? `list of ${next.length}` : next[TYPE] ?? `dict of ${keysOf(next).length}`);
-        text(words, preview(next));
+        text(words, preview(next, PREVIEW, false));
       }
       text(was, marks ? (marks.own ? "changed" : "changed inside") : "");
       if (node.open) grown.show(...now);
