@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "activities": {"db", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
+    "replay": {"errors", "sandbox"},
     "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
@@ -60,15 +61,15 @@ ALLOWED: dict[str, set[str]] = {
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "runtime",
-        "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "replay",
+        "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
-        "lab", "logs", "reconcile", "runtime", "stack", "status", "workers", *WORDS,
+        "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

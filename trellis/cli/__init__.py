@@ -20,6 +20,7 @@ from trellis.cli.books import audit, reconcile
 from trellis.cli.chaos import chaos
 from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
+from trellis.cli.replay import replay
 from trellis.cli.running import demo, load
 from trellis.cli.servers import down, migrate, reset, status, up
 from trellis.environment import asks_for_json_logs
@@ -29,6 +30,7 @@ __all__ = ["app", "main"]
 
 COMMANDS = (
     up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, reconcile, recommend, notebooks,
+    replay,
 )  # fmt: skip
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")

@@ -172,6 +172,30 @@ def bench_storms(
     show(result, as_json)
 
 
+@commands.command("replay")
+def bench_replay(
+    events: Annotated[int, typer.Option(min=11, max=50_000, help="Events of the made history.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds.")] = 5,
+    orders: Annotated[
+        int, typer.Option(min=0, help="Also run so many orders, and compare recordings with live queries.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of faults and requests.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Recording a replay against the bare Replayer: time and memory. With --orders: do recordings tell the truth?"""
+    from trellis.bench import replay as bench
+
+    settings = read_settings()
+    with progress("rounds", rounds + 1, as_json) as tick:
+        result = bench.run(events, rounds, tick)
+    if orders:
+        from trellis.bench import truth
+
+        with progress("orders", orders, as_json) as tick:
+            result["orders"] = run(truth.run(settings, orders, rounds, seed, tick))
+    show(result, as_json)
+
+
 @commands.command("events")
 def bench_events(
     rows: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many events.")] = 1_000_000,

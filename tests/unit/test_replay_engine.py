@@ -1,0 +1,444 @@
+"""A replay shows what the workflow did: woken by what, which lines, waiting where, asking for what."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.client import WorkflowHistory
+from temporalio.converter import DataConverter, PayloadCodec
+
+from tests.unit import replayed, replayed_changes
+from tests.unit.replayed_histories import calls, child, rounds
+from trellis.bench.made_history import MadeHistory
+from trellis.replay import Recording, ReplayError, engine, replay, replay_async, sdk
+from trellis.replay.breaking import command_key, history_key, left_by_a_command
+from trellis.replay.lines import Ran, Tracing, UserCode, watcher
+from trellis.replay.steps import Line
+
+HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
+
+
+def text(line: Line | None) -> str:
+    """The source of a line."""
+    assert line is not None
+    return Path(line.file).read_text("utf-8").splitlines()[line.line - 1].strip()
+
+
+def recorded(made: MadeHistory, class_: type, **options: object) -> Recording:
+    return replay(made.history, class_, family=False, **options)  # type: ignore[arg-type]
+
+
+def test_this_version_of_the_sdk_has_the_parts_that_a_replay_looks_at() -> None:
+    """The SDK's private attributes are read in one module. This names those that the installed version lacks."""
+    assert sdk.missing() == []
+
+
+def test_an_instance_that_cannot_be_looked_into_is_a_sentence() -> None:
+    """A runner of another kind has other instances."""
+    with pytest.raises(ReplayError, match="_object, _tasks, _add_command"):
+        sdk._inner(object())  # type: ignore[arg-type]
+
+
+def test_each_step_says_what_woke_it_what_it_asked_for_and_where_it_waits() -> None:
+    """The whole life of a small workflow: five workflow tasks, the line of each wait and of each command."""
+    recording = recorded(calls(), replayed.Calls)
+    assert recording.trouble == ""
+    assert [step.event for step in recording.steps] == [3, 9, 15, 19, 24]
+    assert [[(woken.words, woken.event) for woken in step.woken_by] for step in recording.steps] == [
+        [("the workflow's start", 1)],
+        [("the answer of `greet`", 7)],
+        [("the answer of `bless`", 13)],
+        [("the signal `release`", 17)],
+        [("the timer of 5 s", 22)],
+    ]
+    assert [[(c.kind, c.name, c.input, text(c.asked_at)) for c in step.commands] for step in recording.steps] == [
+        [("activity", "greet", ["Ada"], "return await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str)")],
+        [("activity", "bless", ["Ada"], "return await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str)")],
+        [],
+        [("timer", "5", None, "await workflow.sleep(5)")],
+        [("complete", None, "Hello Ada", 'return " ".join(self.answers)')],
+    ]  # fmt: skip
+    first = recording.steps[0].waits
+    assert [(wait.task, [frame.function for frame in wait.frames]) for wait in first] == [
+        ("run", ["Calls.run", "Calls._ask"])
+    ]
+    assert text(first[0].frames[0]) == 'self.answers.append(await self._ask("greet", name))'
+    assert recording.steps[-1].waits == ()
+    assert recording.variables(3) == {"answers": ["Hello", "Ada"], "released": False}
+    assert recording.variables(5) == {"answers": ["Hello", "Ada"], "released": True}
+    assert list(recording.sources) == [replayed.__file__]
+
+
+def test_the_lines_of_a_step_are_those_that_ran_in_their_order() -> None:
+    """A signal runs its handler, then the condition that waits for it, then what comes behind."""
+    recording = recorded(calls(), replayed.Calls)
+    assert [text(line) for line in recording.steps[3].lines or ()] == [
+        "self.released = True",
+        "await workflow.wait_condition(lambda: self.released)",
+        "await workflow.sleep(5)",
+    ]
+
+
+def test_without_lines_everything_else_is_the_same() -> None:
+    """The lines cost time. Who does not want them gets the same steps; only the line of the return is not known."""
+    plain, traced = (recorded(calls(), replayed.Calls, lines=lines) for lines in (False, True))
+    assert [step.lines for step in plain.steps] == [None] * 5
+    assert [(s.event, s.waits, s.woken_by, s.changed) for s in plain.steps] == [
+        (s.event, s.waits, s.woken_by, s.changed) for s in traced.steps
+    ]
+    assert [s.commands for s in plain.steps[:4]] == [s.commands for s in traced.steps[:4]]
+
+
+def test_every_task_shows_all_its_frames() -> None:
+    """Tasks, async generators and awaitable objects are looked through; tasks have the names of their functions."""
+    made = MadeHistory("ManyTasks")
+    made.task()
+    recording = recorded(made, replayed.ManyTasks)
+    assert [(wait.task, [frame.function for frame in wait.frames]) for wait in recording.steps[0].waits] == [
+        ("run", ["ManyTasks.run", "ManyTasks._generated"]),
+        ("ManyTasks._in_a_task", ["ManyTasks._in_a_task", "ManyTasks.waits"]),
+    ]
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_a_recording_has_the_commands_that_the_history_has(path: Path) -> None:
+    """Each event that a command left in a recorded history is a command of a step, and there are no others."""
+    history = WorkflowHistory.from_json(path.stem, path.read_text("utf-8"))
+    recording = replay(history, family=False)
+    assert recording.trouble == ""
+    no_event = {"update rejected", "cancel local activity", "query answered"}
+    asked = Counter(command_key(c) for step in recording.steps for c in step.commands if c.kind not in no_event)
+    left = Counter(history_key(event) for event in history.events if left_by_a_command(event))
+    # A timer that is cancelled in the task that asked for it leaves no event.
+    at_once = asked["timer", None] - left["timer", None]
+    assert at_once >= 0
+    asked.subtract({("timer", None): at_once, ("cancel timer", None): at_once})
+    assert +asked == left
+    assert all(woken.event for step in recording.steps for woken in step.woken_by if "cancellation" not in woken.words)
+
+
+@pytest.mark.parametrize(
+    ("class_", "event", "history", "code", "line"),
+    [
+        (replayed_changes.CallsAfterATimer, 5, "activity `greet` scheduled", "timer of 5 s", "await workflow.sleep(5)"),
+        (replayed_changes.CallsInAnotherOrder, 5, "activity `greet` scheduled", "activity `bless`",
+         'await workflow.execute_activity("bless", name, start_to_close_timeout=_SOON)'),
+        (replayed_changes.CallsNothing, 5, "activity `greet` scheduled", "the workflow's completion", "return name"),
+        (replayed_changes.CallsAndRaises, 11, "activity `bless` scheduled",
+         "raises ValueError: invalid literal for int() with base 10: 'Hello'", "return str(int(answer))"),
+    ],
+    ids=["a timer", "another activity", "the end", "an error"],
+)  # fmt: skip
+def test_code_that_no_longer_fits_shows_both_sides(
+    class_: type, event: int, history: str, code: str, line: str
+) -> None:
+    """The recording ends with the step that asked for something else, and says what the history has there."""
+    recording = recorded(calls(), class_)
+    assert recording.broken is not None
+    broken = recording.broken
+    assert (broken.event, broken.history, broken.code, text(broken.line)) == (event, history, code, line)
+    assert f"event {event}" in recording.trouble
+    assert recording.steps
+    assert len(recording.events) == 26
+
+
+@pytest.mark.parametrize("events", range(1, 27))
+def test_a_history_so_far_replays_as_far_as_it_goes(events: int) -> None:
+    """A running workflow's history ends anywhere. What ran until then is shown, not what will run next."""
+    made = calls()
+    made.events = made.events[:events]
+    recording = recorded(made, replayed.Calls)
+    assert [step.event for step in recording.steps] == [event for event in (3, 9, 15, 19, 24) if event <= events]
+    assert recording.trouble == ("" if events > 1 else "calls-1 has not run yet: its history has no workflow task.")
+
+
+def test_a_class_that_is_missing_is_a_sentence_and_the_events_are_shown() -> None:
+    """The sentence names the type and what there is."""
+    with pytest.raises(ReplayError, match="no class for the workflow type Child; there are classes for Calls") as error:
+        recorded(child(1), replayed.Calls)
+    assert error.value.recording is not None
+    assert error.value.recording.events[0].words == "workflow `Child` started"
+
+
+def test_two_classes_of_one_name_are_a_sentence() -> None:
+    """Nobody can know which of them is meant."""
+    with pytest.raises(ReplayError, match="Two classes are named Calls: Calls and CallsNothing"):
+        recorded(calls(), [replayed.Calls, replayed_changes.CallsNothing])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("no.such.module", "There is no module no.such.module"),
+        ("tests.unit.test_rules", "defines no workflow"),
+        ("fails_on_import", "fails on import .RuntimeError: not today"),
+        ("ends_on_import", "fails on import .SystemExit"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_a_sentence(
+    module: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was replayed, and the sentence says why."""
+    (tmp_path / "fails_on_import.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "ends_on_import.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ReplayError, match=sentence):
+        replay(calls().history, module)
+
+
+def file_of(made: MadeHistory, folder: Path, name: str = "history.json") -> Path:
+    file = folder / name
+    file.write_text(made.history.to_json(), "utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is empty"),
+        ("hello", "holds no JSON"),
+        ('{"a": 1}', "holds no list of events"),
+        ('{"events": []}', "holds no list of events"),
+        ('{"events": [1]}', "holds no list of events"),
+        ('{"events": [{"eventId": "x"}]}', "events that cannot be read"),
+        ('[{"eventId": "7", "eventType": "EVENT_TYPE_TIMER_FIRED", "timerFiredEventAttributes": {}}]',
+         "does not begin with the workflow's start but with event 7"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_history_is_a_sentence(content: str, sentence: str, tmp_path: Path) -> None:
+    """The sentence names the file."""
+    file = tmp_path / "history.json"
+    file.write_text(content, "utf-8")
+    with pytest.raises(ReplayError, match=sentence) as error:
+        replay(file, replayed.Calls)
+    assert str(file) in str(error.value)
+
+
+def test_a_file_that_ends_in_the_middle_shows_its_beginning(tmp_path: Path) -> None:
+    """A download that stopped: the events that are whole are replayed, and the sentence says how many."""
+    file = file_of(calls(), tmp_path)
+    whole = file.read_text("utf-8")
+    file.write_text(whole[: whole.index('"eventId": "12"') + 30], "utf-8")
+    recording = replay(file, replayed.Calls)
+    assert [step.event for step in recording.steps] == [3, 9]
+    assert "ends in the middle: only its first 11 events" in recording.trouble
+
+
+def test_a_history_with_a_gap_is_replayed_up_to_it(tmp_path: Path) -> None:
+    """A page that is missing cannot be guessed."""
+    made = calls()
+    del made.events[11:14]
+    recording = replay(file_of(made, tmp_path), replayed.Calls)
+    assert [step.event for step in recording.steps] == [3, 9]
+    assert "has a gap: event 15 follows event 11" in recording.trouble
+
+
+def test_payloads_that_nobody_can_decode_stop_nothing() -> None:
+    """Another program encrypted a result that the workflow never looks at: the rest is shown."""
+    made = calls()
+    made.events[16].workflow_execution_signaled_event_attributes.input.payloads.append(
+        Payload(metadata={"encoding": b"binary/encrypted"}, data=b"twelve bytes")
+    )
+    made.events[16].workflow_execution_signaled_event_attributes.signal_name = "unknown"
+    recording = recorded(made, replayed.Calls)
+    assert recording.events[16].details == {
+        "signal_name": "unknown",
+        "input": "<12 bytes, encoding binary/encrypted>",
+    }
+    assert [step.event for step in recording.steps][:3] == [3, 9, 15]
+
+
+def test_a_workflow_whose_input_cannot_be_decoded_shows_its_events() -> None:
+    """Without the key the workflow cannot run. The sentence says so, and the events are there."""
+    made = calls()
+    payload = made.events[0].workflow_execution_started_event_attributes.input.payloads[0]
+    payload.metadata["encoding"] = b"binary/encrypted"
+    recording = recorded(made, replayed.Calls)
+    assert recording.trouble
+    assert recording.events[0].details == {
+        "workflow_type": "Calls", "workflow_id": "calls-1", "task_queue": "made", "attempt": 1,
+        "input": "<5 bytes, encoding binary/encrypted>",
+    }  # fmt: skip
+    assert len(recording.events) == 26
+
+
+class Backwards(PayloadCodec):
+    """Turns bytes around. It fails for payloads that it did not encode."""
+
+    async def encode(self, payloads: object) -> list[Payload]:
+        return [Payload(metadata={"encoding": b"turned"}, data=p.SerializeToString()[::-1]) for p in payloads]  # type: ignore[attr-defined]
+
+    async def decode(self, payloads: object) -> list[Payload]:
+        await asyncio.sleep(0)
+        found = []
+        for payload in payloads:  # type: ignore[attr-defined]
+            if payload.metadata["encoding"] != b"turned":
+                raise ValueError("not mine")
+            found.append(Payload.FromString(payload.data[::-1]))
+        return found
+
+
+def test_a_codec_of_the_users_is_used() -> None:
+    """Events, inputs and variables are shown decoded; a payload that the codec refuses stays as it is."""
+    made, codec = calls(), Backwards()
+    held = made.events[0].workflow_execution_started_event_attributes.input
+    for one in (
+        held,
+        made.events[6].activity_task_completed_event_attributes.result,
+        made.events[12].activity_task_completed_event_attributes.result,
+    ):
+        one.payloads[0].CopyFrom(asyncio.run(codec.encode(one.payloads))[0])
+    recording = recorded(made, replayed.Calls, data_converter=DataConverter(payload_codec=codec))
+    assert recording.steps[0].commands[0].input == ["Ada"]
+    assert recording.events[6].details == {"result": "Hello"}
+    assert recording.events[25].details == {"result": "Hello Ada"}
+    assert "not mine" in recording.trouble
+
+
+def test_a_payload_of_many_megabytes_is_cut() -> None:
+    """Its beginning and its size are shown. The workflow itself gets it whole, and its variables are cut too."""
+    made = MadeHistory("Calls", "x" * 3_000_000, workflow_id="big")
+    made.task()
+    recording = recorded(made, replayed.Calls)
+    details = recording.events[0].details
+    assert isinstance(details, dict)
+    assert str(details["input"]).endswith("… (3,000,002 bytes)")
+    assert len(str(recording.to_json())) < 20_000
+
+
+def test_a_history_of_another_sdk_is_named() -> None:
+    """Python code may fit it, and the sentence says what to think of that."""
+    made = MadeHistory("Calls", "Ada")
+    made.task(sdk="temporal-go")
+    assert "another SDK, temporal-go" in recorded(made, replayed.Calls).trouble
+
+
+def test_children_and_continued_runs_come_from_the_other_files_of_the_folder(tmp_path: Path) -> None:
+    """Files are found by the workflow and run ids in them, whatever their names are."""
+    file_of(rounds(1), tmp_path, "a.json")
+    newest = file_of(rounds(0, before="run-1"), tmp_path, "b.json")
+    file_of(child(0), tmp_path, "c.json")
+    file_of(child(1), tmp_path, "d.json")
+    (tmp_path / "e.json").write_text("no history", "utf-8")
+    recording = replay(newest, [replayed.Rounds, replayed.Child])
+    assert [each.workflow_id for each in recording.children] == ["child-0"]
+    assert recording.after is None
+    assert recording.before is not None
+    assert (recording.before.run_id, recording.before.after) == ("run-1", recording)
+    assert [each.workflow_id for each in recording.before.children] == ["child-1"]
+    assert [each.kind for each in recording.before.steps[-1].commands] == ["continue as new"]
+
+
+def test_a_child_without_a_class_has_its_events_and_no_steps(tmp_path: Path) -> None:
+    """The parent is shown all the same."""
+    file_of(child(0), tmp_path, "c.json")
+    recording = replay(file_of(rounds(0), tmp_path), replayed.Rounds)
+    (only,) = recording.children
+    assert (only.steps, len(only.events)) == ((), 5)
+    assert "no class for the workflow type Child" in only.trouble
+
+
+async def test_the_first_page_is_there_before_the_replay_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener gets what is recorded so far, with its code."""
+    monkeypatch.setattr(engine, "FIRST_PAGE", 2)
+    pages: list[Recording] = []
+    recording = await replay_async(calls().history, replayed.Calls, listener=pages.append)
+    assert [len(page.steps) for page in pages] == [2, 4]
+    assert pages[0].variables(2) == recording.variables(2)
+    assert pages[0].sources == recording.sources
+
+
+async def test_the_blocking_form_may_be_called_where_a_loop_runs() -> None:
+    """In a notebook's cell a loop runs already."""
+    assert len(replay(calls().history, replayed.Calls).steps) == 5
+
+
+async def test_replays_at_once_see_their_own_lines_only() -> None:
+    """Two threads run the same code, and each recording has what one alone has."""
+    alone = recorded(calls(), replayed.Calls)
+    found = await asyncio.gather(*(replay_async(calls().history, replayed.Calls) for _ in range(4)))
+    assert [[step.lines for step in each.steps] for each in found] == [[step.lines for step in alone.steps]] * 4
+
+
+def test_a_tracer_that_was_there_is_given_back() -> None:
+    """Coverage traces by such a function."""
+
+    def tracer(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    user = UserCode([replayed.__file__])
+    try:
+        sys.settrace(tracer)
+        tracing = Tracing()
+        tracing.begin(ran := Ran(user))
+        replayed.Calls()
+        tracing.end()
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+    assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
+
+
+def test_a_watcher_notes_lines_and_leaves_nothing_behind() -> None:
+    """What this version of Python offers: the lines of the thread that began, and no other thread's."""
+    user = UserCode([replayed.__file__])
+    used = [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] if sys.version_info >= (3, 12) else []
+    notes = watcher()
+    for _ in range(2):
+        notes.begin(ran := Ran(user))
+        other = threading.Thread(target=replayed.Calls)
+        other.start()
+        other.join()
+        replayed.Calls()
+        notes.end()
+        replayed.Calls()
+        assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
+    notes.close()
+    if sys.version_info >= (3, 12):
+        assert [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] == used
+
+
+def test_more_lines_than_are_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop of a million rounds does not fill the memory."""
+    monkeypatch.setattr("trellis.replay.lines.KEPT", 10)
+    ran = Ran(UserCode([replayed.__file__]))
+    for _ in range(25):
+        ran.add(test_more_lines_than_are_kept_are_counted.__code__, 1)
+    assert (len(ran.lines()), ran.cut) == (10, 15)
+
+
+def test_a_step_that_takes_longer_than_the_sdks_limit_is_shown() -> None:
+    """The SDK gives an activation 2 s and calls a longer one a deadlock. Traced code may be slower than a worker's."""
+    made = calls()
+    made.events = made.events[:10]
+    recording = recorded(made, replayed_changes.CallsAnd, sandbox=False)
+    assert recording.trouble == ""
+    assert [[command.kind for command in step.commands] for step in recording.steps] == [["activity"], ["complete"]]
+
+
+def test_code_that_never_returns_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay does not hang, and says that the SDK took it for a deadlock."""
+    monkeypatch.setattr(sdk, "PATIENCE", 0.1)
+    assert "deadlock" in recorded(calls(), replayed_changes.CallsForEver, lines=False).trouble
+
+
+async def test_a_replay_that_falls_silent_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the SDK wait for ever, the caller gets what is there."""
+    monkeypatch.setattr(engine, "SILENCE", 0.2)
+
+    async def silent(history: object, options: object, watch: object) -> None:
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(engine, "_replayed", silent)
+    recording = await replay_async(calls().history, replayed.Calls)
+    assert "asked for nothing more" in recording.trouble
+    assert len(recording.events) == 26
