@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trellis.replay.recording import Recording
-from trellis.replay.steps import Step
+from trellis.replay.steps import Recorded, Step
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Parted:
     words: str
 
 
-def part(one: Recording, other: Recording) -> Parted:
+def part(one: Recorded, other: Recorded) -> Parted:
     """Where two recordings part: the first step that was woken by something else, waits elsewhere or asks for others.
 
     Waits are compared by task and function, commands by kind and name: two orders have other ids and other addresses,
@@ -35,7 +34,7 @@ def part(one: Recording, other: Recording) -> Parted:
     return Parted(number, f"They part at step {number}: only {names[longer]} goes on.")
 
 
-def _named(recording: Recording) -> str:
+def _named(recording: Recorded) -> str:
     return f"{recording.workflow_id}" if recording.workflow_id else recording.workflow_type
 
 

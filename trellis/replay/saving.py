@@ -32,9 +32,8 @@ from trellis.pages.joining import Page
 from trellis.replay.beside import part
 from trellis.replay.changes import Changes, changes
 from trellis.replay.paths import keys
-from trellis.replay.recording import Recording
 from trellis.replay.redact import Pattern, Redactor
-from trellis.replay.steps import Command, Event, Line, Step, Woken
+from trellis.replay.steps import Command, Event, Line, Recorded, Step, Woken
 from trellis.replay.values import GONE, Fields, Tree, tree
 
 FOLDER = Path(__file__).with_name("page")
@@ -63,8 +62,8 @@ _OF_COMMANDS = (
 
 
 def save(
-    recording: Recording, path: str | os.PathLike[str], *, redact: Iterable[Pattern] = (), books: Books | None = None,
-    beside: Recording | None = None,
+    recording: Recorded, path: str | os.PathLike[str], *, redact: Iterable[Pattern] = (), books: Books | None = None,
+    beside: Recorded | None = None,
 ) -> Path:  # fmt: skip
     """Write the recording as one HTML file that opens without kernel and network, and return its path.
 
@@ -80,7 +79,7 @@ def save(
 
 
 def page_json(
-    recording: Recording, *, beside: Recording | None = None, books: Books | None = None,
+    recording: Recorded, *, beside: Recorded | None = None, books: Books | None = None,
     redact: Iterable[Pattern] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """What the page draws, as the module describes. Raises BadInput for a pattern or a book that cannot be read."""
@@ -110,11 +109,11 @@ def page_json(
     }
 
 
-def _family(recording: Recording) -> Iterator[tuple[str, Recording]]:
+def _family(recording: Recorded) -> Iterator[tuple[str, Recorded]]:
     """The recording, what it started, and the runs before and after it: each with a title for its tab."""
     seen: set[int] = set()
 
-    def once(title: str, run: Recording) -> Iterator[tuple[str, Recording]]:
+    def once(title: str, run: Recorded) -> Iterator[tuple[str, Recorded]]:
         if id(run) not in seen:
             seen.add(id(run))
             yield title, run
@@ -129,7 +128,7 @@ def _family(recording: Recording) -> Iterator[tuple[str, Recording]]:
             run, far = step(run), far + 1
 
 
-def _note(run: Recording, redactor: Redactor) -> None:
+def _note(run: Recorded, redactor: Redactor) -> None:
     for event in run.events:
         redactor.note(event.details, ("details",))
     for step, variables in run.snapshots():
@@ -139,7 +138,7 @@ def _note(run: Recording, redactor: Redactor) -> None:
             redactor.note(dict(command.options), ("options",))
 
 
-def _file_names(runs: Sequence[Recording]) -> dict[str, str]:
+def _file_names(runs: Sequence[Recorded]) -> dict[str, str]:
     """Short names of the files, from the folder that holds all of them. A whole path would tell who saved the file."""
     files = {file for run in runs for file in run.sources}
     files |= {line.file for run in runs for step in run.steps for line in _lines_of(step)}
@@ -181,7 +180,7 @@ class _Writer:
     def _tree(self, value: Tree, *path: str) -> Any:
         return _encoded(self._redactor.tree(value, path))
 
-    def run(self, run: Recording, title: str) -> dict[str, Any]:
+    def run(self, run: Recorded, title: str) -> dict[str, Any]:
         broken = run.broken
         return {
             "id": self._text(run.workflow_id),
@@ -215,7 +214,7 @@ class _Writer:
                 "step": step, **stops,
             }  # fmt: skip
 
-    def _steps(self, run: Recording) -> Iterator[dict[str, Any]]:
+    def _steps(self, run: Recorded) -> Iterator[dict[str, Any]]:
         details = {event.id: event.details for event in run.events}
         for step, changed in self._changes(run):
             says = run.explain(step)
@@ -234,7 +233,7 @@ class _Writer:
                 ],
             }
 
-    def _changes(self, run: Recording) -> Iterator[tuple[Step, Changes]]:
+    def _changes(self, run: Recorded) -> Iterator[tuple[Step, Changes]]:
         """Each step with what changed in it. What is redacted does not change, so it is looked for once more."""
         if not self._redactor:
             yield from ((step, step.changed) for step in run.steps)
