@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anywidget
+import structlog
 import traitlets as t
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
@@ -22,6 +23,8 @@ from trellis.lab.engine import STOPPED, Engine
 from trellis.model import ATTEMPTS, EventType, workflow_id
 from trellis.replay import replay_async, saving
 from trellis.replay.recording import Recording
+
+log = structlog.get_logger("trellis.lab")
 
 LOOK = 0.5
 """Seconds between two looks at a running order's history."""
@@ -93,6 +96,10 @@ class Follower:
                     ended, took = await self._look()
                 except TrellisError as error:
                     self._show(None, str(error))
+                except Exception as error:
+                    # No cell could show it.
+                    log.warning("an order cannot be replayed", order_id=self._order_id, error=str(error))
+                    self._show(None, f"The order cannot be replayed: {error}")
                 else:
                     if ended:
                         return
