@@ -101,6 +101,7 @@ class Follower:
                     log.warning("an order cannot be replayed", order_id=self._order_id, error=str(error))
                     self._show(None, f"The order cannot be replayed: {error}")
                 else:
+                    self._show(None, ENDED if ended else FOLLOWED)
                     if ended:
                         return
                 await asyncio.sleep(max(LOOK, took / SHARE))

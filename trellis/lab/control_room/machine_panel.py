@@ -41,7 +41,7 @@ class TimeMachines(Panel):
         def show(page: dict[str, Any] | None, words: str) -> None:
             nonlocal shown
             # The end of a follower that was replaced must not replace what its successor shows.
-            if self._shown is shown:
+            if self._shown is shown and (page is not None or words != shown["link"]):
                 shown = {**shown, "link": words} | ({} if page is None else {"recording": page})
                 self._set(shown)
 

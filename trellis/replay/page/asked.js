@@ -45,7 +45,7 @@ export function asked(reveal) {
       list.replaceChildren(...commands.slice(0, MOST).map((command) => drawn(run, command)));
       if (commands.length > MOST) list.append(h("div", { class: "tr-quiet" }, `and ${commands.length - MOST} more`));
       woken.replaceChildren(...(step?.woken ?? []).slice(0, MOST).map((one) => h("div", { class: "tr-command" },
-        h("div", { class: "tr-bar" }, h("b", {}, one.words), one.event == null ? null : h("span", { class: "tr-quiet" }, `event ${one.event}`)),
+        h("div", { class: "tr-bar" }, h("b", {}, one.words.replaceAll("`", "")), one.event == null ? null : h("span", { class: "tr-quiet" }, `event ${one.event}`)),
         one.details === undefined ? null : inside("details", one.details))));
       const waits = step?.waits ?? [];
       waiting.replaceChildren(...waits.slice(0, MOST).map(([task, frames]) => h("div", { class: "tr-wait" }, h("b", {}, task),

@@ -27,10 +27,10 @@ export function timeMachine() {
   const tabs = h("div", { class: "tr-chips", role: "tablist", "aria-label": "Workflows" });
   const keptTabs = new Map();
   const step = (label, name, by) => button(label, { class: "tr-icon", "aria-label": name }, () => cursor.go(by()));
-  const first = step("⏮", "First step", () => 0);
-  const back = step("◀", "Step back", () => cursor.step - 1);
-  const forth = step("▶", "Step forward", () => cursor.step + 1);
-  const last = step("⏭", "Last step", () => cursor.count - 1);
+  const first = step("|‹", "First step", () => 0);
+  const back = step("‹", "Step back", () => cursor.step - 1);
+  const forth = step("›", "Step forward", () => cursor.step + 1);
+  const last = step("›|", "Last step", () => cursor.count - 1);
   const play = button("Play", {}, () => cursor.play());
   const slider = h("input", { type: "range", min: 1, max: 1, value: 1, "aria-label": "Step", "aria-describedby": `${id}-stops` });
   const where = h("output", { class: "tr-where" });
@@ -65,6 +65,8 @@ export function timeMachine() {
       sides = page.sides.map((one, i) => side(cursor, one[0]?.id ?? "", `${id}-${i}`));
       space.replaceChildren(...sides.map((one) => one.node));
       set(space, "data-many", sides.length > 1);
+      // New boxes have no size before they are laid out.
+      if (width) requestAnimationFrame(fit);
     }
     text(parted, page.parted?.words ?? "");
   }
@@ -118,8 +120,17 @@ export function timeMachine() {
     else return;
     event.preventDefault();
   });
-  // The list of events draws what can be seen, so it must know when its size changes.
-  const sized = new ResizeObserver(() => sides.forEach((one) => one.redraw()));
+  // Boxes show what the step is about, so they must know their size. Steps change the height, which is no reason.
+  let width = 0;
+  const sized = new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width === width) return;
+    width = contentRect.width;
+    fit();
+  });
+  const fit = () => {
+    for (const one of sides) one.resize();
+    drawStep();
+  };
   sized.observe(node);
   drawRuns();
   drawStep();

@@ -48,7 +48,10 @@ export function side(cursor, name, id) {
       h("div", { class: "tr-stack" }, orders.woken, orders.node, orders.waits)));
   return {
     node,
-    redraw: past.draw,
+    resize() {
+      past.resize();
+      code.resize();
+    },
     // `alone`: the page itself says the step's sentence, else each side says its own.
     show(run, index, alone) {
       const step = run?.steps[index] ?? null;
@@ -56,8 +59,10 @@ export function side(cursor, name, id) {
       said.hidden = alone;
       say(said, step ? `${name}: ${step.says}` : "");
       stopped.show(run, last);
-      past.show(run, step ? index : 0);
-      code.show(run, step);
+      past.aim(run, step ? index : 0);
+      const mark = code.aim(run, step);
+      past.draw();
+      mark();
       const now = step ? run.after(index + 1) : NOTHING;
       values.show(now, step && index > 0 ? marksOf(step.changed) : undefined, step && index > 0 ? run.after(index) : undefined);
       const many = Object.keys(now).length;

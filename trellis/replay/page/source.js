@@ -3,6 +3,7 @@
 import { h, text, set, keep } from "./dom.js";
 import { coloured } from "./python.js";
 import { shortFile } from "./recorded.js";
+import { scrolling } from "./scrolling.js";
 
 const LINE = 18; // px, as in machine.css
 
@@ -12,51 +13,51 @@ export function source() {
   const box = h("div", { class: "tr-code", tabindex: "0", role: "region", "aria-label": "Code" });
   const kept = new Map();
   const drawn = new Map(); // file and run -> { node, lines }
+  const scroll = scrolling(box);
+  let lines = [];
   let marked = [];
   let run = null;
   let file = "";
   let chosen = false;
 
-  function draw(name) {
-    const key = `${run.id} ${run.run} ${name}`;
-    const code = run.files[name] ?? "";
+  function draw() {
+    const key = `${run?.id} ${run?.run} ${file}`;
+    const code = run?.files[file] ?? "";
     if (drawn.get(key)?.code !== code) {
-      const lines = coloured(code).map((parts, i) => h("div", { class: "tr-code-line" }, h("span", { class: "tr-line-number" }, String(i + 1)), h("code", {}, parts)));
-      drawn.set(key, { code, lines, node: h("div", { class: "tr-code-file" }, lines) });
+      const all = coloured(code).map((parts, i) => h("div", { class: "tr-code-line" }, h("span", { class: "tr-line-number" }, String(i + 1)), h("code", {}, parts)));
+      drawn.set(key, { code, all, node: h("div", { class: "tr-code-file" }, all) });
     }
-    const { node } = drawn.get(key);
+    const { node, all } = drawn.get(key);
+    lines = all;
     if (box.firstChild !== node) box.replaceChildren(node);
-    return drawn.get(key).lines;
   }
 
-  // Only this box scrolls, and not the page around it.
-  function bringIntoView(line) {
-    const top = (line - 1) * LINE;
-    if (top < box.scrollTop + LINE || top > box.scrollTop + box.clientHeight - 3 * LINE) box.scrollTop = Math.max(0, top - box.clientHeight / 2);
+  // What concerns the file: [line, times] that ran, and [task, line] of what waits.
+  function inFile(step) {
+    const ran = (step?.lines ?? []).map(([index, times]) => [run.place(index), times]).filter(([place]) => place[0] === file);
+    const waits = (step?.waits ?? []).flatMap(([task, frames]) => frames.map((index) => [task, run.place(index)])).filter(([, place]) => place[0] === file);
+    return { ran: ran.map(([place, times]) => [place[1], times]), waits: waits.map(([task, place]) => [task, place[1]]) };
   }
-
-  function mark(step, look) {
+  function aimAt({ ran, waits }, look) {
+    // A task that ran in this step and waits again is what the step is about. Its outermost line tells most.
+    const moved = waits.find(([, number]) => ran.some(([other]) => other === number));
+    const target = look ?? (moved ?? waits[0])?.[1] ?? ran[0]?.[0];
+    if (target) scroll.show((target - 1) * LINE, LINE);
+  }
+  function mark({ ran, waits }, look) {
     for (const node of marked) for (const name of ["data-ran", "data-waits", "data-looked"]) node.removeAttribute(name);
     marked = [];
-    if (!run) return;
-    const lines = draw(file);
     const on = (number, name, value) => {
       const node = lines[number - 1];
       if (!node) return;
       set(node, name, value);
       marked.push(node);
     };
-    const ran = (step?.lines ?? []).map(([index, times]) => [run.place(index), times]).filter(([place]) => place[0] === file);
-    for (const [place, times] of ran) on(place[1], "data-ran", `×${times}`);
-    const waits = (step?.waits ?? []).flatMap(([task, frames]) => frames.map((index) => [task, run.place(index)])).filter(([, place]) => place[0] === file);
+    for (const [number, times] of ran) on(number, "data-ran", `×${times}`);
     const tasks = new Map();
-    for (const [task, place] of waits) tasks.set(place[1], [...(tasks.get(place[1]) ?? []), task]);
+    for (const [task, number] of waits) tasks.set(number, [...(tasks.get(number) ?? []), task]);
     for (const [number, names] of tasks) on(number, "data-waits", `waits: ${[...new Set(names)].join(", ")}`);
     if (look) on(look, "data-looked", "");
-    // A task that ran in this step and waits again is what the step is about. Its outermost line tells most.
-    const moved = waits.find(([, place]) => ran.some(([other]) => other[1] === place[1]));
-    const target = look ?? (moved ?? waits[0])?.[1][1] ?? ran[0]?.[0][1];
-    if (target) bringIntoView(target);
   }
 
   let shown = null;
@@ -64,13 +65,18 @@ export function source() {
     file = name;
     chosen = true;
     files.value = name;
-    mark(shown, look);
+    draw();
+    const found = inFile(shown);
+    aimAt(found, look);
+    mark(found, look);
   }
   files.addEventListener("change", () => choose(files.value));
   return {
     node: h("section", { class: "tr-card tr-source", "aria-label": "Code" }, h("div", { class: "tr-bar" }, h("h3", {}, "Code"), files, note), box),
     reveal: ([name, line]) => run.files[name] !== undefined && choose(name, line),
-    show(next, step) {
+    resize: scroll.measure,
+    // Says which file, and scrolls to what this step is about. Then `mark` marks it.
+    aim(next, step) {
       run = next;
       shown = step;
       const names = Object.keys(run?.files ?? {});
@@ -95,7 +101,10 @@ export function source() {
         : step?.lines === null ? "Which lines ran was not traced."
         : step?.cut ? `${step.cut} further executions of lines are not kept.`
         : step && !step.lines.length ? "No line of this code ran." : names.length < 2 ? shortFile(file) : "");
-      mark(step);
+      draw();
+      const found = inFile(step);
+      aimAt(found);
+      return () => mark(found);
     },
   };
 }

@@ -1,6 +1,7 @@
 // The history: what came before the cursor, and what comes after it. A click jumps.
 
 import { h, text, set } from "./dom.js";
+import { scrolling } from "./scrolling.js";
 
 const ROW = 22; // px, as in machine.css
 const AROUND = 6; // rows drawn above and below what can be seen
@@ -9,46 +10,52 @@ const AROUND = 6; // rows drawn above and below what can be seen
 export function story(jump) {
   const space = h("div", { class: "tr-space" });
   const box = h("div", { class: "tr-story", role: "listbox", tabindex: "0", "aria-label": "History" }, space);
-  const rows = [];
+  const scroll = scrolling(box);
+  const rows = new Map(); // by the place of the event
   let run = null;
   let step = 0;
   let taken = 0;
 
-  function makeRow() {
+  function makeRow(place) {
+    const event = run.events[place];
+    const words = event.words.replaceAll("`", "");
     const [stop, number, what, after] = ["tr-stop-mark", "tr-number", "tr-what", "tr-after"].map((name) => h("span", { class: name }));
-    const node = h("div", { class: "tr-event", role: "option" }, stop, number, what, after);
-    node.addEventListener("click", () => jump(run.events[Number(node.dataset.place)].step));
+    const node = h("div", { class: "tr-event", role: "option", id: `${box.id}-${event.id}`, "aria-posinset": place + 1, onclick: () => jump(run.events[place].step) }, stop, number, what, after);
+    node.style.top = `${place * ROW}px`;
+    text(number, String(event.id));
+    text(what, words);
+    text(after, `+${((event.at - run.began) / 1000).toFixed(2)}`);
+    set(node, "title", `event ${event.id}, ${event.type}: ${words}`);
     space.append(node);
-    return { node, stop, number, what, after };
+    return { node, stop };
+  }
+  function dropRows(besides = () => false) {
+    for (const [place, row] of rows) {
+      if (besides(place)) continue;
+      row.node.remove();
+      rows.delete(place);
+    }
   }
 
   function draw() {
     if (!run) return;
-    const events = run.events;
-    const first = Math.max(0, Math.floor(box.scrollTop / ROW) - AROUND);
-    const many = Math.min(events.length - first, Math.ceil((box.clientHeight || 400) / ROW) + 2 * AROUND);
-    while (rows.length < many) rows.push(makeRow());
+    const { events } = run;
+    const first = Math.max(0, Math.floor(scroll.at.top / ROW) - AROUND);
+    const end = Math.min(events.length, first + Math.ceil((scroll.at.height || 400) / ROW) + 2 * AROUND);
+    dropRows((place) => place >= first && place < end);
     let selected = null;
-    rows.forEach((row, slot) => {
-      const place = first + slot;
-      const event = slot < many ? events[place] : null;
-      row.node.hidden = !event;
-      if (!event) return;
+    for (let place = first; place < end; place += 1) {
+      const event = events[place];
       const here = event.id === taken;
-      set(row.node, "data-place", place);
-      set(row.node, "id", `${box.id}-${event.id}`);
-      set(row.node, "aria-posinset", place + 1);
-      set(row.node, "aria-setsize", events.length);
-      set(row.node, "aria-selected", String(here));
-      set(row.node, "data-comes", event.id > taken);
-      row.node.style.top = `${place * ROW}px`;
-      text(row.stop, event.stops ? [...new Set(event.stops)].map((stop) => stop + 1).join("–") : "");
-      text(row.number, String(event.id));
-      text(row.what, event.words);
-      text(row.after, `+${((event.at - run.began) / 1000).toFixed(2)}`);
-      set(row.node, "title", `event ${event.id}, ${event.type}: ${event.words}`);
-      if (here) selected = row.node.id;
-    });
+      if (!rows.has(place)) rows.set(place, makeRow(place));
+      const { node, stop } = rows.get(place);
+      // A running workflow may stop at an event that was its last one, and its history grows.
+      text(stop, event.stops ? [...new Set(event.stops)].map((one) => one + 1).join("–") : "");
+      set(node, "aria-setsize", events.length);
+      set(node, "aria-selected", String(here));
+      set(node, "data-comes", event.id > taken);
+      if (here) selected = node.id;
+    }
     set(box, "aria-activedescendant", selected);
   }
 
@@ -62,19 +69,22 @@ export function story(jump) {
   return {
     node: box,
     draw,
-    show(shown, index) {
+    resize() {
+      scroll.measure();
+      draw();
+    },
+    // First both boxes scroll, then both change: the layout is computed once.
+    aim(shown, index) {
       if (shown !== run) {
+        // More of the same history keeps its rows, so that a click while it grows meets the row that was aimed at.
+        if (shown?.id !== run?.id || shown?.run !== run?.run) dropRows();
         run = shown;
         space.style.height = `${(run?.events.length ?? 0) * ROW}px`;
       }
       step = index;
       taken = run?.steps[index]?.event ?? 0;
-      // The event of the cursor is kept in view. The page around the list does not move.
-      const top = (run?.events.findIndex((event) => event.id === taken) ?? -1) * ROW;
-      if (top >= 0 && (top < box.scrollTop + ROW || top > box.scrollTop + box.clientHeight - 3 * ROW)) {
-        box.scrollTop = Math.max(0, top - box.clientHeight / 2);
-      }
-      draw();
+      const place = run?.events.findIndex((event) => event.id === taken) ?? -1;
+      if (place >= 0) scroll.show(place * ROW, ROW);
     },
   };
 }
