@@ -43,6 +43,7 @@ from trellis.errors import (
 from trellis.faults import FaultPlan, PlanInForce, plan_in_force
 from trellis.messages import (
     ORDER_WORKFLOW,
+    TASK_TIMEOUT,
     Approve,
     Cancel,
     OrderInput,
@@ -66,6 +67,9 @@ REQUEST_WAIT = 1.0
 
 FOLLOWED = 1.0
 """Seconds after which every worker has seen a new fault plan: each asks for it twice a second."""
+
+POLLED = timedelta(seconds=90)
+"""A worker without tasks polls at least once a minute. A worker that has not polled for this long has ended."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ class Desk:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 run_timeout=timedelta(seconds=policy.whole_run),
+                task_timeout=TASK_TIMEOUT,
                 memo={"fingerprint": fingerprint},
                 search_attributes=self._attributes(order),
                 static_summary=f"{len(order.items)} items, {order.total_cents / 100:.2f}, policy {policy.name}",

@@ -13,7 +13,6 @@ are injected.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from trellis.outages import (
     check_outages,
     outage_at,
     read_outages,
+    uniform,
 )
 
 
@@ -256,13 +256,7 @@ class FaultPlan:
         It does not depend on execution and try separately, so the third call of a step has the same luck in both
         placements.
         """
-        text = "\x1f".join(
-            str(part)
-            for part in (
-                self.seed, attempt.order_id, attempt.step, attempt.round, attempt.lane, attempt.ordinal, purpose,
-            )
-        )  # fmt: skip
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
+        return uniform(self.seed, attempt.order_id, attempt.step, attempt.round, attempt.lane, attempt.ordinal, purpose)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "names"}

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from trellis.model import Address, Order, State
 from trellis.policies import Policy, Retry
 
 ORDER_WORKFLOW = "OrderWorkflow"
 SHIPPING_WORKFLOW = "ShippingWorkflow"
+
+OUR_WORKFLOWS = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
+"""The visibility query that finds the workflows of all orders, and no others."""
+
+TASK_TIMEOUT = timedelta(seconds=4)
+"""How long a worker may take for one workflow task of an order. A task takes some milliseconds, and the SDK calls two
+seconds a deadlock. If a worker dies with a task, its order stands still for so long: ten seconds by default."""
+
+
+def as_queried(when: datetime) -> str:
+    """A time as a visibility query takes it."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)

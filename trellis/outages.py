@@ -101,9 +101,14 @@ def _drawn(outages: RandomOutages, seed: int, block: int) -> tuple[list[float], 
     raise AssertionError("unreachable")
 
 
-def _exponential(mean: float, *cause: object) -> float:
+def uniform(*cause: object) -> float:
+    """A number in [0, 1) that depends on these words and numbers alone, in every process."""
     digest = hashlib.blake2b("\x1f".join(str(part) for part in cause).encode(), digest_size=8).digest()
-    return -mean * math.log1p(-int.from_bytes(digest) / 2**64)
+    return int.from_bytes(digest) / 2**64
+
+
+def _exponential(mean: float, *cause: object) -> float:
+    return -mean * math.log1p(-uniform(*cause))
 
 
 def outage_at(outages: Sequence[Outage | RandomOutages], step: str, seed: int, since: float) -> Outage | None:

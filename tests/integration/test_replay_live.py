@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import islice
 
 import pytest
+from temporalio.client import Client
 
 from tests.conftest import House
 from tests.integration.test_cli import trellis
@@ -14,7 +16,7 @@ from trellis.config import Settings
 from trellis.faults import FaultPlan
 from trellis.model import State, shipping_workflow_id, workflow_id
 from trellis.policies import preset, tuned
-from trellis.replay import ReplayError, replay, replay_all_async, replay_async
+from trellis.replay import ReplayError, replay, replay_all, replay_all_async, replay_async
 
 
 async def test_recorded_variables_equal_what_live_queries_said(house: House) -> None:
@@ -92,13 +94,23 @@ async def test_the_blocking_form_connects_by_itself(house: House) -> None:
     order = await house.start(approve=True)
     await house.ends(order, State.COMPLETED)
     config = house.desk.client.service_client.config
-    from temporalio.client import Client
 
     def connect() -> object:
         return Client.connect(config.target_host, namespace=house.desk.client.namespace)
 
-    recording = await asyncio.to_thread(replay, workflow_id(order.order_id), client=connect)  # type: ignore[arg-type]
+    id_ = workflow_id(order.order_id)
+    recording = await asyncio.to_thread(replay, id_, client=connect)  # type: ignore[arg-type]
     assert recording.steps
+
+    def first() -> list[str]:
+        # The others are not replayed.
+        found = islice(replay_all(query, client=connect), 1)  # type: ignore[arg-type]
+        return [each.workflow_id for each in found]
+
+    query = f"WorkflowId = '{id_}'"
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(first) != [id_]:
+            await asyncio.sleep(0.1)
 
 
 async def test_an_unknown_workflow_is_a_sentence(house: House) -> None:

@@ -28,7 +28,7 @@ class Calls:
         return " ".join(self.answers)
 
     async def _ask(self, what: str, name: str) -> str:
-        return await workflow.execute_activity(what, name, start_to_close_timeout=_SOON, result_type=str)
+        return str(await workflow.execute_activity(what, name, start_to_close_timeout=_SOON, result_type=str))
 
     @workflow.signal
     def release(self) -> None:
@@ -92,3 +92,13 @@ class Child:
     @workflow.run
     async def run(self, number: int) -> int:
         return number
+
+
+@workflow.defn
+class Logs:
+    """Writes a line to its log."""
+
+    @workflow.run
+    async def run(self) -> None:
+        workflow.logger.warning("a line of the workflow")
+        await workflow.sleep(1)

@@ -27,7 +27,7 @@ class CallsAfterATimer:
     @workflow.run
     async def run(self, name: str) -> str:
         await workflow.sleep(5)
-        return await workflow.execute_activity("greet", name, start_to_close_timeout=_SOON, result_type=str)
+        return str(await workflow.execute_activity("greet", name, start_to_close_timeout=_SOON, result_type=str))
 
 
 @workflow.defn(name="Calls")
@@ -55,7 +55,7 @@ class CallsAnd:
 
     @workflow.run
     async def run(self, name: str) -> str:
-        answer = await workflow.execute_activity("greet", name, start_to_close_timeout=_SOON, result_type=str)
+        answer: str = await workflow.execute_activity("greet", name, start_to_close_timeout=_SOON, result_type=str)
         # A replay without the sandbox: nothing stops this call.
         time.sleep(2.3)  # noqa: ASYNC251
         return answer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trellis.errors import BadInput
 from trellis.replay.changes import same
-from trellis.replay.explain import STOPS, command_words
+from trellis.replay.explain import STOPS, command_words, waiting_at
 from trellis.replay.recording import Broken, Command, Event, Line, Recorder, Recording, Wait, Woken
 from trellis.replay.values import GONE, Fields, Tree
 
@@ -139,7 +139,7 @@ def test_the_table_has_the_types_it_names() -> None:
     assert frame["line"].tolist() == [120, 165, pd.NA]
     assert frame["function"].tolist()[:2] == ["OrderWorkflow.run", "OrderWorkflow._fulfil"]
     assert frame["waits"].tolist() == [2, 1, 0]
-    assert frame["waiting"][0] == "order.py:120 in `run`; order.py:165 in `_fulfil`"
+    assert frame["waiting"][0] == "order.py:120 in `run`; order.py:120 in `run` (within `_fulfil`, order.py:165)"
     assert frame["commands"][0] == "asked for the activity `charge`"
     assert frame["changed"].tolist() == ["_progress, _round", "_progress.state, _rate", "_round, _rate"]
 
@@ -204,19 +204,29 @@ def test_a_recording_explains_itself() -> None:
     assert heading == "OrderWorkflow order-7: 3 steps, 12 events, 11.0 s."
     assert stops == STOPS
     assert first == (
-        "Event 3, after 2.0 s: woken by the workflow's start; began with 2 variables; asked for the activity `charge`; "
-        "now 2 tasks wait, at order.py:120 in `run` and order.py:165 in `_fulfil`."
+        "Event 3, after 2.00 s: woken by the workflow's start; began with 2 variables; "
+        "asked for the activity `charge`; now 2 tasks wait, "
+        "at order.py:120 in `run` and order.py:120 in `run` (within `_fulfil`, order.py:165)."
     )
     assert second == (
-        'Event 9, after 8.0 s: woken by the answer of `charge`; set `_progress.state` to "CHARGED" and `_rate` to nan; '
-        "asked for the child workflow `shipping-7-1`; now waits at order.py:165 in `_fulfil`."
+        'Event 9, after 8.00 s: woken by the answer of `charge`; set `_progress.state` to "CHARGED" and `_rate` '
+        "to nan; asked for the child workflow `shipping-7-1`; "
+        "now waits at order.py:120 in `run` (within `_fulfil`, order.py:165)."
     )
     assert third == (
-        "Event 9, after 8.0 s: woken by the answer of `note`; set `_round` to 1 and removed `_rate`; "
+        "Event 9, after 8.00 s: woken by the answer of `note`; set `_round` to 1 and removed `_rate`; "
         'completed the workflow with {state: "DONE"}.'
     )
     assert recording.explain(2) == second
     assert recording.explain(recording.steps[1]) == second
+
+
+def test_a_wait_is_told_at_the_line_of_its_own_function() -> None:
+    """Not in a decorator's wrapper around it, and not in the helper alone that holds the await."""
+    wrapper, helper = Line("/x/tools.py", 3, "checked.<locals>.wrapper"), Line("/x/calls.py", 9, "outside")
+    assert waiting_at(Wait("run", (wrapper, RUN))) == "order.py:120 in `run`"
+    assert waiting_at(Wait("run", (wrapper, RUN, helper))) == "order.py:120 in `run` (within `outside`, calls.py:9)"
+    assert waiting_at(Wait("run", (wrapper,))) == "tools.py:3 in `wrapper`"
 
 
 def test_long_sentences_are_shortened() -> None:
@@ -226,7 +236,7 @@ def test_long_sentences_are_shortened() -> None:
     step(of, 2, {f"v{number}": "x" * 1000 for number in range(10)})
     step(of, 3, {f"v{number}": "x" * 1000 for number in range(10)})
     recording = of.finish({})
-    assert recording.explain(1) == "Event 1, after 0.0 s: nothing changed."
+    assert recording.explain(1) == "Event 1, after 0.00 s: nothing changed."
     assert recording.explain(2).endswith("… and 6 more.")
     assert len(recording.explain(2)) < 400
 
@@ -235,7 +245,7 @@ def test_the_trouble_of_a_step_follows_its_sentence() -> None:
     """It is a sentence of its own."""
     of = recorder(1)
     step(of, 1, {}, trouble="The code raised ValueError: bad.")
-    assert of.recording.explain(1) == "Event 1, after 0.0 s: nothing changed. The code raised ValueError: bad."
+    assert of.recording.explain(1) == "Event 1, after 0.00 s: nothing changed. The code raised ValueError: bad."
 
 
 @pytest.mark.parametrize(
@@ -249,6 +259,12 @@ def test_the_trouble_of_a_step_follows_its_sentence() -> None:
         (Command("update rejected", "approve", "too late"), 'rejected the update `approve` with "too late"'),
         (Command("query answered", None, 5), "answered the query with 5"),
         (Command("complete"), "completed the workflow"),
+        (Command("search attributes", None, {"State": "x"}), 'set search attributes to {State: "x"}'),
+        (Command("cancel timer", "15", None, {"id": "3"}), "cancelled the timer of 15 s"),
+        (
+            Command("cancel child workflow", "Ship", None, {"id": "ship-7"}),
+            "asked to cancel the child workflow `ship-7`",
+        ),
         (Command("some new command", "x"), "issued the command some new command `x`"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.api.common.v1 import Payload
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter, PayloadCodec
 
@@ -18,8 +19,11 @@ from tests.unit.replayed_histories import calls, child, rounds
 from trellis.bench.made_history import MadeHistory
 from trellis.replay import Recording, ReplayError, engine, replay, replay_async, sdk
 from trellis.replay.breaking import command_key, history_key, left_by_a_command
+from trellis.replay.commands import Seqs
+from trellis.replay.events import Index
 from trellis.replay.lines import Ran, Tracing, UserCode, watcher
-from trellis.replay.steps import Line
+from trellis.replay.steps import Line, Woken
+from trellis.replay.waking import woken_by
 
 HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
 
@@ -58,10 +62,10 @@ def test_each_step_says_what_woke_it_what_it_asked_for_and_where_it_waits() -> N
         [("the timer of 5 s", 22)],
     ]
     assert [[(c.kind, c.name, c.input, text(c.asked_at)) for c in step.commands] for step in recording.steps] == [
-        [("activity", "greet", ["Ada"], "return await workflow.execute_activity(what, name, "
-          "start_to_close_timeout=_SOON, result_type=str)")],
-        [("activity", "bless", ["Ada"], "return await workflow.execute_activity(what, name, "
-          "start_to_close_timeout=_SOON, result_type=str)")],
+        [("activity", "greet", ["Ada"], "return str(await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str))")],
+        [("activity", "bless", ["Ada"], "return str(await workflow.execute_activity(what, name, "
+          "start_to_close_timeout=_SOON, result_type=str))")],
         [],
         [("timer", "5", None, "await workflow.sleep(5)")],
         [("complete", None, "Hello Ada", 'return " ".join(self.answers)')],
@@ -178,7 +182,7 @@ def test_two_classes_of_one_name_are_a_sentence() -> None:
     ("module", "sentence"),
     [
         ("no.such.module", "There is no module no.such.module"),
-        ("tests.unit.test_rules", "defines no workflow"),
+        ("tests.unit.replayed_histories", "defines no workflow"),
         ("fails_on_import", "fails on import .RuntimeError: not today"),
         ("ends_on_import", "fails on import .SystemExit"),
     ],
@@ -388,10 +392,16 @@ def test_a_tracer_that_was_there_is_given_back() -> None:
     assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
 
 
+def tools() -> list[int]:
+    """The ids of the tools that use `sys.monitoring`, from Python 3.12."""
+    monitoring = getattr(sys, "monitoring", None)
+    return [] if monitoring is None else [id_ for id_ in range(6) if monitoring.get_tool(id_)]
+
+
 def test_a_watcher_notes_lines_and_leaves_nothing_behind() -> None:
     """What this version of Python offers: the lines of the thread that began, and no other thread's."""
     user = UserCode([replayed.__file__])
-    used = [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] if sys.version_info >= (3, 12) else []
+    used = tools()
     notes = watcher()
     for _ in range(2):
         notes.begin(ran := Ran(user))
@@ -403,8 +413,7 @@ def test_a_watcher_notes_lines_and_leaves_nothing_behind() -> None:
         replayed.Calls()
         assert [text(line) for line in ran.lines()] == ["self.answers: list[str] = []", "self.released = False"]
     notes.close()
-    if sys.version_info >= (3, 12):
-        assert [id_ for id_ in range(6) if sys.monitoring.get_tool(id_)] == used
+    assert tools() == used
 
 
 def test_more_lines_than_are_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,3 +451,30 @@ async def test_a_replay_that_falls_silent_ends_with_a_sentence(monkeypatch: pyte
     recording = await replay_async(calls().history, replayed.Calls)
     assert "asked for nothing more" in recording.trouble
     assert len(recording.events) == 26
+
+
+def test_a_step_that_cannot_be_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails while a step is written down, the workflow goes on, and the step says what failed."""
+    read = woken_by
+
+    def fails_once(act: WorkflowActivation, seqs: Seqs, index: Index) -> tuple[Woken, ...]:
+        if act.history_length == 9:
+            raise ValueError("not today")
+        return read(act, seqs, index)
+
+    monkeypatch.setattr("trellis.replay.engine.woken_by", fails_once)
+    recording = recorded(calls(), replayed.Calls)
+    assert [step.trouble for step in recording.steps] == [
+        "", "This step cannot be read (ValueError: not today).", "", "", "",
+    ]  # fmt: skip
+    assert recording.variables(5) == {"answers": ["Hello", "Ada"], "released": True}
+
+
+def test_a_replay_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither what fails in it, which the recording says, nor the workflow's own lines at the end of its history."""
+    made = MadeHistory("Logs")
+    made.task()
+    assert recorded(made, replayed.Logs).trouble == ""
+    assert recorded(calls(), replayed_changes.CallsAndRaises).trouble
+    assert [record.getMessage() for record in caplog.records if "replay" in str(record.threadName)] == []
+    assert "a line of the workflow" not in caplog.text

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+import gc
 import json
 import math
-import sys
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -43,7 +44,7 @@ HOOKS = """
 
 
 class HostileMeta(type):
-    __eq__ = __hash__ = __repr__ = __instancecheck__ = __subclasscheck__ = __len__ = __iter__ = never  # type: ignore[assignment]
+    __eq__ = __hash__ = __repr__ = __instancecheck__ = __subclasscheck__ = __len__ = __iter__ = never
 
     def __getattribute__(cls, name: str) -> Any:
         raise Called
@@ -58,6 +59,9 @@ def hostile(base: type = object, *, meta: type = type, **more: Any) -> Any:
 class Plain:
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
+
+    def name(self) -> str:
+        raise Called
 
 
 def test_scalars_stay_themselves() -> None:
@@ -85,8 +89,7 @@ class Ratio(float): ...
 
 
 class Zone(tzinfo):
-    def utcoffset(self, _: Any) -> timedelta:
-        raise Called
+    utcoffset = dst = tzname = never
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ class Zone(tzinfo):
         (json.dumps, "<function dumps>"),
         (json, "<module json>"),
         (Plain, f"<class {__name__}.Plain>"),
-        (Plain().__init__, "<method Plain.__init__>"),
+        (Plain().name, "<method Plain.name>"),
         (object(), "<object>"),
         (UTC, "UTC"),
     ],
@@ -284,7 +287,7 @@ def test_no_code_of_a_class_is_called(base: type, given: Any, expected: Tree, me
     class_ = hostile(base, meta=meta)
     if base in (dict, list, set, collections.deque):
         value = base.__new__(class_)
-        base.__init__(value, given)  # type: ignore[misc]
+        base.__init__(value, given)
     else:
         value = base.__new__(class_) if base is object else base.__new__(class_, given)
     for shape in (value, [value], {"key": value}, Plain(field=value), (Plain(deep=[value]),)):
@@ -323,7 +326,7 @@ def test_a_hostile_key_is_not_hashed_and_not_compared() -> None:
                 raise Called
             return 1
 
-        __eq__ = never  # type: ignore[assignment]
+        __eq__ = never
         __repr__ = never
 
     value = {Key(): 1, "a": 2}
@@ -445,7 +448,7 @@ def test_a_recursion_of_values_ends() -> None:
     class Odd(Enum):
         ONE = 1
 
-    Odd.ONE._value_ = [Odd.ONE]
+    object.__setattr__(Odd.ONE, "_value_", [Odd.ONE])
     assert tree({"a": Odd.ONE}) == {"a": ["<cycle: a>"]}
 
 
@@ -489,16 +492,13 @@ def test_numbers_that_json_lacks_become_text() -> None:
     assert plain(tree([math.nan, math.inf, -math.inf])) == ["nan", "inf", "-inf"]
 
 
-@dataclass
-class Growing:
-    entries: list[Any] = field(default_factory=list)
-
-
 def test_reading_a_value_keeps_nothing_of_it() -> None:
     """A snapshot that held the objects would keep a workflow's memory alive for the whole replay."""
-    value = Growing([Plain(a=1), {"b": Plain()}])
-    before = sys.getrefcount(value), sys.getrefcount(value.entries[0])
+    value = Plain(entries=[Plain(a=1), {"b": Plain()}])
+    alive = weakref.ref(value), weakref.ref(value.__dict__["entries"][0])
     reader = Reader()
     kept = reader.variables(value)
-    assert (sys.getrefcount(value), sys.getrefcount(value.entries[0])) == before
+    del value
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
     assert kept == {"entries": [{"a": 1}, {"b": {}}]}

@@ -15,7 +15,7 @@ from trellis.audit.report import Report, Violation
 from trellis.db.audit import AuditBooks
 from trellis.db.rows import AuditedRow
 from trellis.histories import NoOrder, OrderHistory, UnreadableHistory
-from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW, OrderInput
+from trellis.messages import OUR_WORKFLOWS, OrderInput
 from trellis.model import State, Step, workflow_id
 from trellis.outcomes import has_outcome, left_its_event
 from trellis.parsing import ID_PATTERN
@@ -111,7 +111,7 @@ class Histories:
     async def _examined(self) -> AsyncIterator[WorkflowHistory]:
         """Each history, after it was compared with the ledger. A few are fetched at a time."""
         waiting: list[asyncio.Task[WorkflowHistory | None]] = []
-        query = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
+        query = OUR_WORKFLOWS
         if self._query:
             query += f" AND ({self._query})"
         async for execution in self._client.list_workflows(query):

@@ -24,12 +24,13 @@ class Loop:
         return self.sum
 
     async def _call(self, number: int) -> int:
-        return await workflow.execute_activity(
+        answer: int = await workflow.execute_activity(
             "call",
             {"number": number, "customer": "a customer", "items": ["book", "pen"]},
             start_to_close_timeout=timedelta(seconds=10),
             result_type=int,
         )
+        return answer
 
     def _note(self, answer: int) -> None:
         self.calls += 1

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import psutil
@@ -17,15 +17,12 @@ from trellis.chaos.wire import Wire
 from trellis.chaos.wiring import open_wires, through
 from trellis.config import Settings
 from trellis.crew import Crew
-from trellis.desk import Receipt, Started
+from trellis.desk import POLLED, Receipt, Started
 from trellis.errors import StackError
 from trellis.faults import FaultPlan
 from trellis.model import Order
 from trellis.policies import Policy
 from trellis.runtime import Runtime, opened
-
-POLLED = timedelta(seconds=90)
-"""A worker without tasks polls at least once a minute. One that has not polled for this long has ended."""
 
 
 class Door(Protocol):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from temporalio.api.enums.v1 import EventType, TimeoutType
 from temporalio.client import Client
 
-from trellis.messages import ORDER_WORKFLOW, SHIPPING_WORKFLOW
+from trellis.messages import OUR_WORKFLOWS, as_queried
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class LostTask:
 async def lost_tasks(client: Client, since: datetime, until: datetime) -> list[LostTask]:
     """The lost tasks of all workflows that ran at some time of this period. Reads their histories."""
     found = []
-    ours = f"WorkflowType IN ('{ORDER_WORKFLOW}', '{SHIPPING_WORKFLOW}')"
-    query = f"{ours} AND StartTime <= '{_utc(until)}' AND (ExecutionStatus = 'Running' OR CloseTime >= '{_utc(since)}')"
+    open_at_some_time = (
+        f"StartTime <= '{as_queried(until)}' AND (ExecutionStatus = 'Running' OR CloseTime >= '{as_queried(since)}')"
+    )
+    query = f"{OUR_WORKFLOWS} AND {open_at_some_time}"
     async for execution in client.list_workflows(query):
         history = await client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
         events = {event.event_id: event for event in history.events}
@@ -46,8 +48,3 @@ async def lost_tasks(client: Client, since: datetime, until: datetime) -> list[L
                 )
             )
     return found
-
-
-def _utc(when: datetime) -> str:
-    """As a visibility query takes it."""
-    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,9 +20,6 @@ from trellis.errors import StackError, TemporalUnavailable
 
 if TYPE_CHECKING:
     from trellis.config import Settings
-
-POLLED_SECONDS = 90
-"""A worker without tasks polls at least once a minute. A worker that has not polled for this long has ended."""
 
 LAST_SECONDS = 10.0
 """How long a worker may take to end in order after the process that started it has ended."""
@@ -81,8 +78,10 @@ async def _orphaned(parent: int) -> Literal[True]:
 
 async def _check_workers(settings: Settings, queues: list[str]) -> None:
     """Say that a worker on this machine polls each of the queues, or raise StackError."""
+    from trellis.desk import POLLED
+
     async with open_desk(settings) as desk:
-        since = datetime.now(UTC) - timedelta(seconds=POLLED_SECONDS)
+        since = datetime.now(UTC) - POLLED
         here = f"@{socket.gethostname()}"
         polled = {
             worker["queue"]
@@ -92,7 +91,7 @@ async def _check_workers(settings: Settings, queues: list[str]) -> None:
     left = [queue for queue in queues if queue not in polled]
     if left:
         raise StackError(
-            f"No worker on this machine has polled {' or '.join(left)} in the last {POLLED_SECONDS} s. "
+            f"No worker on this machine has polled {' or '.join(left)} in the last {POLLED.seconds} s. "
             f"Start one with `trellis worker`."
         )
     out.print(f"Workers on this machine poll {' and '.join(queues)}.", soft_wrap=True)

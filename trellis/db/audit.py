@@ -13,7 +13,7 @@ from trellis.db.pool import Pool, borrowed
 from trellis.db.rows import AuditedRow, FindingRow
 from trellis.model import ATTEMPTS, REFUSED_FOR_GOOD, REQUEST_EVENTS, STATE_AFTER, STEPS, TERMINAL, EventType
 
-STILL_TRYING = 2.0
+STILL_TRYING = 3.0
 """How long a worker may go on with an execution after Temporal gave it the same step again [s].
 
 Its next heartbeat, half a second later at most, brings the cancellation. If heartbeats are not sent, Temporal takes the

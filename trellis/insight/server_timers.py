@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trellis.messages import TASK_TIMEOUT
+
 MAX_TIME_SHIFT = 1.0
 """`history.timerProcessorMaxTimeShift` [s], as every server has it that nobody changed."""
 
@@ -32,9 +34,9 @@ PRECISION = 0.001
 
 
 STICKY_TIMEOUT = 1.0
-WORKFLOW_TASK_TIMEOUT = 10.0
+WORKFLOW_TASK_TIMEOUT = TASK_TIMEOUT.total_seconds()
 """How long a workflow task may wait in its worker's own queue, and how long it may take [s]. The server sets a timer
-for each, and the timer fires although the task is done. The first is what Trellis' workers ask for."""
+for each, and the timer fires although the task is done. Both are what Trellis asks for."""
 
 
 class TimerQueue:

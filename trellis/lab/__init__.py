@@ -1,10 +1,12 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
 from trellis.lab.essays.crashes import both_books, charged_but_not_recorded, start_with_mistake
+from trellis.lab.essays.edits import edited
 from trellis.lab.essays.one_order import side_by_side, step_by_step
 from trellis.lab.essays.policies import compare_policies, missed_deadlines, model_sliders, run_through_outage
 from trellis.lab.essays.requests import send_after
 from trellis.lab.essays.source import code_of, code_of_handler, sql_of
+from trellis.lab.essays.versions import letters
 from trellis.lab.session import Session, reload, start
 from trellis.lab.time_machines import OrderMachine, TimeMachine, time_machine
 from trellis.lab.widgets import OrderPanel, panel
@@ -19,6 +21,8 @@ __all__ = [
     "code_of",
     "code_of_handler",
     "compare_policies",
+    "edited",
+    "letters",
     "missed_deadlines",
     "model_sliders",
     "panel",

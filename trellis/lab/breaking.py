@@ -27,7 +27,7 @@ from trellis.errors import BadInput, OrderNotFound, StackError, TrellisError
 from trellis.faults import FaultPlan
 from trellis.lab.control_room.rows import at
 from trellis.lab.experiment import Experiment, Phase
-from trellis.messages import ORDER_WORKFLOW
+from trellis.messages import ORDER_WORKFLOW, as_queried
 from trellis.model import REVIEW, workflow_id
 from trellis.runtime import Runtime
 
@@ -251,7 +251,7 @@ class Breaker:
             experiment.recovered_s = (datetime.now(UTC) - experiment.healed).total_seconds()
 
     async def _open_orders(self, started_by: datetime) -> int:
-        started = f"StartTime <= '{_utc(started_by)}'"
+        started = f"StartTime <= '{as_queried(started_by)}'"
         query = f"WorkflowType = '{ORDER_WORKFLOW}' AND ExecutionStatus = 'Running' AND {started}"
         prefix = workflow_id("")
         running = self._lab.desk.client.list_workflows(query, limit=LOOKED_AT)
@@ -268,7 +268,7 @@ class Breaker:
         """
         from trellis.chaos.verdict import judge
 
-        query = f"ExecutionStatus = 'Running' OR CloseTime >= '{_utc(experiment.began)}'"
+        query = f"ExecutionStatus = 'Running' OR CloseTime >= '{as_queried(experiment.began)}'"
         experiment.judged = await judge(house, await nemesis.landed(house), query=query)
 
     def tell(self) -> None:
@@ -296,8 +296,3 @@ def _note(house: House, place: int, name: str) -> datetime | None:
     noted: list[Break] = house.broken[place:]
     found: datetime | None = getattr(noted[0], name) if noted else None
     return found
-
-
-def _utc(when: datetime) -> str:
-    """As a visibility query takes it."""
-    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")

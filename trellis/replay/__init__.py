@@ -14,7 +14,9 @@ and not against malice.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace as changed
 from inspect import isawaitable
 from pathlib import Path
@@ -75,8 +77,9 @@ async def replay_async(
     """
     options = _options(workflows, data_converter, lines, sandbox, limits, replayer)
     connected = await _connected(client)
-    if data_converter is None and connected is not None:
-        options = changed(options, converter=connected.data_converter)
+    if connected is not None:
+        further = {"namespace": connected.namespace, **options.further}
+        options = changed(options, converter=data_converter or connected.data_converter, further=further)
     loaded = await _loaded(history, connected, run_id)
     recording = await recorded(loaded, options, listener)
     if family and (finder := _finder(loaded, connected)):
@@ -122,7 +125,7 @@ def replay(
 
 async def replay_all_async(
     query: str, workflows: Workflows = None, *, client: Connects, limit: int | None = None, **options: Any
-) -> AsyncIterator[Recording]:
+) -> AsyncGenerator[Recording, None]:
     """Replay each workflow that a visibility query finds, the newest first, at most `limit`.
 
     `options`: as for `replay_async`; `family` is False unless given. One that cannot be replayed gives its events with
@@ -145,12 +148,23 @@ async def replay_all_async(
 def replay_all(
     query: str, workflows: Workflows = None, *, client: Connects, limit: int | None = None, **options: Any
 ) -> Iterator[Recording]:
-    """As `replay_all_async`, for code outside a coroutine. All are replayed before the first one is given."""
+    """As `replay_all_async`, for code outside a coroutine. Each is replayed when it is asked for."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="trellis-replay", daemon=True)
+    thread.start()
+    found = replay_all_async(query, workflows, client=client, limit=limit, **options)
 
-    async def work() -> list[Recording]:
-        return [each async for each in replay_all_async(query, workflows, client=client, limit=limit, **options)]
+    async def next_one() -> Recording | None:
+        return await anext(found, None)
 
-    yield from in_a_thread(work(), "trellis-replay").result()
+    try:
+        while (each := asyncio.run_coroutine_threadsafe(next_one(), loop).result()) is not None:
+            yield each
+    finally:
+        asyncio.run_coroutine_threadsafe(found.aclose(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def _options(

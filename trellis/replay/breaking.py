@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from typing import TypeVar
 
 from temporalio.api.history.v1 import HistoryEvent
 
 from trellis.replay.commands import command_words
 from trellis.replay.events import Index, attributes, marked, patch_of, type_of
 from trellis.replay.steps import Broken, Command, Line, Step
+
+T = TypeVar("T")
+Key = tuple[str, str | None]
 
 _EVENT = re.compile(r"HistoryEvent\(id: (\d+)")
 _SCHEDULED = re.compile(r"scheduled event '([^']+)'")
@@ -65,7 +70,7 @@ def left_by_a_command(event: HistoryEvent) -> bool:
     return kind in _KINDS or kind == "MARKER_RECORDED"
 
 
-def history_key(event: HistoryEvent) -> tuple[str, str | None]:
+def history_key(event: HistoryEvent) -> Key:
     """The kind of the command that left the event, and the name by which the SDK compares it."""
     kind, held = type_of(event), attributes(event)
     if kind == "ACTIVITY_TASK_SCHEDULED":
@@ -81,7 +86,7 @@ def history_key(event: HistoryEvent) -> tuple[str, str | None]:
     return _KINDS.get(kind, kind), None
 
 
-def command_key(command: Command) -> tuple[str, str | None]:
+def command_key(command: Command) -> Key:
     """As `history_key`, for a command."""
     if command.kind in ("activity", "local activity", "child workflow", "signal", "patch"):
         return command.kind, command.name
@@ -94,35 +99,37 @@ def broken_in(message: str, events: Sequence[HistoryEvent], index: Index, steps:
     """Both sides of a non-determinism error, from its message and the last steps.
 
     The SDK's message names one side and often only its number. So the commands of the workflow task are compared with
-    the events that the same task left in the history, one by one. Code that asks for nothing more is shown with the
+    the events that the same task left in the history. Code that asks for nothing more is shown with the
     line where it waits.
     """
     named = _named(message, events)
     task = _task_of(named, index, steps)
     last = next((step.waits[0].frames[-1] for step in reversed(steps) if step.event == task and step.waits), None)
-    commands = [
-        command
-        for step in steps
-        if step.event == task
-        for command in step.commands
-        if command.kind not in _LEAVE_NO_EVENT
-    ]
     left = asked_in_history(events, task)
-    # A timer that is cancelled in the task that asked for it leaves no events.
-    commands = _without_cancelled_at_once(commands)
-    for number, event in enumerate(left):
-        if number >= len(commands):
-            return Broken(event.event_id, index.words(event), _NOTHING, last)
-        if history_key(event) != command_key(commands[number]) or (named is not None and event is named):
-            asked = commands[number]
-            return Broken(event.event_id, index.words(event), command_words(asked), asked.asked_at)
-    if len(commands) > len(left):
-        asked = commands[len(left)]
-        at = left[-1].event_id + 1 if left else task + 2
-        closed = at > len(events)
-        return Broken(None if closed else at, _NOTHING, command_words(asked), asked.asked_at)
-    words = index.words(named) if named is not None else " ".join(message.split())[:300]
-    return Broken(named.event_id if named is not None else None, words, "something else", last)
+    asked = _that_leave_events([command for step in steps if step.event == task for command in step.commands])
+    only_left = _without([(history_key(event), event) for event in left], [command_key(each) for each in asked])
+    only_asked = _without([(command_key(each), each) for each in asked], [history_key(event) for event in left])
+    order = next(((e, c) for e, c in zip(left, asked, strict=False) if history_key(e) != command_key(c)), None)
+    event = named or (only_left[0] if only_left else order[0] if order else None)
+    command = only_asked[0] if only_asked else order[1] if order and not only_left else None
+    history = _NOTHING if event is None else index.words(event)
+    if event is None and command is None:
+        return Broken(None, " ".join(message.split())[:300], "something else", last)
+    if command is None:
+        return Broken(None if event is None else event.event_id, history, _NOTHING, last)
+    return Broken(None if event is None else event.event_id, history, command_words(command), command.asked_at)
+
+
+def _without(these: Sequence[tuple[Key, T]], those: Iterable[Key]) -> list[T]:
+    """What has a key that is not among those, each of which counts once."""
+    left = Counter(those)
+    found = []
+    for key, each in these:
+        if left[key]:
+            left[key] -= 1
+        else:
+            found.append(each)
+    return found
 
 
 def _named(message: str, events: Sequence[HistoryEvent]) -> HistoryEvent | None:
@@ -145,11 +152,17 @@ def _task_of(named: HistoryEvent | None, index: Index, steps: Sequence[Step]) ->
     return steps[-1].event if steps else 0
 
 
-def _without_cancelled_at_once(commands: Sequence[Command]) -> list[Command]:
+def _that_leave_events(commands: Sequence[Command]) -> list[Command]:
+    """Without those that the history never holds. A timer that is cancelled in the task that asked for it is one."""
     gone = {command.options.get("id") for command in commands if command.kind == "cancel timer"}
     here = {command.options.get("id") for command in commands if command.kind == "timer"}
-    both = gone & here
-    return [c for c in commands if not (c.kind in ("timer", "cancel timer") and c.options.get("id") in both)]
+    at_once = gone & here
+    return [
+        command
+        for command in commands
+        if command.kind not in _LEAVE_NO_EVENT
+        and not (command.kind in ("timer", "cancel timer") and command.options.get("id") in at_once)
+    ]
 
 
 def raised(step: Step, message: str, line: Line | None, index: Index, events: Sequence[HistoryEvent]) -> Broken:

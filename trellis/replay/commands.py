@@ -56,7 +56,7 @@ def _queue(held: Any) -> dict[str, Any]:
 
 
 def _timeouts(held: Any) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         name.replace("_", " "): seconds(getattr(held, name))
         for name in (
             "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout",

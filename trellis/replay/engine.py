@@ -78,13 +78,19 @@ class Options:
     further: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _from_a_replay(record: logging.LogRecord) -> bool:
-    # The SDK logs what fails in a replay as if a worker had failed. A recording says it in a sentence.
+def _of_a_worker(record: logging.LogRecord) -> bool:
+    # The SDK logs what fails in a replay as if a worker had failed; a recording says it in a sentence. And at the end
+    # of a history the workflow's own log lines, which are silent in a replay, would be written once more.
     return not (record.threadName or "").startswith("trellis-replay")
 
 
-for _logger in ("temporalio.worker._workflow", "temporalio.worker._workflow_instance", "temporalio.worker._replayer"):
-    logging.getLogger(_logger).addFilter(_from_a_replay)
+for _logger in (
+    "temporalio.worker._workflow",
+    "temporalio.worker._workflow_instance",
+    "temporalio.worker._replayer",
+    "temporalio.workflow",
+):
+    logging.getLogger(_logger).addFilter(_of_a_worker)
 
 
 @functools.cache
@@ -256,7 +262,11 @@ class _Seen:
         finally:
             if self._lines is not None:
                 self._lines.end()
-        self._step(act, completion, inner, ran)
+        try:
+            self._step(act, completion, inner, ran)
+        except Exception as error:
+            # What cannot be read must not change what the workflow does.
+            self._unreadable(act, error)
         return completion
 
     # --- what a step holds
@@ -299,6 +309,14 @@ class _Seen:
             self._next_page *= 2
             self._listener(self._recorder.recording)
 
+    def _unreadable(self, act: WorkflowActivation, error: Exception) -> None:
+        at = act.timestamp.ToDatetime(UTC)
+        why = f"This step cannot be read ({in_one_line(error)})."
+        step = self._recorder.step(
+            event=act.history_length, at=at, woken_by=(), lines=None, waits=(), commands=(), variables={}, trouble=why
+        )
+        self._steps.append(step)
+
     def _task_of(self, act: WorkflowActivation) -> int | None:
         """The WORKFLOW_TASK_STARTED event that the activation belongs to; None if no worker has begun it yet."""
         if act.history_length != self._length:
@@ -329,7 +347,7 @@ class _Seen:
 
     def broken(self, failure: Exception, history: WorkflowHistory) -> Broken | None:
         """Where the code stopped to fit, as far as the SDK's failure tells."""
-        if self._steps and self._failed and self._steps[-1].trouble:
+        if self._steps and self._failed:
             return raised(self._steps[-1], self._failed, self._failed_at, self._index, history.events)
         if isinstance(failure, NondeterminismError):
             return broken_in(str(failure), history.events, self._index, self._steps)

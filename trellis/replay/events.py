@@ -61,10 +61,13 @@ class Index:
             for key in self._keys(event):
                 self._waking[key].append(event.event_id)
 
-    def woke(self, kind: str, which: Any = None) -> int | None:
-        """The event that told of it: each is found once, in the history's order. None: the history has none."""
+    def woke(self, kind: str, which: Any = None, until: int | None = None) -> int | None:
+        """The event that told of it: each is found once, in the history's order.
+
+        None: the history has none among its first `until` events. A cancellation may come before the server knows.
+        """
         found = self._waking.get((kind, which))
-        return found.popleft() if found else None
+        return found.popleft() if found and (until is None or found[0] <= until) else None
 
     def task_started(self, until: int) -> int | None:
         """The last WORKFLOW_TASK_STARTED event among the first `until` events."""

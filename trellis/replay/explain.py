@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import PurePath
 
-from trellis.replay.steps import Broken, Command, Line, Recorded, Step
+from trellis.replay.steps import Broken, Command, Line, Recorded, Step, Wait
 from trellis.replay.values import Gone, shown
 
 STOPS = (
@@ -25,8 +25,8 @@ _WORDS = {
     "signal": "sent the signal {name} to {to}",
     "cancel activity": "asked to cancel the activity {name}",
     "cancel local activity": "asked to cancel the local activity {name}",
-    "cancel timer": "cancelled a timer",
-    "cancel child workflow": "asked to cancel the child workflow {name}",
+    "cancel timer": "cancelled the timer of {seconds} s",
+    "cancel child workflow": "asked to cancel the child workflow {id}",
     "cancel external workflow": "asked to cancel the workflow {name}",
     "nexus operation": "asked for the Nexus operation {name}",
     "complete": "completed the workflow",
@@ -41,9 +41,17 @@ _WORDS = {
     "search attributes": "set search attributes",
     "memo": "changed the memo",
 }
-"""A command's kind in words. The input follows, where it says how the workflow or a request ended."""
+"""A command's kind in words. The input follows where it says how something ended or what it is now."""
 
-_TELLING = {"complete", "fail", "update rejected", "update completed", "query answered", "search attributes", "memo"}
+_TELLING = {
+    "complete": "with",
+    "fail": "with",
+    "update rejected": "with",
+    "update completed": "with",
+    "query answered": "with",
+    "search attributes": "to",
+    "memo": "by",
+}
 
 
 def story(recording: Recorded) -> str:
@@ -63,7 +71,7 @@ def story(recording: Recorded) -> str:
 def heading(recording: Recorded) -> str:
     """What was replayed: "OrderWorkflow order-7: 10 steps, 46 events, 3.2 s."."""
     events = recording.events
-    seconds = f", {(events[-1].at - events[0].at).total_seconds():,.1f} s" if events else ""
+    seconds = f", {_seconds(events[0].at, events[-1].at)}" if events else ""
     return (
         f"{recording.workflow_type} {recording.workflow_id}: {_count(len(recording.steps), 'step')}, "
         f"{_count(len(events), 'event')}{seconds}."
@@ -89,10 +97,11 @@ def ending(recording: Recorded) -> list[str]:
 
 def sentence(step: Step, started: datetime | None = None) -> str:
     """One step: what woke the workflow, what it set, what it asked for, and where it waits now."""
-    when = "" if started is None else f", after {(step.at - started).total_seconds():,.1f} s"
+    when = "" if started is None else f", after {_seconds(started, step.at)}"
     parts = [_woken(step), _changed(step), _asked(step), _waiting(step)]
     said = "; ".join(part for part in parts if part) or "nothing changed"
-    return f"Event {step.event}{when}: {said}.{' ' if step.trouble else ''}{step.trouble}"
+    end = "" if said.endswith("…") else "."
+    return f"Event {step.event}{when}: {said}{end}{' ' if step.trouble else ''}{step.trouble}"
 
 
 def broken_words(broken: Broken) -> str:
@@ -110,13 +119,25 @@ def command_words(command: Command, width: int = 60) -> str:
     id_, to = (f"`{options[key]}`" if options.get(key) else "" for key in ("id", "to"))
     words = known.format(name=name, id=id_ or name, to=to, seconds=command.name).removesuffix(" to ").rstrip()
     if command.kind in _TELLING and command.input is not None:
-        words += f" with {shown(command.input, width)}"
+        words += f" {_TELLING[command.kind]} {shown(command.input, width)}"
     return words
 
 
 def place(line: Line) -> str:
     """A line as "order.py:165 in `_fulfil`": the file without its folders, the function without its class."""
     return f"{PurePath(line.file).name}:{line.line} in `{line.function.rpartition('.')[2]}`"
+
+
+def waiting_at(wait: Wait) -> str:
+    """Where a task waits: the line of its own function, and the innermost one if that is in another function.
+
+    A decorator's wrapper is a function within a function, and passed over.
+    """
+    inner = wait.frames[-1]
+    own = next((line for line in wait.frames if "<locals>" not in line.function), inner)
+    if own is inner:
+        return place(inner)
+    return f"{place(own)} (within `{inner.function.rpartition('.')[2]}`, {PurePath(inner.file).name}:{inner.line})"
 
 
 def _woken(step: Step) -> str:
@@ -138,12 +159,10 @@ def _asked(step: Step) -> str:
 
 
 def _waiting(step: Step) -> str:
-    waits = [wait for wait in step.waits if wait.frames]
+    waits = [waiting_at(wait) for wait in step.waits if wait.frames]
     if len(waits) == 1:
-        return f"now waits at {place(waits[0].frames[-1])}"
-    if waits:
-        return f"now {len(waits)} tasks wait, at {_together([place(wait.frames[-1]) for wait in waits])}"
-    return ""
+        return f"now waits at {waits[0]}"
+    return f"now {len(waits)} tasks wait, at {_together(waits)}" if waits else ""
 
 
 def _together(words: list[str]) -> str:
@@ -155,6 +174,11 @@ def _together(words: list[str]) -> str:
 
 def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _seconds(start: datetime, end: datetime) -> str:
+    seconds = (end - start).total_seconds()
+    return f"{seconds:,.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
 
 
 def _started(recording: Recorded) -> datetime | None:

@@ -43,7 +43,7 @@ def row(step: Step, started: datetime) -> tuple[Any, ...]:
         main and main.line,
         main and main.function,
         len(step.waits),
-        "; ".join(explain.place(wait.frames[-1]) for wait in step.waits if wait.frames),
+        "; ".join(explain.waiting_at(wait) for wait in step.waits if wait.frames),
         ", ".join(explain.command_words(command) for command in step.commands),
         ", ".join(step.changed),
         step.trouble,

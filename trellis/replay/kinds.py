@@ -58,7 +58,7 @@ _QUALNAME = type.__dict__["__qualname__"].__get__
 _MODULE = type.__dict__["__module__"].__get__
 _ARGS = BaseException.__dict__["args"].__get__
 _CAUSE = BaseException.__dict__["__cause__"].__get__
-_MODULE_DICT = types.ModuleType.__dict__["__dict__"].__get__
+_IN_MODULE: Any = vars(types.ModuleType)["__dict__"].__get__
 
 _MACHINERY = (
     "asyncio",
@@ -82,7 +82,7 @@ def kind_of(class_: type) -> Kind:
     """How objects of exactly this class are read."""
     for of, kind in _KINDS:
         if issubclass(class_, of):
-            return kind(class_) if isinstance(kind, types.FunctionType) else kind
+            return kind if isinstance(kind, Kind) else kind(class_)
     if any(class_ is path for path in _PATHS):
         return Instead(str)
     return _object(class_)
@@ -241,9 +241,7 @@ def _named(word: str, attribute: str, state: str | None = None) -> Instead:
 
 
 def _module(obj: types.ModuleType) -> str:
-    found = [
-        value for key, value in islice(dict.items(_MODULE_DICT(obj)), 20) if type(key) is str and key == "__name__"
-    ]
+    found = [value for key, value in islice(dict.items(_IN_MODULE(obj)), 20) if type(key) is str and key == "__name__"]
     return f"<module {_text(found[0]) if found else '?'}>"
 
 
@@ -251,19 +249,24 @@ def _class(obj: type) -> str:
     return f"<class {_text(_MODULE(obj))}.{_text(_QUALNAME(obj))}>"
 
 
-def _moment(class_: type) -> Kind:
+def _moment(base: Any) -> Callable[[type], Kind]:
     """ISO text. A time zone of the user's own would be asked for its offset: it is named instead."""
-    base: Any = datetime.datetime if issubclass(class_, datetime.datetime) else datetime.time
-    zone_of, replaced = base.__dict__["tzinfo"].__get__, base.replace
+    zone_of = base.__dict__["tzinfo"].__get__
 
-    def words(obj: Any) -> str:
-        zone = zone_of(obj)
-        if zone is None or type(zone) is datetime.timezone or type(zone) is zoneinfo.ZoneInfo:
-            return str(base.isoformat(obj))
-        plain = base.isoformat(replaced(obj, tzinfo=None)) if class_ is base else "?"
-        return f"{plain} <{name_of(type(zone))}>"
+    def kind(class_: type) -> Kind:
+        exact = class_ is base
 
-    return Instead(words)
+        def words(obj: Any) -> str:
+            zone = zone_of(obj)
+            if zone is None or type(zone) is datetime.timezone or type(zone) is zoneinfo.ZoneInfo:
+                return str(base.isoformat(obj))
+            # `replace` on a subclass would call its constructor.
+            bare = base.isoformat(base.replace(obj, tzinfo=None)) if exact else "?"
+            return f"{bare} <{name_of(type(zone))}>"
+
+        return Instead(words)
+
+    return kind
 
 
 def _uuid(obj: uuid.UUID) -> str:
@@ -275,7 +278,7 @@ def _bytes(size: int) -> str:
     return "<1 byte>" if size == 1 else f"<{size:,} bytes>"
 
 
-_KINDS: tuple[tuple[type | tuple[type, ...], Kind | Callable[[type], Kind]], ...] = (
+_KINDS: tuple[tuple[type, Kind | Callable[[type], Kind]], ...] = (
     (Enum, _enum),
     (str, Instead(str.__str__)),
     (int, Instead(int.__int__)),
@@ -290,8 +293,9 @@ _KINDS: tuple[tuple[type | tuple[type, ...], Kind | Callable[[type], Kind]], ...
     (set, Listed(set.__iter__, set.__len__, ordered=False)),
     (frozenset, Listed(frozenset.__iter__, frozenset.__len__, ordered=False)),
     (collections.deque, Listed(collections.deque.__iter__, collections.deque.__len__)),
-    ((datetime.datetime, datetime.time), _moment),
-    (datetime.date, Instead(datetime.date.isoformat)),
+    (datetime.datetime, _moment(datetime.datetime)),
+    (datetime.time, _moment(datetime.time)),
+    (datetime.date, Instead(lambda obj: datetime.date.isoformat(obj))),
     (datetime.timedelta, Instead(datetime.timedelta.__str__)),
     (datetime.timezone, Instead(datetime.timezone.__str__)),
     (decimal.Decimal, Instead(decimal.Decimal.__str__)),

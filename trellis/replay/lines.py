@@ -7,6 +7,7 @@ was there before, such as coverage's, is given back after each activation.
 
 from __future__ import annotations
 
+import functools
 import sys
 import sysconfig
 import threading
@@ -25,13 +26,14 @@ KEPT = 10_000
 
 _SDK = str(Path(temporalio.__file__).parent)
 _OURS = (str(Path(__file__).parent), trellis.sandbox.__file__)
-_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_LIBRARY = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("site-packages", "dist-packages")
 
 # The SDK's sandbox and Python itself run code that has no file: <frozen importlib>, <string>, workflow_sandbox.py.
 _WITHOUT_FILE = ("<", "workflow_sandbox.py")
 
 
+@functools.cache
 def foreign(file: str) -> bool:
     """True for a file that is user code in no replay."""
     if file.startswith((*_WITHOUT_FILE, _SDK, *_OURS)):
@@ -52,7 +54,9 @@ class UserCode:
         self._files: set[str] = set()
         self._new: list[str] = []
 
-    def __contains__(self, file: str) -> bool:
+    def __contains__(self, file: object) -> bool:
+        if not isinstance(file, str):
+            return False
         known = self._known.get(file)
         if known is None:
             package = _installed_package(file)
@@ -204,16 +208,15 @@ if sys.version_info >= (3, 12):
                 _monitoring.restart_events()
 
         def _started(self, code: CodeType, offset: int) -> Any:
-            if foreign(code.co_filename):
-                return _monitoring.DISABLE
             ran = self.here.ran
             if ran is None or code.co_filename not in ran.user or self._id is None:
-                # Another thread's code: it may be run by a replay later.
-                return None
+                # Code of other files may be user code in another replay, unless it is never.
+                return _monitoring.DISABLE if foreign(code.co_filename) else None
             if not _monitoring.get_local_events(self._id, code) & _events.LINE:
                 _monitoring.set_local_events(self._id, code, _events.LINE)
                 self._watched.append(code)
-            return _monitoring.DISABLE
+            # Not DISABLE: in Python 3.13.0 a function of one line would then report its line only once.
+            return None
 
         def _line(self, code: CodeType, number: int) -> Any:
             ran = self.here.ran

@@ -17,6 +17,7 @@ BIG = 1_000_000
 
 _SHOWN = 1000
 _REMEMBERED = 500
+_WORTH_REMEMBERING = 50_000
 _BATCH = 100
 
 
@@ -38,6 +39,8 @@ class Payloads:
         size = len(payload.data)
         if size > BIG:
             return _beginning(payload.data, encoding)
+        if size > _WORTH_REMEMBERING:
+            return self._decoded(payload, encoding)
         key = encoding, payload.data
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:

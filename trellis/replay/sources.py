@@ -17,6 +17,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from trellis.errors import TemporalUnavailable
 from trellis.replay.errors import ReplayError, in_one_line
 
+_SEARCHED = 50_000_000
+"""The largest file that is searched for the children of another file's workflow [bytes]."""
+
 LARGEST = 1_000_000_000
 """The largest file that is read [bytes]."""
 
@@ -155,7 +158,7 @@ class Folder:
     """The histories in a folder, by workflow id and run id. A file that cannot be read is left out."""
 
     def __init__(self, folder: Path, most: int = 2000) -> None:
-        self._files = sorted(folder.glob("*.json"))[:most]
+        self._files = [file for file in sorted(folder.glob("*.json"))[:most] if file.stat().st_size < _SEARCHED]
         self._known: dict[tuple[str, str], Path] | None = None
 
     def find(self, workflow_id: str, run_id: str) -> Loaded | None:

@@ -14,10 +14,11 @@ from trellis.replay.steps import Woken
 
 def woken_by(act: WorkflowActivation, seqs: Seqs, index: Index) -> tuple[Woken, ...]:
     """All jobs of one activation, in their order, the random seed's left out: it wakes nothing."""
-    return tuple(_woken(job, seqs, index) for job in act.jobs if not job.HasField("update_random_seed"))
+    until = act.history_length
+    return tuple(_woken(job, seqs, index, until) for job in act.jobs if not job.HasField("update_random_seed"))
 
 
-def _woken(job: WorkflowActivationJob, seqs: Seqs, index: Index) -> Woken:
+def _woken(job: WorkflowActivationJob, seqs: Seqs, index: Index, until: int) -> Woken:
     which = job.WhichOneof("variant")
     if which is None:
         return Woken("nothing", "nothing", None)
@@ -26,7 +27,7 @@ def _woken(job: WorkflowActivationJob, seqs: Seqs, index: Index) -> Woken:
         return Woken("start", "the workflow's start", 1)
     if which == "fire_timer":
         lasts, id_ = seqs["timer", held.seq]
-        return Woken("timer fired", f"the timer of {lasts} s", index.woke("timer", id_ or str(held.seq)))
+        return Woken("timer fired", f"the timer of {lasts} s", index.woke("timer", id_ or str(held.seq), until))
     if which == "signal_workflow":
         event = index.woke("signal", held.signal_name)
         return Woken("signal", f"the signal `{held.signal_name}`", held.originating_event_id or event)
@@ -40,33 +41,33 @@ def _woken(job: WorkflowActivationJob, seqs: Seqs, index: Index) -> Woken:
     if which == "notify_has_patch":
         words = f"the mark of the patch `{held.patch_id}` in the history"
         return Woken("patch", words, index.woke("patch", held.patch_id))
-    return _resolved(which, held, seqs, index)
+    return _resolved(which, held, seqs, index, until)
 
 
-def _resolved(which: str, held: Any, seqs: Seqs, index: Index) -> Woken:
+def _resolved(which: str, held: Any, seqs: Seqs, index: Index, until: int) -> Woken:
     if which == "resolve_activity":
         name, id_ = seqs["activity", held.seq]
         how = _outcome(held.result.WhichOneof("status"), name, held.result)
         if held.is_local:
             return Woken("local activity resolved", how, index.woke("local activity", held.seq))
-        return Woken("activity resolved", how, index.woke("activity", id_))
+        return Woken("activity resolved", how, index.woke("activity", id_, until))
     if which == "resolve_child_workflow_execution_start":
         name, id_ = seqs["child workflow", held.seq]
-        event = index.woke("child start", id_)
+        event = index.woke("child start", id_, until)
         if held.WhichOneof("status") == "succeeded":
             return Woken("child workflow started", f"the start of the child `{id_}`", event)
         return Woken("child workflow start failed", f"the child `{id_}` could not be started", event)
     if which == "resolve_child_workflow_execution":
         name, id_ = seqs["child workflow", held.seq]
         how = _outcome(held.result.WhichOneof("status"), id_, held.result, of="the child ")
-        return Woken("child workflow resolved", how, index.woke("child", id_))
+        return Woken("child workflow resolved", how, index.woke("child", id_, until))
     if which == "resolve_signal_external_workflow":
         name, id_ = seqs["signal", held.seq]
         how = f"failed: {failure_words(held.failure)}" if held.HasField("failure") else "was sent"
-        return Woken("signal sent", f"the signal `{name}` to `{id_}` {how}", index.woke("signal sent", id_))
+        return Woken("signal sent", f"the signal `{name}` to `{id_}` {how}", index.woke("signal sent", id_, until))
     if which == "resolve_request_cancel_external_workflow":
         _, id_ = seqs["cancel external workflow", held.seq]
-        return Woken("cancel sent", f"the request to cancel `{id_}` was sent", index.woke("cancel sent", id_))
+        return Woken("cancel sent", f"the request to cancel `{id_}` was sent", index.woke("cancel sent", id_, until))
     if which.startswith("resolve_nexus"):
         name, _ = seqs["nexus operation", held.seq]
         return Woken("nexus operation resolved", f"the answer of the Nexus operation `{name}`", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import subprocess
 import time
@@ -73,6 +74,18 @@ def go_on(process: psutil.Process) -> None:
         for one in (*process.children(recursive=True), process):
             with suppress(psutil.NoSuchProcess):
                 one.resume()
+
+
+async def stands_still(pid: int) -> bool:
+    """Whether the process is stopped. The system may need a moment to stop all of its threads."""
+    for _ in range(50):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                return True
+        except psutil.NoSuchProcess:
+            return False
+        await asyncio.sleep(0.02)
+    return False
 
 
 def lines_since(log: Path, start: int = 0) -> list[str]:

@@ -13,7 +13,7 @@ from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from trellis.messages import ORDER_WORKFLOW, OrderInput, OrderResult
+    from trellis.messages import ORDER_WORKFLOW, TASK_TIMEOUT, OrderInput, OrderResult
     from trellis.policies import Placement, Retry
 
 T = TypeVar("T")
@@ -67,6 +67,7 @@ async def start_order(given: OrderInput, id_: str) -> workflow.ChildWorkflowHand
             id=id_,
             result_type=OrderResult,
             run_timeout=timedelta(seconds=given.policy.whole_run),
+            task_timeout=TASK_TIMEOUT,
             memo={"fingerprint": given.order.fingerprint()},
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             parent_close_policy=workflow.ParentClosePolicy.ABANDON,

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from trellis.messages import (
         ORDER_WORKFLOW,
         SHIPPING_WORKFLOW,
+        TASK_TIMEOUT,
         AddressChange,
         Approval,
         Approve,
@@ -218,6 +219,7 @@ class OrderWorkflow(Requests):
                     task_queue=self._given.shipping_queue,
                     result_type=Dispatched,
                     run_timeout=_seconds(self._policy.child_run_timeout),
+                    task_timeout=TASK_TIMEOUT,
                     parent_close_policy=_PARENT_CLOSE[self._policy.parent_close],
                     # Do not wait for the child's end: a hung child would delay the refund. The fence decides alone.
                     cancellation_type=workflow.ChildWorkflowCancellationType.TRY_CANCEL,

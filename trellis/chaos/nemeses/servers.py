@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
-
-import psutil
 
 from trellis.chaos.experiments import DEPENDENCY
 from trellis.chaos.house import House, refuse_servers_of_others
 from trellis.chaos.nemesis import Nemesis
 from trellis.errors import StackError
 from trellis.stack import breaking
+from trellis.stack.processes import stands_still
 
 
 def foreign(house: House) -> str | None:
@@ -39,6 +37,9 @@ class _OfServer(Nemesis):
 
 class _Killed(_OfServer):
     """The server's process is killed. `heal` starts it on the same files, at the same address."""
+
+    # As measured: the server reads its files, and clients that waited longer each time ask again.
+    lag_s = 1.5
 
     async def break_(self, house: House) -> None:
         self._pid = await breaking.kill(house.settings, self.server)
@@ -77,23 +78,11 @@ class _Frozen(_OfServer):
     async def heal(self, house: House) -> None:
         # What has stopped by now has stood still since `break_`: nobody else lets it go on.
         if self._pid is not None and not self._stood_still:
-            self._stood_still = int(await _stopped(self._pid))
+            self._stood_still = int(await stands_still(self._pid))
         await breaking.thaw(house.settings, self.server)
 
     async def landed(self, house: House) -> int:
         return self._stood_still
-
-
-async def _stopped(pid: int) -> bool:
-    """Whether the process is stopped. The system may need a moment to stop all of its threads."""
-    for _ in range(50):
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-                return True
-        except psutil.NoSuchProcess:
-            return False
-        await asyncio.sleep(0.02)
-    return False
 
 
 class TemporalFrozen(_Frozen):

@@ -94,6 +94,8 @@ class TemporalCut(OnWire):
     says = "The workers' connections to Temporal are cut, and new ones are refused."
     experiment = NETWORK
     outage = True
+    # As measured: the SDK connects again after a pause that has grown.
+    lag_s = 1.0
     wire = "temporal"
     mode = CUT
     counts = ("cuts", "refused")
@@ -104,6 +106,8 @@ class TemporalHalfOpen(OnWire):
     says = "The workers' connections to Temporal stay open, and nothing passes in either direction."
     experiment = NETWORK
     outage = True
+    # As measured: polls that were under way are lost, and a keepalive must find that out.
+    lag_s = 2.0
     wire = "temporal"
     mode = HALF_OPEN
     counts = ("swallowed",)

@@ -7,8 +7,6 @@ import signal
 from datetime import UTC, datetime
 from typing import ClassVar
 
-import psutil
-
 from trellis.chaos.experiments import KILL_ALL, RESTART_OFTEN
 from trellis.chaos.house import House
 from trellis.chaos.nemesis import Nemesis, insist
@@ -16,6 +14,7 @@ from trellis.chaos.tasks import lost_tasks
 from trellis.crew import Member
 from trellis.db.recovering import Recovering
 from trellis.errors import StackError
+from trellis.stack.processes import stands_still
 
 
 async def refill(house: House) -> None:
@@ -67,7 +66,7 @@ class AllWorkersGone(WorkerKilled):
 class WorkerFrozen(Nemesis):
     name: ClassVar[str] = "worker-frozen"
     says: ClassVar[str] = "One worker stops (SIGSTOP) past its heartbeats, and goes on when others did its work."
-    # Longer than the server waits for a step's heartbeat (5 s) and for a workflow task (10 s).
+    # Longer than the server waits for a step's heartbeat (5 s) and for a workflow task (4 s).
     seconds: ClassVar[float] = 12.0
 
     def __init__(self) -> None:
@@ -86,9 +85,7 @@ class WorkerFrozen(Nemesis):
         self.frozen = house.crew.working[0]
         self._since = datetime.now(UTC)
         house.crew.freeze(self.frozen)
-        while psutil.Process(self.frozen.pid).status() != psutil.STATUS_STOPPED:
-            # The system stops its threads one by one.
-            await asyncio.sleep(0.02)
+        await stands_still(self.frozen.pid)
 
     async def heal(self, house: House) -> None:
         if self.frozen is not None and self.frozen.frozen:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from temporalio.client import Client, WorkflowExecution
 
 from trellis.errors import BadInput
+from trellis.messages import as_queried
 
 SAMPLE = 2000
 """Of more workflows than this, a random sample is read."""
@@ -38,11 +39,7 @@ def within(query: str, since: datetime | None, until: datetime | None) -> str:
     for name, at in (("since", since), ("until", until)):
         if at is not None and at.tzinfo is None:
             raise BadInput(f"{name}= has no time zone: write it with one, for instance 2026-01-31T12:00:00Z.")
-    bounds = [
-        f"StartTime {sign} '{at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}'"
-        for sign, at in ((">=", since), ("<", until))
-        if at is not None
-    ]
+    bounds = [f"StartTime {sign} '{as_queried(at)}'" for sign, at in ((">=", since), ("<", until)) if at is not None]
     return " AND ".join([f"({query})", *bounds]) if bounds else query
 
 

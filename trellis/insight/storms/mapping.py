@@ -12,8 +12,8 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.faults import FaultPlan
 from trellis.insight.calls import Calls
-from trellis.insight.chain import ORDER, Part, in_a_row, steps_of
-from trellis.insight.storms.storm import Storm, need_room, outage, storm, usually
+from trellis.insight.chain import ORDER, Part
+from trellis.insight.storms.storm import Storm, need_room, outage, places_per_order, storm, usually
 from trellis.policies import Policy
 
 _FULL = 0.99
@@ -113,13 +113,10 @@ def rate_of(
     not between 0 and 1."""
     if not 0 < load < math.inf:
         raise BadInput("A load is a share of the capacity: give a number above 0 and below 1.")
-    chain = steps if isinstance(steps, Part) else in_a_row(steps)
-    times = sum(one.name == step for one in steps_of(chain))
-    if not times:
-        raise BadInput(f"The chain has no step {step!r}.")
-    mix = calls[step] if calls is not None else Calls.planned(plan, step)
-    good = 1.0 - mix.error - mix.hang - mix.reply_lost
-    rate = load * plan.capacity[step].per_second * good / max(good + mix.reply_lost, 1e-9) / times
+    places = places_per_order(plan, step, calls, steps)
+    if not places:
+        raise BadInput(f"The chain has no step {step!r}, or none of its calls ever succeeds.")
+    rate = load * plan.capacity[step].per_second / places
     need_room(plan, rate, calls, steps)
     return rate
 

@@ -165,19 +165,27 @@ def _scene(
     return _Scene(policy, plan, rate, calls, chain, seed, even, setting)
 
 
+def places_per_order(
+    plan: FaultPlan, step: str, calls: Mapping[str, Calls] | None = None, steps: Sequence[str] | Part = ORDER
+) -> float:
+    """How many places at its provider an order takes, until each call of the step was answered once.
+
+    Calls that raise or hang take none. A lost reply takes one as a good call does, and the call must be made again. 0
+    where the chain has no such step, or where no call of it ever succeeds.
+    """
+    chain = steps if isinstance(steps, Part) else in_a_row(steps)
+    times = sum(one.name == step for one in steps_of(chain))
+    mix = calls[step] if calls is not None and step in calls else Calls.planned(plan, step)
+    good = 1.0 - mix.error - mix.hang - mix.reply_lost
+    return times * (good + mix.reply_lost) / good if good > 0 else 0.0
+
+
 def need_room(
     plan: FaultPlan, rate: float, calls: Mapping[str, Calls] | None = None, steps: Sequence[str] | Part = ORDER
 ) -> None:
     """Raise BadInput where orders at this rate need more of a provider than it can serve, even if none is retried."""
-    chain = steps if isinstance(steps, Part) else in_a_row(steps)
     for step, capacity in plan.capacity.items():
-        times = sum(one.name == step for one in steps_of(chain))
-        mix = calls[step] if calls is not None and step in calls else Calls.planned(plan, step)
-        # A lost reply takes a place as a good call does, and the call must be made again.
-        good = 1.0 - mix.error - mix.hang - mix.reply_lost
-        if not times or good <= 0:
-            continue
-        needed = rate * times * (good + mix.reply_lost) / good
+        needed = rate * places_per_order(plan, step, calls, steps)
         if needed >= capacity.per_second:
             raise BadInput(
                 f"No policy can: {rate:g} orders a second need {needed:.3g} calls of {step} a second, and its provider "
