@@ -13,6 +13,7 @@ import pytest
 
 from tests.recordings import FILE, START, address, line, recorded, variables
 from tests.unit.test_pages import data_of
+from trellis.cli.replay import replay as command
 from trellis.errors import BadInput
 from trellis.replay.beside import part
 from trellis.replay.redact import REDACTED, Redactor
@@ -248,3 +249,15 @@ def test_a_recording_that_goes_on_parts_after_the_end_of_the_other(tmp_path: Pat
     )  # fmt: skip
     assert page["sides"] == [[0], [1]]
     assert page["parted"]["step"] == 5
+
+
+def test_the_command_writes_the_same_file(tmp_path: Path) -> None:
+    """`trellis replay --html` saves a real history with its child, its code and no path of this machine."""
+    history = Path(__file__).parents[1] / "replay" / "histories" / "calm.json"
+    command(file=history, html=tmp_path / "order.html")
+    text = (tmp_path / "order.html").read_text("utf-8")
+    assert len(text.encode()) <= 1_000_000
+    page: Any = data_of(text)
+    assert [run["type"] for run in page["runs"]] == ["OrderWorkflow", "ShippingWorkflow"]
+    assert "class OrderWorkflow" in page["runs"][0]["files"]["trellis/workflows/order.py"]
+    assert str(Path(__file__).parents[2]) not in text

@@ -43,9 +43,7 @@ def replay(
     read_settings()
     recording = _recorded(order_id, workflow_id, run_id, file, module)
     if html is not None:
-        from trellis.replay.saving import save
-
-        say(f"Written: {save(recording, html)}.")
+        say(f"Written: {recording.save(html)}.")
     elif as_json:
         print_json(recording, at)
     else:

@@ -121,11 +121,12 @@ def _family(recording: Recorded) -> Iterator[tuple[str, Recorded]]:
                 yield from once(child.workflow_id, child)
 
     yield from once(recording.workflow_type or recording.workflow_id, recording)
-    for name, step in (("before", lambda run: run.before), ("after", lambda run: run.after)):
-        run, far = step(recording), 1
+    for name in ("before", "after"):
+        run: Recorded | None = getattr(recording, name)
+        far = 1
         while run is not None and id(run) not in seen:
             yield from once(f"{far} run{'s' * (far > 1)} {name}", run)
-            run, far = step(run), far + 1
+            run, far = getattr(run, name), far + 1
 
 
 def _note(run: Recorded, redactor: Redactor) -> None:
@@ -298,7 +299,7 @@ def _tables(books: Books) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
     found = []
     for name, given in books.items():
         records = given.to_dict("records") if hasattr(given, "to_dict") else list(given)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for record in records:
             at = record.get("at") if isinstance(record, Mapping) else None
             # A missing time of pandas is a datetime that is not equal to itself.
