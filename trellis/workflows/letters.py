@@ -8,7 +8,7 @@ from temporalio import workflow
 
 
 class _Letter:
-    """Folded by one activity, held until it is posted (a signal), then carried by another."""
+    """Folded, sealed, held until it is posted (a signal), and carried."""
 
     def __init__(self) -> None:
         self._posted = False
@@ -33,6 +33,7 @@ class LetterOne(_Letter):
     @workflow.run
     async def run(self, text: str) -> str:
         text = await _step("fold", text)
+        text = await _step("seal", text)
         await self._until_posted()
         return await _step("carry", text)
 
@@ -47,6 +48,7 @@ class LetterTwo(_Letter):
     async def run(self, text: str) -> str:
         text = await _step("fold", text)
         text = await _step("weigh", text)
+        text = await _step("seal", text)
         await self._until_posted()
         return await _step("carry", text)
 
@@ -62,5 +64,6 @@ class LetterThree(_Letter):
         text = await _step("fold", text)
         if workflow.patched("letters are weighed"):
             text = await _step("weigh", text)
+        text = await _step("seal", text)
         await self._until_posted()
         return await _step("carry", text)

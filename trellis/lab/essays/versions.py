@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 from temporalio import activity
-from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
-from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
+from temporalio.api.enums.v1 import EventType, RoutingConfigUpdateState, WorkflowTaskFailedCause
+from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest, SetWorkerDeploymentCurrentVersionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
@@ -37,6 +37,11 @@ async def fold(text: str) -> str:
 @activity.defn
 async def weigh(text: str) -> str:
     return f"{text}, weighed"
+
+
+@activity.defn
+async def seal(text: str) -> str:
+    return f"{text}, sealed"
 
 
 @activity.defn
@@ -89,7 +94,7 @@ class Letters:
                 self._client,
                 task_queue=self._queue(name),
                 workflows=[BUILDS[build]],
-                activities=[fold, weigh, carry],
+                activities=[fold, weigh, seal, carry],
                 workflow_runner=RUNNER,
                 deployment_config=WorkerDeploymentConfig(version, True, behaviour),
             )
@@ -109,10 +114,19 @@ class Letters:
                 # The server learns of a version when its first worker polls.
                 await asyncio.sleep(0.1)
             else:
+                break
+        asked = DescribeWorkerDeploymentRequest(
+            namespace=self._client.namespace, deployment_name=version.deployment_name
+        )
+        while True:
+            found = (await self._client.workflow_service.describe_worker_deployment(asked)).worker_deployment_info
+            # A task that is dispatched before all queues know it may still go to the build before.
+            if found.routing_config_update_state != RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS:
                 return
+            await asyncio.sleep(0.1)
 
     def write(self) -> None:
-        """Start one letter in each deployment, and wait until it is folded and waits to be posted."""
+        """Start one letter in each deployment, and wait until it is sealed and waits to be posted."""
         self._do(self._write())
 
     async def _write(self) -> None:
@@ -120,7 +134,7 @@ class Letters:
             id_ = f"letter-{self._run}-{name}-{len(self._written)}"
             await self._client.start_workflow("Letter", "a letter", id=id_, task_queue=self._queue(name))
             self._written.append((id_, name))
-            while EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED not in await self._types(id_):
+            while (await self._types(id_)).count(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) < 2:
                 await asyncio.sleep(0.05)
 
     def post(self) -> None:
