@@ -89,6 +89,14 @@ class MadeHistory:
         held.timer_id = self.events[started - 1].timer_started_event_attributes.timer_id
         return event.event_id
 
+    def cancel_timer(self, started: int) -> int:
+        event = self._add("TIMER_CANCELED")
+        held = event.timer_canceled_event_attributes
+        held.started_event_id = started
+        held.timer_id = self.events[started - 1].timer_started_event_attributes.timer_id
+        held.workflow_task_completed_event_id = self._completed
+        return event.event_id
+
     def signal(self, name: str, *args: object) -> int:
         event = self._add("WORKFLOW_EXECUTION_SIGNALED")
         event.workflow_execution_signaled_event_attributes.signal_name = name

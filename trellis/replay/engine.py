@@ -45,7 +45,7 @@ from trellis.replay.recording import Recorder, Recording
 from trellis.replay.sdk import PatientExecutor, WatchedRunner
 from trellis.replay.sources import Loaded
 from trellis.replay.steps import Broken, Line, Step, Wait
-from trellis.replay.values import Limits, variables
+from trellis.replay.values import Limits, Reader
 from trellis.replay.waking import woken_by
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ class _Seen:
         self._index = index
         self._user = user
         self._lines = lines
-        self._limits = limits
+        self._reader = Reader(limits)
         self._listener = listener
         self._seqs = Seqs()
         self._steps: list[Step] = []
@@ -300,7 +300,7 @@ class _Seen:
             lines_cut=ran.cut,
             waits=self._waits(inner),
             commands=commands,
-            variables=variables(sdk.workflow_object(inner), self._limits),
+            variables=self._reader.variables(sdk.workflow_object(inner)),
             trouble=trouble,
         )
         self._steps.append(step)
