@@ -34,6 +34,8 @@ ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, sid
 """
 
 
+RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+
 CREW = """
 from trellis import lab
 from trellis.faults import FaultPlan, Mix
@@ -73,8 +75,7 @@ async def test_a_kernel_that_is_restarted_shows_on_the_page(lab: Lab) -> None:
     """The board says that it is not live, and pressing its buttons raises no error."""
     async with lab.room() as (page, room):
         await lab.start(room)
-        restart = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
-        await page.evaluate(restart)
+        await page.evaluate(RESTART)
         await room.get_by_role("button", name="Next page").dispatch_event("click")
         await room.get_by_role("button", name="Calm").click()
         await expect(room.locator(".tr-banner")).to_have_text("The kernel is gone. Run the first cell again.")
@@ -132,6 +133,42 @@ async def test_servers_that_die_and_return_show_on_the_page(lab: Lab) -> None:
         assert await page.get_by_text("Traceback").count() == 0
         # One output is the room, one is the sentence that all cells have run. So nothing else was printed.
         assert await page.locator(".jp-OutputArea-output").count() == 2
+
+
+async def test_an_order_is_followed_in_the_time_machine_and_outlives_the_kernel(lab: Lab) -> None:
+    """Opened from the board and by a cell, both replay what is new. Their pages need the kernel for nothing else."""
+    cell = "order = session.start_order(policy='patient')\nsession.time_machine(order)"
+    async with lab.room(NOTEBOOK[0], cell, NOTEBOOK[1]) as (page, room):
+        newest = room.locator(".tr-body .tr-line").first
+        await expect(newest).to_contain_text("awaiting approval")
+        order = await newest.get_attribute("data-id")
+        await newest.click()
+        await room.get_by_role("button", name="Open in time machine").click()
+        machines = page.get_by_role("region", name=f"Time machine: order-{order}")
+        await expect(machines).to_have_count(2)
+        machine = machines.first
+        await expect(machine.locator(".tr-where")).to_contain_text("step 1 of")
+        await expect(machine.get_by_role("slider")).to_be_focused()
+        before = int(await machine.get_by_role("slider").get_attribute("max") or 0)
+        await page.keyboard.press("ArrowRight")
+        await room.get_by_role("button", name="Approve").click()
+        for one in await machines.all():
+            await expect(one.get_by_text("the workflow has ended")).to_be_attached()
+        many = int(await machine.get_by_role("slider").get_attribute("max") or 0)
+        assert many > before
+        await expect(machine.locator(".tr-where")).to_contain_text(f"step 2 of {many}")
+        await expect(machine.get_by_role("tab")).to_have_text(["OrderWorkflow", f"shipping-{order}-1"])
+        await machine.scroll_into_view_if_needed()
+        await page.screenshot(path=ARTEFACTS / "control_room_time_machine.png")
+        await page.evaluate(RESTART)
+        await expect(room.locator(".tr-banner")).to_have_text("The kernel is gone. Run the first cell again.")
+        await machine.get_by_role("slider").focus()
+        await page.keyboard.press("End")
+        await expect(machine.locator(".tr-where")).to_contain_text(f"step {many} of {many}")
+        cells = await page.locator(".jp-CodeCell").count()
+        for key in ("a", "b", "x"):
+            await page.keyboard.press(key)
+        assert await page.locator(".jp-CodeCell").count() == cells, "the notebook gets none of its keys"
 
 
 async def test_the_page_keeps_up_while_a_cell_is_busy(lab: Lab) -> None:

@@ -58,7 +58,7 @@ def test_a_board_with_other_columns_requests_and_panels_needs_no_other_widget(se
 
 def test_the_specification_of_orders_names_what_there_is(session: Session) -> None:
     """Every cell and panel that it names is drawn by the page; every column and permission is a value of a line."""
-    page = assets.script()
+    page = assets.ROOM.script()
     cells = re.search(r"^const cells = \{\n(.*?)^\};", page, re.MULTILINE | re.DOTALL)
     panels = re.search(r"^const PANELS = \{(.*?)\};", page, re.MULTILINE)
     assert cells
@@ -77,23 +77,6 @@ def test_the_specification_of_orders_names_what_there_is(session: Session) -> No
     finally:
         room.close()
         assert eventually(lambda: room.closed)
-
-
-def test_modules_of_the_page_can_be_joined() -> None:
-    """Joined they share one scope: no name is given twice, each import is exported, one default export is left."""
-    names: list[str] = []
-    for name in assets.modules():
-        source = (assets.FOLDER / f"{name}.js").read_text("utf-8")
-        names += re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", source, re.MULTILINE)
-        for imported, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', source, re.MULTILINE):
-            source = (assets.FOLDER / f"{other}.js").read_text("utf-8")
-            for one in imported.split(","):
-                assert re.search(rf"^export (async )?(function|class|const|let) {one.strip()}\b", source, re.MULTILINE)
-    assert len(names) == len(set(names))
-    assert set(assets.modules()) == {path.stem for path in assets.FOLDER.glob("*.js")}, "no module is left out"
-    joined = assets.script()
-    assert not re.search(r"^(import|export) (?!default)", joined, re.MULTILINE)
-    assert joined.count("export default") == 1
 
 
 @pytest.mark.parametrize("name", PRESETS)

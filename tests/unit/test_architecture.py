@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "environment": set(),
     "config": {"database_url", "environment", "errors"},
     "logs": {"config"},
+    "pages": {"errors"},
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
@@ -39,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "activities": {"db", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
-    "replay": {"errors", "sandbox"},
+    "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack"},
     "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "replay",

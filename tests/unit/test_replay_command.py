@@ -96,6 +96,7 @@ def test_code_that_no_longer_fits_has_exit_code_1_and_is_told(
         {"order_id": "a", "file": CALM},
         {"order_id": "a", "workflow_id": "b"},
         {"file": CALM, "run_id": "r"},
+        {"file": CALM, "as_json": True, "html": Path("x.html")},
     ],
 )
 def test_a_wrong_choice_of_history_is_wrong_usage(words: dict[str, object]) -> None:

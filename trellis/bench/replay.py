@@ -32,8 +32,12 @@ from trellis.bench import replay
 held = History.FromString(open(sys.argv[1], "rb").read())
 history = WorkflowHistory("made", held.events)
 kept = replay.bare([history]) if sys.argv[2] == "bare" else replay.recorded([history], lines=True)
-unit = 1 if sys.platform == "darwin" else 1024
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+try:
+    # Not ru_maxrss where this exists: on Linux it counts what the parent had when it started this process.
+    [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")]
+    print(int(peak) / 2**10)
+except OSError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 

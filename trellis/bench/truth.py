@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from temporalio.client import WorkflowExecutionStatus, WorkflowHistory
+from temporalio.client import WorkflowExecutionStatus, WorkflowHistory, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
 from trellis.bench import replay
@@ -156,8 +156,9 @@ async def _asked(desk: Desk, policy: Policy, luck: random.Random) -> tuple[str, 
         running = before.status is WorkflowExecutionStatus.RUNNING
         try:
             status = await handle.query("status", result_type=Status)
-        except RPCError:
-            # No worker answered in time: this machine is busy, or the order has not begun.
+        except (RPCError, WorkflowQueryFailedError):
+            # No worker answered in time: this machine is busy, or the order has not begun. Or the SDK could not answer:
+            # asked while it rebuilds a workflow that just took an update, it may stumble over the update's events.
             await asyncio.sleep(_PAUSE)
             continue
         if (await handle.describe()).history_length == before.history_length:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trellis.cli.common import Json, out, read_settings, run, show
+from trellis.cli.common import Json, out, read_settings, run, say, show
 from trellis.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def replay(
         str | None, typer.Option(help="The module with the workflow's class: my.workflows. Default: Trellis's own.")
     ] = None,
     at: Annotated[int | None, typer.Option(help="Only the step that had taken in this event.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page that opens without a server.")] = None,
     as_json: Json = False,
 ) -> None:
     """Replay a workflow's history: what woke it, which lines ran, what changed, what it asked for, where it waits.
@@ -35,11 +36,15 @@ def replay(
     """
     if sum(each is not None for each in (order_id, workflow_id, file)) != 1:
         raise typer.BadParameter("say which history: an order's id, --workflow-id or --file")
+    if as_json and html is not None:
+        raise typer.BadParameter("give --json or --html, not both")
     if run_id is not None and file is not None:
         raise typer.BadParameter("--run-id names a run on a server; a file holds one run")
     read_settings()
     recording = _recorded(order_id, workflow_id, run_id, file, module)
-    if as_json:
+    if html is not None:
+        say(f"Written: {recording.save(html)}.")
+    elif as_json:
         print_json(recording, at)
     else:
         out.print(recording.explain() if at is None else recording.explain(recording.at(at)), soft_wrap=True)

@@ -8,13 +8,18 @@ from trellis.lab.essays.requests import send_after
 from trellis.lab.essays.source import code_of, code_of_handler, sql_of
 from trellis.lab.essays.versions import letters
 from trellis.lab.session import Session, reload, start
+from trellis.lab.time_machines import OrderMachine, TimeMachine, time_machine
 from trellis.lab.widgets import OrderPanel, panel
+from trellis.replay.check import check
 
 __all__ = [
+    "OrderMachine",
     "OrderPanel",
     "Session",
+    "TimeMachine",
     "both_books",
     "charged_but_not_recorded",
+    "check",
     "code_of",
     "code_of_handler",
     "compare_policies",
@@ -31,4 +36,5 @@ __all__ = [
     "start",
     "start_with_mistake",
     "step_by_step",
+    "time_machine",
 ]

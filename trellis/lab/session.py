@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
 import uuid
@@ -24,13 +25,17 @@ from trellis.lab import reloading
 from trellis.lab.breaking import LONGEST
 from trellis.lab.engine import STOPPED, Engine
 from trellis.lab.experiment import Experiment, frame
-from trellis.model import State
+from trellis.model import State, workflow_id
 from trellis.parsing import parse_order
 from trellis.policies import Policy, preset
 from trellis.status import OrderStatus
 
 if TYPE_CHECKING:
+    from trellis.lab.control_room.recording import RunRecorder
     from trellis.lab.control_room.widget import ControlRoom
+    from trellis.lab.time_machines import OrderMachine
+    from trellis.replay.recording import Recording
+    from trellis.replay.saving import Books
 
 
 CHECKED_AFTER_RELOAD = 200
@@ -151,6 +156,45 @@ class Session(Engine):
         if self._room is None or self._room.closed:
             self._room = ControlRoom(self)
         return self._room
+
+    def time_machine(self, order_id: str) -> OrderMachine:
+        """Step through the order's past: its code, variables, commands and books. A running order is followed live.
+
+        Raises OrderNotFound.
+        """
+        from trellis.lab.time_machines import OrderMachine, described
+
+        self.do(described(self, workflow_id(order_id), order_id))
+        return OrderMachine(self, order_id)
+
+    def replay(self, order_id: str) -> Recording:
+        """The order's history so far, replayed, with its children: `session.replay(id).save("order.html")`.
+
+        Raises OrderNotFound, ReplayError.
+        """
+        from trellis.lab.time_machines import described, recorded
+
+        self.do(described(self, workflow_id(order_id), order_id))
+        return self.do(recorded(self, order_id))
+
+    def books(self, order_id: str) -> Books:
+        """What was written about the order outside its workflow, for `Recording.save` and `lab.time_machine`."""
+        from trellis.lab.time_machines import books
+
+        return self.do(books(self, order_id))
+
+    def record(self, path: str | os.PathLike[str]) -> RunRecorder:
+        """Record the board into a file that anybody can scrub through, without a kernel and without a network.
+
+            with session.record("run.html"):
+                ...
+
+        It begins at once, and the file is written at the block's end, or at `stop()`. It holds the orders that changed
+        meanwhile. Raises BadInput for a path that cannot be written.
+        """
+        from trellis.lab.control_room.recording import RunRecorder
+
+        return RunRecorder(self, path)
 
     def reload(self) -> str:
         """Load edited workflow and activity code, in the kernel and in the sandbox. Running orders go on.

@@ -6,9 +6,12 @@ it, and the variables of any step cost at most fifty small changes.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trellis.errors import BadInput
@@ -119,6 +122,27 @@ class Recording:
         found["before"] = self._chain("before")
         found["after"] = self._chain("after")
         return found
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        redact: Iterable[str | re.Pattern[str]] = (),
+        books: Mapping[str, Any] | None = None,
+        beside: Recording | None = None,
+    ) -> Path:
+        """Write the recording as one HTML file that opens without a kernel and without a network; returns its path.
+
+        redact: names of fields whose values are replaced, as "line1", "address.*" or a compiled expression, see
+            `trellis.replay.redact`. The source code in the file is as it is.
+        books: what was kept outside the workflow, by name: rows with their time under "at".
+        beside: a second recording, laid beside this one.
+        Raises BadInput, and writes nothing.
+        """
+        # Here, because a page draws recordings and imports this module.
+        from trellis.replay.saving import save
+
+        return save(self, path, redact=redact, books=books, beside=beside)
 
     @property
     def _events(self) -> str:

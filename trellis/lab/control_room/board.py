@@ -68,6 +68,9 @@ class Room(Protocol):
     def show_log(self) -> None:
         """Show the background log as it is now."""
 
+    def show_machine(self, shown: dict[str, Any]) -> None:
+        """Show an order in the time machine: {"order", "recording", "link"}, or nothing."""
+
 
 class Panel:
     """A part of the room: the options that its page module receives once, and the messages that it answers.
@@ -86,6 +89,9 @@ class Panel:
     def handlers(self) -> Mapping[str, Handler]:
         """A handler for each kind of message. An error that a handler raises is shown among the verdicts."""
         return {}
+
+    def close(self) -> None:
+        """Called when the room closes."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from trellis.lab.control_room import rows
 from trellis.lab.control_room.board import Board, Column, Request
 from trellis.lab.control_room.break_panel import Break, Experiments
 from trellis.lab.control_room.fault_panel import Faults
+from trellis.lab.control_room.machine_panel import TimeMachines
 from trellis.lab.control_room.new_orders import NewOrders
 from trellis.lab.control_room.panels import Attempts, BackgroundLog, Orders
 from trellis.model import Address, State
@@ -47,7 +48,7 @@ ORDERS = Board(
     columns=COLUMNS,
     requests=REQUESTS,
     side=(NewOrders, Break, Faults),
-    main=(Orders, Experiments, Attempts, BackgroundLog),
+    main=(Orders, Experiments, Attempts, TimeMachines, BackgroundLog),
     states=tuple(State),
     ended=tuple(state for state in State if state.terminal),
     path=rows.PATH,

@@ -36,8 +36,8 @@ ENDED = "The lab has stopped. Run lab.start() and open the control room again."
 class ControlRoom(anywidget.AnyWidget):
     """The widget that the module describes. `close()` closes it, and so does the end of its engine."""
 
-    _esm = assets.script()
-    _css = assets.style()
+    _esm = assets.ROOM.script()
+    _css = assets.ROOM.style()
 
     setup = t.Dict().tag(sync=True)
     page = t.Dict().tag(sync=True)
@@ -47,6 +47,7 @@ class ControlRoom(anywidget.AnyWidget):
     timeline = t.Dict().tag(sync=True)
     faults = t.Dict().tag(sync=True)
     breaking = t.Dict().tag(sync=True)
+    machine = t.Dict().tag(sync=True)
     verdicts: t.List[Any] = t.List().tag(sync=True)
     beat = t.Int().tag(sync=True)
     troubles: t.List[Any] = t.List().tag(sync=True)
@@ -97,6 +98,8 @@ class ControlRoom(anywidget.AnyWidget):
         finally:
             beating.cancel()
             self._stop_listening()
+            for panel in self._panels:
+                panel.close()
             self.link = {"live": False, "text": ENDED, "ended": True}
 
     async def _beat(self) -> None:
@@ -114,6 +117,9 @@ class ControlRoom(anywidget.AnyWidget):
 
     def show_log(self) -> None:
         self.troubles = list(self.engine.log)
+
+    def show_machine(self, shown: dict[str, Any]) -> None:
+        self.machine = shown
 
     def show_breaking(self) -> None:
         """Runs on the engine's thread, whenever an experiment or the workers changed."""

@@ -9,11 +9,12 @@ import { faults } from "./faults.js";
 import { breaking } from "./breaking.js";
 import { experiments } from "./experiments.js";
 import { attempts } from "./attempts.js";
+import { timeMachinePanel } from "./time_machine_panel.js";
 import { log } from "./log.js";
 
 // Each panel receives { store, on, prefix, options } and returns { node, beat, end, folds }. Only the node is required.
 // `beat` runs four times a second. `folds` is for a panel at the side: may it be folded when there is only one column?
-const PANELS = { board, new_orders: newOrders, faults, breaking, experiments, attempts, log };
+const PANELS = { board, new_orders: newOrders, faults, breaking, experiments, attempts, time_machine: timeMachinePanel, log };
 
 const TWO_COLUMNS = 860; // px, as in room.css
 
@@ -41,7 +42,7 @@ function render({ model, el }) {
   const make = (name) => PANELS[name]({ store, on, prefix: `${prefix}-${name}`, options: options[name] });
   const beside = side.map(make);
   const panels = [...beside, ...main.map(make)];
-  const root = h("div", { class: "tr-room", role: "region", "aria-label": title },
+  const root = h("div", { class: "tr-page tr-room", role: "region", "aria-label": title },
     h("header", { class: "tr-bar" }, h("h2", {}, title), light, full), banner,
     h("div", { class: "tr-layout", "data-side": beside.length > 0 },
       beside.length ? h("div", { class: "tr-side" }, beside.map((panel) => panel.node)) : null,

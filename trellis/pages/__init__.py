@@ -1,0 +1,1 @@
+"""Pages of Trellis: plain ES modules and style sheets, joined for a widget or for one HTML file."""
