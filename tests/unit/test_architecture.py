@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "activities": {"db", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
-    "replay": {"errors", "pages", "sandbox"},
+    "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack"},
     "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},

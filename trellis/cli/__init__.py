@@ -1,4 +1,5 @@
-"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage.
+"""The command line. Exit code 0: done; 1: it failed, with a sentence on stderr; 2: wrong usage. `trellis check` ends
+with 1 when a workflow breaks, and with 2 when it could not check.
 
 One module per group of commands. At their top they import only what is quick to import; Temporal's SDK, the database
 driver, pandas and the like are imported inside the command that needs them, so that `trellis --help` answers at once.
@@ -18,6 +19,7 @@ from trellis.cli import bench, faults, orders
 from trellis.cli.advice import recommend
 from trellis.cli.books import audit, reconcile
 from trellis.cli.chaos import chaos
+from trellis.cli.check import check
 from trellis.cli.common import say
 from trellis.cli.processes import api, lab, notebooks, worker
 from trellis.cli.replay import replay
@@ -29,8 +31,8 @@ from trellis.errors import TrellisError
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, reconcile, recommend, notebooks,
-    replay,
+    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, check, replay, reconcile, recommend,
+    notebooks,
 )  # fmt: skip
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")

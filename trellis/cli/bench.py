@@ -215,3 +215,19 @@ def bench_events(
     with progress(f"{rows:,} events", ticks, as_json) as tick:
         result = events.run(settings, rows, rounds, slow_rounds, batches, tick)
     show(result, as_json)
+
+
+@commands.command("mutations")
+def bench_mutations(
+    number: Annotated[int, typer.Option("--mutations", min=1, help="How many edits of workflow code.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the edits.")] = 0,
+    propose: Annotated[bool, typer.Option("--propose/--no-propose", help="Propose patches, too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Random edits of workflow code: what `trellis check` says of each, against what a deployment of it does."""
+    from trellis.bench import mutations
+
+    settings = read_settings()
+    with progress("edits", number, as_json) as tick:
+        result = run(mutations.run(settings, number, seed, tick, propose=propose))
+    show(result, as_json)

@@ -10,6 +10,7 @@ from trellis.lab.essays.versions import letters
 from trellis.lab.session import Session, reload, start
 from trellis.lab.time_machines import OrderMachine, TimeMachine, time_machine
 from trellis.lab.widgets import OrderPanel, panel
+from trellis.replay.check import check
 
 __all__ = [
     "OrderMachine",
@@ -18,6 +19,7 @@ __all__ = [
     "TimeMachine",
     "both_books",
     "charged_but_not_recorded",
+    "check",
     "code_of",
     "code_of_handler",
     "compare_policies",
