@@ -229,6 +229,18 @@ def test_a_wait_is_told_at_the_line_of_its_own_function() -> None:
     assert waiting_at(Wait("run", (wrapper,))) == "tools.py:3 in `wrapper`"
 
 
+def test_what_happens_several_times_in_a_step_is_told_once() -> None:
+    """Ten workers at one line are one clause, with their number."""
+    of = recorder(2)
+    step(of, 1, {})
+    waits = [Wait(f"worker-{number}", (RUN,)) for number in range(10)]
+    step(of, 2, {}, commands=[Command("timer", "5"), Command("patch", "p"), Command("timer", "5")], waits=waits)
+    assert of.recording.explain(2) == (
+        "Event 2, after 1.00 s: started a timer of 5 s (2 times) and marked the patch `p`; "
+        "now 10 tasks wait, at order.py:120 in `run` (10 of them)."
+    )
+
+
 def test_long_sentences_are_shortened() -> None:
     """Many changes are counted, and long values are cut."""
     of = recorder(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from pathlib import PurePath
 
@@ -162,14 +163,15 @@ def _waiting(step: Step) -> str:
     waits = [waiting_at(wait) for wait in step.waits if wait.frames]
     if len(waits) == 1:
         return f"now waits at {waits[0]}"
-    return f"now {len(waits)} tasks wait, at {_together(waits)}" if waits else ""
+    return f"now {len(waits)} tasks wait, at {_together(waits, 'of them')}" if waits else ""
 
 
-def _together(words: list[str]) -> str:
-    """Words in one: "a, b and c", or "a, b, c, d and 3 more"."""
-    if len(words) > _SOME:
-        words = [*words[:_SOME], f"{len(words) - _SOME} more"]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+def _together(words: list[str], times: str = "times") -> str:
+    """Words in one: "a, b and c", "a (2 times)", or "a, b, c, d and 3 more"."""
+    counted = [f"{each} ({number} {times})" if number > 1 else each for each, number in Counter(words).items()]
+    if len(counted) > _SOME:
+        counted = [*counted[:_SOME], f"{len(counted) - _SOME} more"]
+    return " and ".join(filter(None, [", ".join(counted[:-1]), counted[-1]])) if counted else ""
 
 
 def _count(number: int, word: str) -> str:

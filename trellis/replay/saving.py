@@ -218,11 +218,10 @@ class _Writer:
     def _steps(self, run: Recorded) -> Iterator[dict[str, Any]]:
         details = {event.id: event.details for event in run.events}
         for step, changed in self._changes(run):
-            says = run.explain(step)
             yield {
                 "event": step.event,
                 "at": _millis(step.at),
-                "says": self._text(f"{says} {step.trouble}" if step.trouble else says),
+                "says": self._text(run.explain(step)),
                 "woken": [self._woken(woken, details) for woken in step.woken_by],
                 "lines": None if step.lines is None else self._executed(step.lines),
                 **({"cut": step.lines_cut} if step.lines_cut else {}),

@@ -56,22 +56,28 @@ def _resolved(which: str, held: Any, seqs: Seqs, index: Index, until: int) -> Wo
         event = index.woke("child start", id_, until)
         if held.WhichOneof("status") == "succeeded":
             return Woken("child workflow started", f"the start of the child `{id_}`", event)
-        return Woken("child workflow start failed", f"the child `{id_}` could not be started", event)
+        return Woken("child workflow start failed", f"the refusal to start the child `{id_}`", event)
     if which == "resolve_child_workflow_execution":
         name, id_ = seqs["child workflow", held.seq]
         how = _outcome(held.result.WhichOneof("status"), id_, held.result, of="the child ")
         return Woken("child workflow resolved", how, index.woke("child", id_, until))
     if which == "resolve_signal_external_workflow":
         name, id_ = seqs["signal", held.seq]
-        how = f"failed: {failure_words(held.failure)}" if held.HasField("failure") else "was sent"
-        return Woken("signal sent", f"the signal `{name}` to `{id_}` {how}", index.woke("signal sent", id_, until))
+        words = _delivery(held, f"the signal `{name}` to `{id_}`")
+        return Woken("signal sent", words, index.woke("signal sent", id_, until))
     if which == "resolve_request_cancel_external_workflow":
         _, id_ = seqs["cancel external workflow", held.seq]
-        return Woken("cancel sent", f"the request to cancel `{id_}` was sent", index.woke("cancel sent", id_, until))
+        words = _delivery(held, f"the request to cancel `{id_}`")
+        return Woken("cancel sent", words, index.woke("cancel sent", id_, until))
     if which.startswith("resolve_nexus"):
         name, _ = seqs["nexus operation", held.seq]
         return Woken("nexus operation resolved", f"the answer of the Nexus operation `{name}`", None)
     return Woken(which.replace("_", " "), which.replace("_", " "), None)
+
+
+def _delivery(held: Any, what: str) -> str:
+    how = f"failure ({failure_words(held.failure)})" if held.HasField("failure") else "delivery"
+    return f"the {how} of {what}"
 
 
 def _outcome(status: str | None, name: str, result: Any, of: str = "") -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    module: str | ModuleType | type,
+    module: str | Path | ModuleType | type,
     *,
     query: str | None = None,
     histories: str | Path | None = None,
@@ -71,7 +71,7 @@ def check(
         from trellis import config
 
         settings = config.load()
-    checking = _Check(find(module), converter, settings, tick)
+    checking = _Check(find(str(module)), converter, settings, tick)
     return _in_a_thread(
         lambda: checking.run(query, histories, None if before is None else str(before), propose, server,
                              (most_open, most_closed))
