@@ -23,7 +23,7 @@ def test_the_benchmark_prints_ratios_and_memory() -> None:
     found = replay.run(65, 1, lambda: None)
     assert set(found) == {
         "events", "steps", "replay_s", "replay_with_lines_s", "bare_s", "ratio", "ratio_with_lines",
-        "memory_added_mb", "first_page_s", "whole_s",
+        "cpu_ratio", "cpu_ratio_with_lines", "memory_added_mb", "first_page_s", "whole_s",
     }  # fmt: skip
     assert (found["events"], found["steps"]) == (65, 11)
     assert found["bare_s"] > 0

@@ -89,6 +89,16 @@ def test_code_that_no_longer_fits_has_exit_code_1_and_is_told(
     assert "changed_calls.py:6" in said
 
 
+def test_a_page_is_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The sentence says where, and the page holds the order's steps and the code that ran."""
+    page = tmp_path / "order.html"
+    command(file=CALM, html=page)
+    assert str(page) in "".join(capsys.readouterr().err.split())
+    text = page.read_text("utf-8")
+    assert "order-calm-" in text
+    assert "await self._charge()" in text
+
+
 @pytest.mark.parametrize(
     "words",
     [

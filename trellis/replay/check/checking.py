@@ -25,7 +25,7 @@ from trellis.replay.sources import load
 
 
 def check(
-    module: str | ModuleType | type,
+    module: str | Path | ModuleType | type,
     *,
     query: str | None = None,
     histories: str | Path | None = None,
@@ -63,7 +63,7 @@ def check(
         module = module.__name__
     elif isinstance(module, type):
         module = module.__module__
-    checking = _Check(find(module), converter, settings or config.load(), tick)
+    checking = _Check(find(str(module)), converter, settings or config.load(), tick)
     return _in_a_thread(
         lambda: checking.run(query, histories, None if before is None else str(before), propose, server,
                              (most_open, most_closed))
