@@ -153,7 +153,7 @@ async def test_an_order_is_followed_in_the_time_machine_and_outlives_the_kernel(
         await page.keyboard.press("ArrowRight")
         await room.get_by_role("button", name="Approve").click()
         for one in await machines.all():
-            await expect(one.get_by_text("the workflow has ended")).to_be_attached()
+            await expect(one.get_by_text("the workflow has ended", exact=True)).to_be_attached()
         many = int(await machine.get_by_role("slider").get_attribute("max") or 0)
         assert many > before
         await expect(machine.locator(".tr-where")).to_contain_text(f"step 2 of {many}")

@@ -63,6 +63,16 @@ def crashing(*counts: float) -> bool:
     return counts == (1, 0, 1, 1, 2, 0)
 
 
+def stepping(events: float, steps: float, cancelled: float, charges: float, voided: float) -> bool:
+    """Several events make one step. The charge that hung was voided, and took nothing."""
+    return events > steps >= 6 and 0 < cancelled < events and charges == 0 and voided == 1
+
+
+def changing(paths: float, breaking: float, open_: float, pinned: float, moved: float) -> bool:
+    """Two of three paths break, one of them in a running order. Only the letter that moved met the wrong build."""
+    return (paths, breaking, open_, pinned) == (3, 2, 1, 0) and moved >= 1
+
+
 def storming(unlimited: float, orders: float, many: float, limited: float, same: float, few: float) -> bool:
     """The retry budget lets the orders recover with a fraction of the calls."""
     return orders == same and unlimited < 0.75 * orders and limited >= 0.8 * orders and few < many / 3
@@ -94,6 +104,16 @@ CLAIMS: dict[str, tuple[str, Callable[..., bool]]] = {
         r"killed: charged (\d+) times, refunded (\d+) times\..*?frozen: charged (\d+) times, refunded (\d+) times\..*?"
         r"mistaken: charged (\d+) times, refunded (\d+) times\..*?The audit said clean, clean and violations\.",
         crashing,
+    ),
+    "07_time_machine": (
+        r"(\d+) events made (\d+) steps.*?came at event (\d+)\. The order waited at line \d+ of `_charge`.*?cancel "
+        r"activity `charge`, activity `refund`.*?provider's book: (\d+)\. Voided: (\d+)",
+        stepping,
+    ),
+    "08_change_it_safely": (
+        r"(\d+) paths were replayed: (\d+) break, and (\d+) open order.*?A patch was proposed: True.*?Pinned: (\d+) "
+        r"failed workflow tasks, a letter, folded, sealed, carried.*?Auto-upgrade: (\d+) failed workflow tasks, then",
+        changing,
     ),
     "10_storms": (
         r"Without a limit (\d+) of (\d+) orders completed, with (\d+) calls.*?"
@@ -141,6 +161,10 @@ def test_a_claim_that_does_not_hold_is_noticed() -> None:
     assert talking(10, 7, 2, 1, 7, 7, 2, 2, 0, 9, 9, 0, 1.2, 1.0)
     assert not talking(10, 8, 2, 0, 7, 8, 2, 2, 0, 9, 9, 1, 1.2, 1.0)
     assert not crashing(2, 0, 1, 1, 2, 0)
+    assert stepping(41, 10, 26, 0, 1)
+    assert not stepping(41, 10, 26, 1, 1)
+    assert changing(3, 2, 1, 0, 1)
+    assert not changing(3, 2, 1, 1, 1)
     assert storming(15, 36, 500, 36, 36, 60)
     assert not storming(36, 36, 60, 36, 36, 60)
 

@@ -36,7 +36,7 @@ export function timeMachine() {
   const where = h("output", { class: "tr-where" });
   const bar = h("div", { class: "tr-bar tr-cursor" }, first, back, play, forth, last, slider, where);
   const says = h("p", { class: "tr-says", role: "status", "aria-live": "polite" });
-  const parted = h("p", { class: "tr-parted", hidden: true });
+  const parted = h("p", { class: "tr-warning", hidden: true });
   const empty = h("div", { class: "tr-empty" });
   const space = h("div", { class: "tr-sides" });
   const outside = books();

@@ -15,7 +15,7 @@ function trouble() {
   const what = h("b");
   const history = h("p");
   const code = h("p");
-  const node = h("div", { class: "tr-banner", role: "note", hidden: true }, what, history, code);
+  const node = h("div", { class: "tr-warning", role: "note", hidden: true }, what, history, code);
   return {
     node,
     show(run, last) {
