@@ -335,6 +335,29 @@ def test_a_hostile_key_is_not_hashed_and_not_compared() -> None:
     assert tree([value, several]) == [{"Key()": 1, "a": 2}, [{}]]
 
 
+def test_a_hostile_name_of_an_attribute_is_not_hashed() -> None:
+    """An instance's `__dict__` may hold names that are no plain text, beside slots and without."""
+
+    class Label(str):
+        armed = False
+
+        def __hash__(self) -> int:
+            if Label.armed:
+                raise Called
+            return 1
+
+        __eq__ = never
+
+    class Both(Derived): ...
+
+    values = [Plain(), Both(), Failed(1)]
+    for value in values:
+        value.__dict__[Label("odd")] = 1
+    Label.armed = True
+    found = [tree(value) for value in values]
+    assert [each["odd"] for each in found if isinstance(each, dict)] == [1, 1, 1]
+
+
 def test_descriptors_of_the_user_are_not_asked() -> None:
     """Properties, cached properties and data descriptors run code: only what they stored is shown."""
 

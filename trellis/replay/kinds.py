@@ -51,6 +51,9 @@ class Paired:
 
 Kind = Instead | Listed | Paired
 
+Attributes = Callable[[Any], dict[str, Any]]
+"""Gives the `__dict__` of an instance."""
+
 _MRO = type.__dict__["__mro__"].__get__
 _NAMESPACE = type.__dict__["__dict__"].__get__
 _NAME = type.__dict__["__name__"].__get__
@@ -61,16 +64,16 @@ _CAUSE = BaseException.__dict__["__cause__"].__get__
 _IN_MODULE: Any = vars(types.ModuleType)["__dict__"].__get__
 
 _MACHINERY = (
-    "asyncio",
+    "asyncio.",
     "concurrent.",
-    "threading",
-    "_thread",
-    "logging",
-    "temporalio.bridge",
-    "temporalio.client",
-    "temporalio.service",
-    "temporalio.worker",
-    "temporalio.workflow",
+    "threading.",
+    "_thread.",
+    "logging.",
+    "temporalio.bridge.",
+    "temporalio.client.",
+    "temporalio.service.",
+    "temporalio.worker.",
+    "temporalio.workflow.",
 )
 """Modules whose objects hold half a program: an activity's handle knows its workflow instance, and that its tasks. Only
 their dataclasses are read."""
@@ -107,10 +110,10 @@ def _object(class_: type) -> Kind:
         return Instead(lambda _: f"<{name}>")
     if not slots and attributes is not None:
         return Paired(name, lambda obj: dict.items(attributes(obj)))
-    return Paired(name, lambda obj: [*_own(attributes, obj).items(), *_filled(slots, obj)])
+    return Paired(name, lambda obj: [*_own(attributes, obj), *_filled(slots, obj)])
 
 
-def _attributes(class_: type) -> Callable[[Any], dict[str, Any]] | None:
+def _attributes(class_: type) -> Attributes | None:
     """What reads the `__dict__` of an instance; None if nothing can.
 
     A property of that name is passed over. If it stands in the first class that has attributes, Python made no
@@ -133,9 +136,14 @@ def _slots(class_: type) -> list[tuple[str, Callable[[Any], Any]]]:
     ]
 
 
-def _own(attributes: Callable[[Any], dict[str, Any]] | None, obj: object) -> dict[str, Any]:
-    """A copy of an instance's attributes, as an exact dict."""
-    return {} if attributes is None else dict(dict.items(attributes(obj)))
+def _own(attributes: Attributes | None, obj: object) -> Pairs:
+    """The names and values of an instance's attributes. Not as a new dict: that would hash the names."""
+    return [] if attributes is None else dict.items(attributes(obj))
+
+
+def _attribute(attributes: Attributes | None, obj: object, name: str) -> Any:
+    """One attribute of an instance, None if it has none of this name."""
+    return next((value for key, value in _own(attributes, obj) if type(key) is str and key == name), None)
 
 
 def _filled(slots: list[tuple[str, Callable[[Any], Any]]], obj: object) -> Iterator[tuple[str, Any]]:
@@ -169,14 +177,14 @@ def _exception(class_: type) -> Kind:
 
     def pairs(obj: BaseException) -> Pairs:
         cause = _CAUSE(obj)
-        return [("args", _ARGS(obj)), *_own(attributes, obj).items(), *([] if cause is None else [("cause", cause)])]
+        return [("args", _ARGS(obj)), *_own(attributes, obj), *([] if cause is None else [("cause", cause)])]
 
     return Paired(name_of(class_), pairs)
 
 
 def _enum(class_: type) -> Kind:
     attributes = _attributes(class_)
-    return Instead(lambda obj: _own(attributes, obj).get("_value_"))
+    return Instead(lambda obj: _attribute(attributes, obj, "_value_"))
 
 
 # --- what is shown in words ------------------------------------------------------------------------------------
@@ -202,19 +210,25 @@ def _future(class_: type) -> Kind:
 
 def _lock(class_: type) -> Kind:
     name, attributes = name_of(class_), _attributes(class_)
-    return Instead(lambda obj: f"<{name}: {'locked' if _own(attributes, obj).get('_locked') is True else 'unlocked'}>")
+    return Instead(
+        lambda obj: f"<{name}: {'locked' if _attribute(attributes, obj, '_locked') is True else 'unlocked'}>"
+    )
 
 
 def _flag(class_: type) -> Kind:
+    return _switch(class_, "_value", "set", "not set")
+
+
+def _switch(class_: type, attribute: str, on: str, off: str) -> Kind:
     name, attributes = name_of(class_), _attributes(class_)
-    return Instead(lambda obj: f"<{name}: {'set' if _own(attributes, obj).get('_value') is True else 'not set'}>")
+    return Instead(lambda obj: f"<{name}: {on if _attribute(attributes, obj, attribute) is True else off}>")
 
 
 def _semaphore(class_: type) -> Kind:
     name, attributes = name_of(class_), _attributes(class_)
 
     def words(obj: Any) -> str:
-        left = _own(attributes, obj).get("_value")
+        left = _attribute(attributes, obj, "_value")
         return f"<{name}: {left} left>" if type(left) is int else f"<{name}>"
 
     return Instead(words)
@@ -222,7 +236,7 @@ def _semaphore(class_: type) -> Kind:
 
 def _queue(class_: type) -> Kind:
     attributes = _attributes(class_)
-    return Paired(name_of(class_), lambda obj: [("items", _own(attributes, obj).get("_queue"))])
+    return Paired(name_of(class_), lambda obj: [("items", _attribute(attributes, obj, "_queue"))])
 
 
 def _method(obj: types.MethodType) -> str:
