@@ -13,13 +13,14 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowHandle
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import RawValue
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
@@ -30,7 +31,7 @@ from trellis.bench.mutants import Mutant, mutants
 from trellis.config import Settings
 from trellis.errors import StackError
 from trellis.replay.check import Report, check
-from trellis.replay.check.paths import ENDS
+from trellis.replay.check.paths import ENDS, failed_task
 from trellis.replay.check.proposing import throwaway
 from trellis.replay.check.report import BREAKS
 from trellis.replay.events import type_of
@@ -42,8 +43,10 @@ AT_A_TIME = 4
 """Edits at once. Most of the time is the server's: its timers take a second each."""
 
 _INPUTS = {"checkout": (10, 30, 60), "subscription": (2, 3), "parcel": (5, 20, 40)}
-_PATIENCE = 60.0
-_GOES = 8
+_PATIENCE = 90.0
+_GOES = 6
+_STILL = 0.7
+"""A workflow without news for this long [s] waits for the next `go`, or for a timer."""
 
 
 @dataclass(frozen=True)
@@ -171,52 +174,63 @@ class _Bench:
 
     async def _waits(self, handle: WorkflowHandle[Any, Any], times: int) -> bool:
         """Wait until the workflow waits for the so-manieth time. False: it is closed."""
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
-            if await handle.query("waited", result_type=int) >= times:
-                return True
-            if await _closed(handle):
-                return False
-            await asyncio.sleep(0.05)
-        raise StackError(f"Workflow {handle.id} did not come to its wait within {_PATIENCE:.0f} s.")
+        async with _patience(f"Workflow {handle.id} did not come to its wait"):
+            while True:
+                with suppress(RPCError):
+                    # A busy worker may answer too late.
+                    if await handle.query("waited", result_type=int) >= times:
+                        return True
+                if type_of((await _events(handle))[-1]) in ENDS:
+                    return False
+                await asyncio.sleep(0.05)
 
     async def _deployed(self, mutant: Mutant, handle: WorkflowHandle[Any, Any]) -> tuple[bool, str]:
         """(whether the new code failed a workflow task, the failure)."""
-        before = len((await handle.fetch_history()).events)
-        if await _closed(handle):
-            return await self._queried(mutant, handle)
+        before = await _events(handle)
         async with self._worker(mutant.name, mutant.name):
-            length, grew = before, time.monotonic()
-            for number in range(_GOES):
+            if type_of(before[-1]) in ENDS:
+                return await self._queried(handle)
+            for _ in range(_GOES):
                 try:
                     await handle.signal("go")
                 except RPCError:
                     # It has ended.
                     break
-                while True:
-                    events = (await handle.fetch_history()).events
-                    failed = [one for one in events[before:] if type_of(one) == "WORKFLOW_TASK_FAILED"]
-                    if failed:
-                        message = failed[0].workflow_task_failed_event_attributes.failure.message
-                        return True, " ".join(message.split())[:200]
-                    if type_of(events[-1]) in ENDS:
-                        return False, ""
-                    if len(events) > length:
-                        length, grew = len(events), time.monotonic()
-                    settled = type_of(events[-1]) == "WORKFLOW_TASK_COMPLETED"
-                    if (settled and number < _GOES - 1) or time.monotonic() - grew > 3:
-                        break
-                    await asyncio.sleep(0.1)
+                failure = await self._gone_on(handle, len(before))
+                if failure is not None:
+                    return True, failure
             return False, ""
 
-    async def _queried(self, mutant: Mutant, handle: WorkflowHandle[Any, Any]) -> tuple[bool, str]:
+    async def _gone_on(self, handle: WorkflowHandle[Any, Any], since: int) -> str | None:
+        """Wait until the new code has completed a workflow task and then stands still. Returns its failure, if any."""
+        length, grew = 0, time.monotonic()
+        async with _patience(f"The new code did nothing for workflow {handle.id}"):
+            while True:
+                events = await _events(handle)
+                if (failed := failed_task(events[since:])) is not None:
+                    return " ".join(failed.workflow_task_failed_event_attributes.failure.message.split())[:200]
+                if type_of(events[-1]) in ENDS:
+                    return None
+                if len(events) > length:
+                    length, grew = len(events), time.monotonic()
+                tasks = [name for event in events[since:] if (name := type_of(event)).startswith("WORKFLOW_TASK_")]
+                if tasks[-1:] == ["WORKFLOW_TASK_COMPLETED"] and time.monotonic() - grew > _STILL:
+                    return None
+                await asyncio.sleep(0.1)
+
+    async def _queried(self, handle: WorkflowHandle[Any, Any]) -> tuple[bool, str]:
         """A closed workflow is replayed by its new code when it is queried."""
-        async with self._worker(mutant.name, mutant.name):
-            try:
-                await handle.query("waited")
-            except Exception as error:
-                return True, " ".join(str(error).split())[:200]
-            return False, ""
+        async with _patience(f"Workflow {handle.id} did not answer a query"):
+            while True:
+                try:
+                    await handle.query("waited")
+                    return False, ""
+                except WorkflowQueryFailedError as error:
+                    return True, " ".join(str(error).split())[:200]
+                except RPCError as error:
+                    if "TMPRL1100" in error.message:
+                        return True, " ".join(error.message.split())[:200]
+                await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def _worker(self, module: str, queue: str) -> AsyncIterator[None]:
@@ -232,5 +246,15 @@ class _Bench:
             yield
 
 
-async def _closed(handle: WorkflowHandle[Any, Any]) -> bool:
-    return type_of((await handle.fetch_history()).events[-1]) in ENDS
+async def _events(handle: WorkflowHandle[Any, Any]) -> Sequence[HistoryEvent]:
+    return (await handle.fetch_history()).events
+
+
+@asynccontextmanager
+async def _patience(what: str) -> AsyncIterator[None]:
+    """Raises StackError if the block takes too long."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            yield
+    except TimeoutError:
+        raise StackError(f"{what} within {_PATIENCE:.0f} s.") from None

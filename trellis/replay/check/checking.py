@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from temporalio.client import WorkflowHistory
 
-from trellis import config, stack
 from trellis.errors import BadInput
 from trellis.replay.check import asking, jobs
 from trellis.replay.check.jobs import Replayed
@@ -22,6 +22,9 @@ from trellis.replay.check.report import BREAKS, Checked, Finding, Report
 from trellis.replay.check.sources import Sources, before, environment, find
 from trellis.replay.check.unrun import changed_lines, unrun_lines
 from trellis.replay.sources import load
+
+if TYPE_CHECKING:
+    from trellis.config import Settings
 
 
 def check(
@@ -34,7 +37,7 @@ def check(
     converter: str | None = None,
     most_open: int = 1000,
     most_closed: int = 2000,
-    settings: config.Settings | None = None,
+    settings: Settings | None = None,
     server: Callable[[], str] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Report:
@@ -63,7 +66,12 @@ def check(
         module = module.__name__
     elif isinstance(module, type):
         module = module.__module__
-    checking = _Check(find(str(module)), converter, settings or config.load(), tick)
+    if settings is None:
+        # Here and below: the helper processes import this package, and need neither settings nor servers.
+        from trellis import config
+
+        settings = config.load()
+    checking = _Check(find(str(module)), converter, settings, tick)
     return _in_a_thread(
         lambda: checking.run(query, histories, None if before is None else str(before), propose, server,
                              (most_open, most_closed))
@@ -73,9 +81,7 @@ def check(
 class _Check:
     """One check of one module."""
 
-    def __init__(
-        self, sources: Sources, converter: str | None, settings: config.Settings, tick: Callable[[], None]
-    ) -> None:
+    def __init__(self, sources: Sources, converter: str | None, settings: Settings, tick: Callable[[], None]) -> None:
         self._sources = sources
         self._converter = converter
         self._settings = settings
@@ -132,8 +138,9 @@ class _Check:
         return jobs.replayed(module, files, self._environment, converter=converter, tick=self._tick)[1]
 
     def _loaded(self, folder: str | Path) -> asking.Read:
-        found = load(folder)
-        return asking.Read([one.history for one in found], [one.note for one in found if one.note])
+        unreadable: list[str] = []
+        found = load(folder, unreadable)
+        return asking.Read([one.history for one in found], [*(one.note for one in found if one.note), *unreadable])
 
     def _asked(self, query: str | None, most: tuple[int, int]) -> asking.Read:
         types: list[str] = []
@@ -141,6 +148,8 @@ class _Check:
             # A module that cannot be imported is told before the server is asked.
             types, _ = jobs.replayed(self._sources.module, [], self._environment, converter=self._converter)
             query = asking.query_of(types)
+
+        from trellis import stack
 
         async def read() -> asking.Read:
             client = await stack.connect(stack.temporal_target(self._settings))

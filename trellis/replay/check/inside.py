@@ -94,13 +94,14 @@ def _replay_all(job: Job, out: IO[str]) -> None:
             say(out, skipped=True)
             continue
         try:
-            say(out, **_replayed(history, known, converter))
+            say(out, **replayed(history, known, converter))
         except TrellisError as error:
             # Such as a history of another SDK. The others can still be checked.
             say(out, skipped=True, trouble=str(error))
 
 
-def _replayed(history: WorkflowHistory, workflow: type, converter: DataConverter) -> dict[str, Any]:
+def replayed(history: WorkflowHistory, workflow: type, converter: DataConverter) -> dict[str, Any]:
+    """What the replay of one history says, as the parent reads it. Raises TrellisError."""
     recording = replay(history, [workflow], data_converter=converter, family=False, limits=LIMITS)
     found = asyncio.run(finding(recording, history.events, Payloads(converter, LIMITS)))
     ran = {(line.file, line.line) for step in recording.steps for line in step.lines or ()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
@@ -33,6 +34,23 @@ def workflow_type(history: WorkflowHistory) -> str:
 def is_open(history: WorkflowHistory) -> bool:
     """Whether the history has no event that closes its workflow."""
     return type_of(history.events[-1]) not in ENDS
+
+
+_NOT_THE_CODE = {
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
+}
+
+
+def failed_task(events: Iterable[HistoryEvent]) -> HistoryEvent | None:
+    """The first workflow task that the code failed. Not one that the server repeats because something came meanwhile,
+    nor the one at which a reset began."""
+    for event in events:
+        failed = event.HasField("workflow_task_failed_event_attributes")
+        if failed and event.workflow_task_failed_event_attributes.cause not in _NOT_THE_CODE:
+            return event
+    return None
 
 
 _NAMED: dict[str, tuple[str, Callable[[Any], str]]] = {

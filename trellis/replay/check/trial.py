@@ -2,7 +2,8 @@
 
 The workflow starts on a throw-away server with the recorded input. Activities and children are stubs that give the
 recorded answers; signals, updates and cancellations are sent again in their order. A timer that fired in the history,
-or that the history does not have, is made short. No activity of the module is run.
+or that the history does not have, is made short. No activity of the module is run. At the end the run's own history is
+replayed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from temporalio.worker import Worker
 
 from trellis.errors import TrellisError
 from trellis.replay.breaking import history_key
-from trellis.replay.check.inside import answers, classes_by_type, converter_of, say
-from trellis.replay.check.paths import ENDS, is_open, workflow_type
+from trellis.replay.check.inside import answers, classes_by_type, converter_of, replayed, say
+from trellis.replay.check.paths import ENDS, failed_task, is_open, workflow_type
+from trellis.replay.check.report import BREAKS
 from trellis.replay.check.script import ACTIVITY, CANCEL, CHILD, NEVER, SIGNAL, Script, Told
 from trellis.replay.commands import seconds
 from trellis.replay.errors import in_one_line
@@ -56,14 +58,12 @@ _SINK = "trellis-receives-signals"
 
 @dataclass(frozen=True)
 class Job:
-    """`history`: a JSON file. `patch`: the id of the patch that the run must come to. `into`: where to write the run's
-    own history."""
+    """`history`: a JSON file. `patch`: the id of the patch that the run must come to."""
 
     module: str
     history: str
     address: str
     patch: str
-    into: str
     converter: str | None = None
 
 
@@ -228,8 +228,7 @@ class Trial:
             events = (await handle.fetch_history()).events
             if len(events) > length:
                 length, grew = len(events), time.monotonic()
-            failed = next((event for event in events if type_of(event) == "WORKFLOW_TASK_FAILED"), None)
-            if failed is not None:
+            if (failed := failed_task(events)) is not None:
                 return False, f"it failed: {failure_words(attributes(failed).failure)}"
             if type_of(events[-1]) in ENDS:
                 return self._ended(events[-1])
@@ -325,7 +324,10 @@ async def _tried(job: Job) -> dict[str, Any]:
     ok, words, run = await trial.run()
     if ok and not any(_patch_of(event) == job.patch for event in run.events):
         ok, words = False, f"{words}, but did not come to the change"
-    Path(job.into).write_text(json.dumps({"workflowId": run.workflow_id} | json.loads(run.to_json())), "utf-8")
+    if ok:
+        again = await asyncio.to_thread(replayed, run, found, converter)
+        if again["finding"]["verdict"] == BREAKS:
+            ok, words = False, f"{words}, but its own history does not replay"
     return {"ok": ok, "words": words}
 
 
