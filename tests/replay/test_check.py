@@ -161,6 +161,18 @@ def test_changed_lines_that_no_history_ran_are_told(tmp_path: Path) -> None:
     assert report.unrun_lines == (("shop.py", first), ("shop.py", first + 1))
 
 
+def test_a_file_that_is_no_history_does_not_stop_the_others(tmp_path: Path) -> None:
+    """The report names it. A folder without any history is refused."""
+    shutil.copy(RECORDED / "calm.json", tmp_path)
+    (tmp_path / "notes.json").write_text("{}", "utf-8")
+    report = check(ORDER, histories=tmp_path)
+    assert sum(by_verdict(report).values()) == 1
+    assert any("notes.json is JSON but no history" in note for note in report.notes)
+    (tmp_path / "calm.json").unlink()
+    with pytest.raises(TrellisError, match=r"notes\.json"):
+        check(ORDER, histories=tmp_path)
+
+
 def test_code_that_raises_breaks(tmp_path: Path) -> None:
     """A workflow task that fails is no progress either, though it is no non-determinism error."""
     module = shop_edited(tmp_path, "        if amount > 500:", "        if amount > LIMIT:")

@@ -138,8 +138,9 @@ class _Check:
         return jobs.replayed(module, files, self._environment, converter=converter, tick=self._tick)[1]
 
     def _loaded(self, folder: str | Path) -> asking.Read:
-        found = load(folder)
-        return asking.Read([one.history for one in found], [one.note for one in found if one.note])
+        unreadable: list[str] = []
+        found = load(folder, unreadable)
+        return asking.Read([one.history for one in found], [*(one.note for one in found if one.note), *unreadable])
 
     def _asked(self, query: str | None, most: tuple[int, int]) -> asking.Read:
         types: list[str] = []
