@@ -187,6 +187,20 @@ def test_all_below_a_field_and_numbers_are_redacted_by_their_names() -> None:
     assert '"tries": 1' in text
 
 
+def test_a_redacted_number_is_in_no_sentence() -> None:
+    """A sentence tells what a variable was set to. It tells so of a redacted number, too, without the number."""
+
+    def change(number: int, given: dict[str, Any]) -> None:
+        given["variables"]["amount"] = 43210 + number
+        given["commands"] = [Command("complete", None, {"amount": 43210 + number})]
+
+    recording = recorded(3, change=change)
+    assert "43212" in recording.explain()
+    page = page_json(recording, redact=["amount"])
+    assert "4321" not in json.dumps(page)
+    assert "completed the workflow" in page["runs"][0]["steps"][1]["says"]
+
+
 def test_a_value_that_was_cut_off_leaves_no_beginning() -> None:
     """A sentence cuts long values. The beginning of a secret would be in it."""
     redactor = Redactor(["token"])

@@ -22,6 +22,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -29,10 +30,11 @@ from typing import Any, cast
 from trellis.errors import BadInput
 from trellis.pages.file import document, write
 from trellis.pages.joining import Page
+from trellis.replay import explain
 from trellis.replay.beside import part
-from trellis.replay.changes import Changes, changes
+from trellis.replay.changes import changes
 from trellis.replay.paths import keys
-from trellis.replay.redact import Pattern, Redactor
+from trellis.replay.redact import REDACTED, Pattern, Redactor
 from trellis.replay.steps import Command, Event, Line, Recorded, Step, Woken
 from trellis.replay.values import GONE, Fields, Tree, tree
 
@@ -217,11 +219,12 @@ class _Writer:
 
     def _steps(self, run: Recorded) -> Iterator[dict[str, Any]]:
         details = {event.id: event.details for event in run.events}
-        for step, changed in self._changes(run):
+        began = run.events[0].at if run.events else None
+        for step in self._clean(run):
             yield {
                 "event": step.event,
                 "at": _millis(step.at),
-                "says": self._text(run.explain(step)),
+                "says": self._text(explain.sentence(step, began)),
                 "woken": [self._woken(woken, details) for woken in step.woken_by],
                 "lines": None if step.lines is None else self._executed(step.lines),
                 **({"cut": step.lines_cut} if step.lines_cut else {}),
@@ -229,20 +232,31 @@ class _Writer:
                 "commands": [self._command(command) for command in step.commands],
                 "changed": [
                     [list(keys(path))] if value is GONE else [list(keys(path)), _encoded(value)]
-                    for path, value in changed.items()
+                    for path, value in step.changed.items()
                 ],
             }
 
-    def _changes(self, run: Recorded) -> Iterator[tuple[Step, Changes]]:
-        """Each step with what changed in it. What is redacted does not change, so it is looked for once more."""
+    def _clean(self, run: Recorded) -> Iterator[Step]:
+        """The steps without what is redacted, so that their sentences do not quote it either."""
         if not self._redactor:
-            yield from ((step, step.changed) for step in run.steps)
+            yield from run.steps
             return
         before: dict[str, Tree] = {}
         for step, variables in run.snapshots():
             now = {self._text(name): self._redactor.tree(value, (name,)) for name, value in variables.items()}
-            yield step, changes(cast(Tree, before), cast(Tree, now))
+            # What is redacted does not change, so what did is looked for once more.
+            changed = changes(cast(Tree, before), cast(Tree, now))
+            yield replace(step, changed=changed, commands=tuple(map(self._clean_command, step.commands)))
             before = now
+
+    def _clean_command(self, command: Command) -> Command:
+        options = self._redactor.tree(tree(dict(command.options)), ("options",))
+        return replace(
+            command,
+            name=command.name and self._text(command.name),
+            input=self._redactor.tree(command.input, ("input",)),
+            options=options if isinstance(options, dict) else dict.fromkeys(command.options, REDACTED),
+        )
 
     def _woken(self, woken: Woken, details: Mapping[int, Tree]) -> dict[str, Any]:
         carried = details.get(woken.event) if woken.event is not None else None
@@ -256,9 +270,9 @@ class _Writer:
     def _command(self, command: Command) -> dict[str, Any]:
         found = {
             "kind": command.kind,
-            "name": command.name and self._text(command.name),
-            "input": self._tree(command.input, "input"),
-            "options": self._tree(tree(dict(command.options)), "options"),
+            "name": command.name,
+            "input": _encoded(command.input),
+            "options": _encoded(tree(dict(command.options))),
             "line": self._place(command.asked_at),
         }
         return {name: value for name, value in found.items() if value not in (None, {})}

@@ -33,19 +33,30 @@ class Loaded:
     file: Path | None = None
 
 
-def load(path: str | Path) -> list[Loaded]:
+def load(path: str | Path, unreadable: list[str] | None = None) -> list[Loaded]:
     """The history in a JSON file, or all that are in a folder's *.json files, in the order of their names.
 
-    A file that ends in the middle gives the events that are whole, with a note. Raises ReplayError: no such file, an
-    empty one, JSON that is no history, a folder without any.
+    A file that ends in the middle gives the events that are whole, with a note. `unreadable` gets a sentence for each
+    file of a folder that is no history; without it, or if no file is one, the first of them is raised. Raises
+    ReplayError: no such file, an empty one, JSON that is no history, a folder without any.
     """
     where = Path(path)
-    if where.is_dir():
-        found = [load_file(file) for file in sorted(where.glob("*.json"))]
-        if not found:
-            raise ReplayError(f"The folder {where} holds no *.json file.")
-        return found
-    return [load_file(where)]
+    if not where.is_dir():
+        return [load_file(where)]
+    found: list[Loaded] = []
+    failed: list[ReplayError] = []
+    for file in sorted(where.glob("*.json")):
+        try:
+            found.append(load_file(file))
+        except ReplayError as error:
+            failed.append(error)
+    if failed and (unreadable is None or not found):
+        raise failed[0]
+    if not found:
+        raise ReplayError(f"The folder {where} holds no *.json file.")
+    if unreadable is not None:
+        unreadable += [str(error) for error in failed]
+    return found
 
 
 def load_file(path: str | Path) -> Loaded:

@@ -13,6 +13,10 @@ class _Letter:
     def __init__(self) -> None:
         self._posted = False
 
+    @workflow.signal
+    def post(self) -> None:
+        self._posted = True
+
     async def _until_posted(self) -> None:
         await workflow.wait_condition(lambda: self._posted)
 
@@ -26,10 +30,6 @@ async def _step(activity: str, text: str) -> str:
 
 @workflow.defn(name="Letter")
 class LetterOne(_Letter):
-    @workflow.signal
-    def post(self) -> None:
-        self._posted = True
-
     @workflow.run
     async def run(self, text: str) -> str:
         text = await _step("fold", text)
@@ -40,10 +40,6 @@ class LetterOne(_Letter):
 
 @workflow.defn(name="Letter")
 class LetterTwo(_Letter):
-    @workflow.signal
-    def post(self) -> None:
-        self._posted = True
-
     @workflow.run
     async def run(self, text: str) -> str:
         text = await _step("fold", text)
@@ -55,10 +51,6 @@ class LetterTwo(_Letter):
 
 @workflow.defn(name="Letter")
 class LetterThree(_Letter):
-    @workflow.signal
-    def post(self) -> None:
-        self._posted = True
-
     @workflow.run
     async def run(self, text: str) -> str:
         text = await _step("fold", text)

@@ -22,9 +22,9 @@ function trouble() {
       node.hidden = !run?.trouble && !run?.broken;
       if (node.hidden) return;
       const broken = run.broken;
-      text(what, [last ? "" : "Later: ", run.trouble || "The code does not fit this history."].join(""));
-      text(history, broken ? `History${broken.event ? `, event ${broken.event}` : ""}: ${broken.history}` : "");
-      text(code, broken ? `Code: ${broken.code}${broken.line == null ? "" : `, ${shortPlace(run.place(broken.line))}`}` : "");
+      say(what, [last ? "" : "Later: ", run.trouble || "The code does not fit this history."].join(""));
+      say(history, broken ? `History${broken.event ? `, event ${broken.event}` : ""}: ${broken.history}` : "");
+      say(code, broken ? `Code: ${broken.code}${broken.line == null ? "" : `, ${shortPlace(run.place(broken.line))}`}` : "");
       history.hidden = code.hidden = !broken;
     },
   };
