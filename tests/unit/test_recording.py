@@ -305,6 +305,19 @@ def test_a_long_recording_is_small() -> None:
     assert same(dict(of.recording.variables(333)), snapshot(332))
 
 
+def test_a_queue_that_moves_at_each_step_is_not_copied() -> None:
+    """A list of the last twenty orders is a new list at each step, made of the rows that were there before."""
+    of = recorder(1)
+    for number in range(4):
+        rows: list[Tree] = [Fields("Row", {"sku": f"book-{row}", "price": row}) for row in range(number, number + 20)]
+        step(of, number + 1, {"last": rows})
+    third, fourth = (each.changed["last"] for each in of.recording.steps[2:])
+    assert isinstance(third, list)
+    assert isinstance(fourth, list)
+    assert all(mine is before for mine, before in zip(fourth, third[1:], strict=False))
+    assert same(fourth, rows)
+
+
 def test_lines_beyond_the_bound_are_counted() -> None:
     """A workflow that runs in a loop for ever would otherwise fill the memory with lines."""
     of = recorder(30)

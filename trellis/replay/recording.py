@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trellis.errors import BadInput
 from trellis.replay import explain, forms
-from trellis.replay.changes import apply, changes
+from trellis.replay.changes import apply, changes, same
 from trellis.replay.steps import Broken, Command, Event, Line, Step, Wait, Woken
-from trellis.replay.values import Tree
+from trellis.replay.values import Gone, Tree
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +185,7 @@ class Recorder:
         self._variables: Mapping[str, Tree] = {}
         self._lines_left = _LINES
         self._pool: dict[Any, Any] = {}
+        self._items: dict[int, Tree] = {}
 
     def step(
         self,
@@ -215,7 +216,10 @@ class Recorder:
             lines_cut=lines_cut,
             waits=self._pooled(tuple(map(self._pooled, waits))),
             commands=tuple(commands),
-            changed=changes(cast(Tree, self._variables), dict(variables)),
+            changed={
+                path: self._items_once(value)
+                for path, value in changes(cast(Tree, self._variables), dict(variables)).items()
+            },
             trouble=trouble,
         )
         # Not the snapshot itself: this one shares with the last what did not change.
@@ -237,6 +241,17 @@ class Recorder:
         """What is there so far."""
         steps = tuple(self._steps)
         return Recording(*self._about, steps, sources=dict(self.sources), whole=tuple(self._whole))
+
+    def _items_once(self, value: Tree | Gone) -> Tree | Gone:
+        """A list whose items moved, made of the items that are kept already: a queue would be copied at each step."""
+        return [self._item_once(item) for item in value] if isinstance(value, list) else value
+
+    def _item_once(self, item: Tree) -> Tree:
+        if not isinstance(item, list | dict):
+            return item
+        # Trees hold built-in values only, so that their text is quick and calls nobody's code.
+        known = self._items.setdefault(hash(repr(item)), item)
+        return known if same(known, item) else item
 
     def _pooled(self, value: _T) -> _T:
         """The same value, kept once."""
