@@ -478,3 +478,16 @@ def test_a_replay_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert recorded(calls(), replayed_changes.CallsAndRaises).trouble
     assert [record.getMessage() for record in caplog.records if "replay" in str(record.threadName)] == []
     assert "a line of the workflow" not in caplog.text
+
+
+def test_further_arguments_of_the_replayer_are_passed_on() -> None:
+    """A worker that fails workflows on any error is replayed as such, and the failure has the line that raised."""
+    made = calls()
+    made.events = made.events[:9]
+    recording = recorded(
+        made, replayed_changes.CallsAndRaises, replayer={"workflow_failure_exception_types": [Exception]}
+    )
+    (failed,) = recording.steps[-1].commands
+    assert (failed.kind, failed.input) == ("fail", "ValueError: invalid literal for int() with base 10: 'Hello'")
+    assert text(failed.asked_at) == "return str(int(answer))"
+    assert recording.trouble == ""

@@ -49,7 +49,7 @@ class UserCode:
 
     def __init__(self, files: Iterable[str]) -> None:
         self._packages = tuple({package for file in files if (package := _installed_package(file))})
-        self._known: dict[str, bool] = {}
+        self.known: dict[str, bool] = {}
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._files: set[str] = set()
         self._new: list[str] = []
@@ -57,11 +57,11 @@ class UserCode:
     def __contains__(self, file: object) -> bool:
         if not isinstance(file, str):
             return False
-        known = self._known.get(file)
+        known = self.known.get(file)
         if known is None:
             package = _installed_package(file)
             known = not foreign(file) and (package is None or package in self._packages)
-            self._known[file] = known
+            self.known[file] = known
         return known
 
     def line(self, code: CodeType, number: int) -> Line:
@@ -135,7 +135,7 @@ class Tracing:
     """Lines by `sys.settrace`."""
 
     def begin(self, ran: Ran) -> None:
-        user = ran.user
+        user, known = ran.user, ran.user.known
         add = ran.add
 
         def line(frame: FrameType, event: str, argument: Any) -> Any:
@@ -144,7 +144,10 @@ class Tracing:
             return line
 
         def call(frame: FrameType, event: str, argument: Any) -> Any:
-            return line if frame.f_code.co_filename in user else None
+            # Called for each function of the SDK too, thousands of times in a step: one look-up must do.
+            file = frame.f_code.co_filename
+            users = known.get(file)
+            return line if (file in user if users is None else users) else None
 
         self._before = sys.gettrace()
         sys.settrace(call)

@@ -104,7 +104,7 @@ class _Check:
         with jobs.kept([read.histories[number] for number in numbers]) as files, ExitStack() as ended:
             replays = self._replayed(files)
             said = dict(zip(numbers, replays, strict=True))
-            known = [group for group in groups if said[group.to_replay()[0]].finding is not None]
+            paths = tuple(path for group in groups for path in self._paths(group, read.histories, said))
             kept = [
                 (number, file, one.finding)
                 for number, file, one in zip(numbers, files, replays, strict=True)
@@ -125,8 +125,8 @@ class _Check:
                     notes.append(str(why))
         return Report(
             self._sources.module,
-            len(read.histories) - sum(len(group.closed) + len(group.open) for group in known),
-            tuple(path for group in known for path in self._paths(group, read.histories, said)),
+            len(read.histories) - sum(path.histories for path in paths),
+            paths,
             sum(is_open(read.histories[number]) for number, _ in breaking),
             None if old is None else tuple(self._unrun(old, replays)),
             proposal,
@@ -161,12 +161,15 @@ class _Check:
         return asyncio.run(read())
 
     def _paths(self, group: Group, histories: Sequence[WorkflowHistory], said: Mapping[int, Replayed]) -> list[Checked]:
-        """What to tell of one path: one entry, or several where its open workflows differ in what they say."""
+        """What to tell of one path: one entry, or several where its open workflows differ in what they say.
+
+        Nothing of histories that were not replayed, because of their type or of what they hold.
+        """
         members: dict[Finding, list[int]] = {}
-        if group.closed:
-            members.setdefault(_finding(said[group.closed[0]]), []).extend(group.closed)
-        for number in group.open:
-            members.setdefault(_finding(said[number]), []).append(number)
+        for number in group.to_replay():
+            if (finding := said[number].finding) is not None:
+                told_by = group.closed if number in group.closed else [number]
+                members.setdefault(finding, []).extend(told_by)
         return [
             Checked(
                 group.type, len(numbers), sum(is_open(histories[number]) for number in numbers),
@@ -189,14 +192,13 @@ class _Check:
         for source, text in self._sources.texts().items():
             if text != old[source]:
                 changed = changed_lines(old[source], text)
-                lines = unrun_lines(text, changed, ran.get(source.resolve(), set()))
+                try:
+                    lines = unrun_lines(text, changed, ran.get(source.resolve(), set()))
+                except SyntaxError:
+                    # It is imported somewhere, but not by this module's workflows.
+                    continue
                 found += [(source.relative_to(self._sources.root).as_posix(), line) for line in lines]
         return found
-
-
-def _finding(one: Replayed) -> Finding:
-    assert one.finding is not None, "histories of other types are left out"
-    return one.finding
 
 
 def _fitness(history: WorkflowHistory) -> tuple[bool, int]:
@@ -224,7 +226,13 @@ def _in_a_thread(work: Callable[[], Report]) -> Report:
 
     thread = threading.Thread(target=run, name="trellis-check", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        # Interrupted. Without its helper, the check ends at once, and ends the throw-away server.
+        jobs.stop()
+        thread.join(30)
+        raise
     if errors:
         raise errors[0]
     return answer[0]

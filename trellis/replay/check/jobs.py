@@ -81,6 +81,7 @@ def run(helper: str, job: Mapping[str, Any], environment: Mapping[str, str]) -> 
                 [sys.executable, "-m", f"trellis.replay.check.{helper}", str(file)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words, text=True, env=dict(environment),
             )  # fmt: skip
+            _running.add(process)
             try:
                 assert process.stdout is not None
                 for line in _lines(process):
@@ -96,8 +97,18 @@ def run(helper: str, job: Mapping[str, Any], environment: Mapping[str, str]) -> 
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+                _running.discard(process)
                 if process.stdout is not None:
                     process.stdout.close()
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def stop() -> None:
+    """End the helpers of this process. Whoever waits for one gets a TrellisError."""
+    for process in list(_running):
+        process.kill()
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from trellis.errors import BadInput
 
-_LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*", "node_modules", "page", "jupyter", "*.ipynb")
+_LARGE = 5_000_000
+_NO_CODE = shutil.ignore_patterns("__pycache__", ".*", "node_modules", "*.ipynb")
+
+
+def _left_behind(folder: str, names: list[str]) -> set[str]:
+    """What a copy of sources does not need: large files are data."""
+    large = {
+        name for name in names if (Path(folder) / name).is_file() and (Path(folder) / name).stat().st_size > _LARGE
+    }
+    return large | set(_NO_CODE(folder, names))
 
 
 @dataclass(frozen=True)
@@ -110,22 +119,22 @@ def before(sources: Sources, source: str) -> dict[Path, str | None]:
     """
     folder = Path(source)
     if folder.is_dir():
-        found = {file: _in_folder(folder, file.relative_to(sources.root)) for file in sources.files}
-        if found[sources.files[0]] is None:
-            name = sources.files[0].relative_to(sources.root)
-            raise BadInput(f"{source} has no {name}, the old source to compare with.")
-        # The folder need not hold the files that were not changed.
-        return {file: file.read_text("utf-8") if text is None else text for file, text in found.items()}
+        names = {file: file.relative_to(sources.root) for file in sources.files}
+        own = names[sources.files[0]]
+        # The folder may stand for the root, for a package below it, or for the module's own folder.
+        above = next((at for at in range(len(own.parts)) if folder.joinpath(*own.parts[at:]).is_file()), None)
+        if above is None:
+            raise BadInput(f"{source} has no {own}, the old source to compare with.")
+        found: dict[Path, str | None] = {}
+        for file, name in names.items():
+            same = name.parts[:above] == own.parts[:above]
+            old = folder.joinpath(*name.parts[above:]) if same else file
+            # The folder need not hold the files that were not changed.
+            found[file] = (old if old.is_file() else file).read_text("utf-8")
+        return found
     if folder.is_file():
         raise BadInput(f"{source} is a file. --before takes a folder, or a revision of git.")
     return _in_git(sources, source)
-
-
-def _in_folder(folder: Path, relative: Path) -> str | None:
-    for place in (folder / relative, folder / relative.name, folder / Path(*relative.parts[1:])):
-        if place.is_file():
-            return place.read_text("utf-8")
-    return None
 
 
 def _in_git(sources: Sources, revision: str) -> dict[Path, str | None]:
@@ -160,7 +169,7 @@ def copied(sources: Sources, into: Path, texts: Mapping[Path, str]) -> None:
     for top in {file.relative_to(sources.root).parts[0] for file in sources.files}:
         place = sources.root / top
         if place.is_dir():
-            shutil.copytree(place, into / top, ignore=_LEFT_BEHIND)
+            shutil.copytree(place, into / top, ignore=_left_behind)
         else:
             shutil.copy2(place, into / top)
     for file, text in texts.items():
