@@ -185,15 +185,14 @@ async def test_keys_and_clicks_move_one_cursor_over_everything(
         await page.keyboard.press("Home")
         await at_step(page, 1, many)
         await expect(page.get_by_text("A stop is a workflow task")).to_have_count(1)
-        await page.keyboard.press(" ")
-        await expect(page.get_by_role("button", name="Pause")).to_be_visible()
-        await page.keyboard.press(" ")
-        await expect(page.get_by_role("button", name="Play")).to_be_visible()
 
         # The child stands at the same moment, and the arrow keys move in it.
         await page.get_by_role("tab").nth(1).click()
         await at_step(page, 1, len(order.children[0].steps))
         await picture(page, "time_machine")
+        await slider.focus()
+        await page.keyboard.press(" ")
+        await expect(where(page)).not_to_contain_text("step 1 of")
 
 
 async def test_it_fits_a_narrow_window_and_follows_the_dark_theme(
@@ -258,7 +257,7 @@ async def test_code_that_no_longer_fits_shows_the_last_good_step_and_both_sides(
         note = page.get_by_role("note")
         await expect(note).to_contain_text("Later: The code does not fit this history.")
         await page.keyboard.press("End")
-        await expect(note).to_contain_text("History, event 24: activity `validate` scheduled")
+        await expect(note).to_contain_text("History, event 24: activity validate scheduled")
         await expect(note).to_contain_text("Code: timer of 5 s, order.py:50")
         await picture(page, "time_machine_trouble")
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.steady import STEADY
 from trellis.errors import BadInput
 from trellis.replay.changes import apply, changes, same
 from trellis.replay.paths import keys, path
@@ -44,6 +45,7 @@ def edited(data: st.DataObject, tree: Any) -> Any:
     return data.draw(trees)
 
 
+@STEADY
 @given(trees, trees)
 def test_changes_lead_from_one_tree_to_any_other(before: Any, after: Any) -> None:
     """Applied to the earlier tree they give the later one, by value, kind and class, and change neither."""
@@ -53,6 +55,7 @@ def test_changes_lead_from_one_tree_to_any_other(before: Any, after: Any) -> Non
     assert same(after, kept[1])
 
 
+@STEADY
 @given(st.data(), trees)
 def test_changes_lead_from_one_tree_to_an_edited_one(data: st.DataObject, before: Any) -> None:
     """Lists that lost or won an item, fields that came and went."""
@@ -62,6 +65,7 @@ def test_changes_lead_from_one_tree_to_an_edited_one(data: st.DataObject, before
     assert bool(found) == (not same(before, after))
 
 
+@STEADY
 @given(trees)
 def test_nothing_changes_in_a_tree_that_stays(tree: Any) -> None:
     """A copy is no change, NaN included, and applying nothing gives the same object."""
@@ -69,6 +73,7 @@ def test_nothing_changes_in_a_tree_that_stays(tree: Any) -> None:
     assert apply(tree, {}) is tree
 
 
+@STEADY
 @given(st.lists(names | st.integers(0, 300), max_size=6))
 def test_a_path_can_be_taken_apart_again(parts: list[str | int]) -> None:
     """Dots, brackets and quotes in a name do not confuse it with its neighbours."""

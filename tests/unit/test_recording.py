@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.steady import STEADY
 from trellis.errors import BadInput
 from trellis.replay.changes import same
 from trellis.replay.explain import STOPS, command_words, waiting_at
@@ -72,7 +73,7 @@ def test_a_step_knows_what_changed() -> None:
     assert dict(third.changed) == {"_round": 1, "_rate": GONE}
 
 
-@settings(max_examples=30)
+@STEADY
 @given(
     st.lists(
         st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.lists(st.integers(0, 1), max_size=4)),

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from tests.steady import STEADY
 from trellis.replay.values import Fields, Limits, Reader, Tree, plain, shown, tree, variables
 
 
@@ -490,12 +491,14 @@ values = st.recursive(
 )
 
 
+@STEADY
 @given(values)
 def test_every_tree_is_strict_json(value: object) -> None:
     """NaN and infinities become text, and no surrogate is left."""
     json.dumps(plain(tree(value)), allow_nan=False, ensure_ascii=False).encode()
 
 
+@STEADY
 @given(values, st.integers(1, 80))
 def test_a_shown_value_fits_its_width(value: object, width: int) -> None:
     """One line, never longer than asked."""

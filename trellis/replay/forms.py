@@ -77,7 +77,7 @@ def _command_json(command: Command) -> dict[str, Any]:
         "kind": command.kind,
         "name": command.name,
         "input": plain(command.input),
-        "options": dict(command.options),
+        "options": plain(dict(command.options)),
         "asked_at": command.asked_at and _line_json(command.asked_at),
     }
 
