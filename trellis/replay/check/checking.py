@@ -217,21 +217,24 @@ def _in_a_thread(work: Callable[[], Report]) -> Report:
     """A notebook's kernel already runs an event loop in this thread."""
     answer: list[Report] = []
     errors: list[BaseException] = []
+    # Python 3.11 takes a thread for ended once a `join` was interrupted.
+    ended = threading.Event()
 
     def run() -> None:
         try:
             answer.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="trellis-check", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="trellis-check", daemon=True).start()
     try:
-        thread.join()
+        ended.wait()
     except BaseException:
-        # Interrupted. Without its helper, the check ends at once, and ends the throw-away server.
+        # Interrupted. Without its helper the check ends at once, and it ends the throw-away server.
         jobs.stop()
-        thread.join(30)
+        ended.wait(30)
         raise
     if errors:
         raise errors[0]
