@@ -491,3 +491,15 @@ def test_further_arguments_of_the_replayer_are_passed_on() -> None:
     assert (failed.kind, failed.input) == ("fail", "ValueError: invalid literal for int() with base 10: 'Hello'")
     assert text(failed.asked_at) == "return str(int(answer))"
     assert recording.trouble == ""
+
+
+def test_the_sdks_own_failure_is_told_by_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK wraps it into the print of a structure, which nobody wants to read."""
+
+    async def fails(history: object, options: object, watch: object) -> Exception:
+        return RuntimeError(
+            '8: failed: Failure { failure: Some(Failure { message: "Fatal error in \'x\'", source: "" })'
+        )
+
+    monkeypatch.setattr(engine, "_replayed", fails)
+    assert recorded(calls(), replayed.Calls).trouble == "The replay ended early (Fatal error in 'x')."

@@ -62,6 +62,7 @@ _LOOPS = "trellis-replay-loop"
 _SOURCE = 2_000_000
 """The largest source file that is kept [characters]."""
 
+_INNER = re.compile(r'message: "((?:[^"\\]|\\.){1,400})"')
 _NUMBERED = re.compile(r"Task-\d+")
 _ENDS = {"complete", "fail", "cancelled", "continue as new"}
 
@@ -357,7 +358,9 @@ class _Seen:
         if failure is None:
             return ""
         if broken is None:
-            return f"The replay ended early ({in_one_line(failure)})."
+            # The SDK prints its whole structure around the one message that says what is wrong.
+            inner = _INNER.search(str(failure))
+            return f"The replay ended early ({inner[1] if inner else in_one_line(failure)})."
         where = f" ({_place(broken.line)})" if broken.line else ""
         at = "at its end" if broken.event is None else f"at event {broken.event}"
         return f"The code does not fit this history {at}. History: {broken.history}; code: {broken.code}{where}."
