@@ -49,7 +49,7 @@ async def waiting(idle_desk: Desk) -> str:
 async def test_a_patch_is_proposed_after_old_and_new_code_ran_with_it(
     waiting: str, settings: Settings, tmp_path: Path
 ) -> None:
-    """Two activities are exchanged. The open workflow of the server would break; with the patch it replays, and the new
+    """An activity is inserted before the charge. The open workflow of the server would break; with the patch it replays, and the new
     code completes on a throw-away server. The source is not touched."""
     new = source("checkout").replace(CHARGED, f'            await self._do("screen", amount)\n{CHARGED}')
     (tmp_path / "before").mkdir()
@@ -68,7 +68,7 @@ async def test_a_patch_is_proposed_after_old_and_new_code_ran_with_it(
 
 
 async def test_a_query_that_the_server_refuses_is_one_sentence(idle_desk: Desk, settings: Settings) -> None:
-    """Neither is one that finds nothing."""
+    """So is one that finds nothing."""
     with pytest.raises(BadInput, match="does not understand the query"):
         await asyncio.to_thread(check, "trellis.workflows.trip", query="Nonsense ==", settings=settings)
     with pytest.raises(BadInput, match="nothing can be checked"):

@@ -228,17 +228,16 @@ class Patch:
     def _condition(self, old: Any, new: Any) -> None:
         call = ast.parse(self._patched(), mode="eval").body
         both = f"({ast.unparse(ast.IfExp(call, new.test, old.test))})"
-        first, last = new.test.lineno, new.test.end_lineno
+        last = new.test.end_lineno
         # An `if` that brackets its condition on several lines is written on one line again.
         begin = self._new.lines[new.lineno - 1].encode()[: new.col_offset].decode()
         head = self._new.lines[new.lineno - 1][len(begin) :]
         word = "elif" if head.startswith("elif") else "while" if isinstance(new, ast.While) else "if"
         close = min(each.lineno for each in new.body) - 1
-        tail = [self._new.lines[number - 1] for number in range(max(first, last) + 1, close + 1)]
+        tail = [self._new.lines[number - 1] for number in range(last + 1, close + 1)]
         ends = next((at for at, line in enumerate(tail) if line.strip().startswith(")")), -1)
-        rest = tail[ends + 1 :]
         self._add(new.lineno, last + ends + 1, [f"{begin}{word} {both}:"], [old.test])
-        if any(line.strip() and not line.strip().startswith("#") for line in rest):
+        if any(line.strip() and not line.strip().startswith("#") for line in tail[ends + 1 :]):
             raise _NotHere("a condition on several lines changed")
 
     def _add(self, first: int, last: int, lines: Sequence[str], old: Sequence[ast.AST] = ()) -> None:
