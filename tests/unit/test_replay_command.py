@@ -107,6 +107,7 @@ def test_a_page_is_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         {"order_id": "a", "workflow_id": "b"},
         {"file": CALM, "run_id": "r"},
         {"file": CALM, "as_json": True, "html": Path("x.html")},
+        {"file": CALM, "as_json": True, "redact": ["line1"]},
     ],
 )
 def test_a_wrong_choice_of_history_is_wrong_usage(words: dict[str, object]) -> None:

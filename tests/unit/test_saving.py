@@ -266,12 +266,15 @@ def test_a_recording_that_goes_on_parts_after_the_end_of_the_other(tmp_path: Pat
 
 
 def test_the_command_writes_the_same_file(tmp_path: Path) -> None:
-    """`trellis replay --html` saves a real history with its child, its code and no path of this machine."""
+    """`trellis replay --html` saves a history with its child and its code, and without what is to be redacted."""
     history = Path(__file__).parents[1] / "replay" / "histories" / "calm.json"
-    command(file=history, html=tmp_path / "order.html")
+    command(file=history, html=tmp_path / "order.html", redact=["line1"])
     text = (tmp_path / "order.html").read_text("utf-8")
     assert len(text.encode()) <= 1_000_000
     page: Any = data_of(text)
     assert [run["type"] for run in page["runs"]] == ["OrderWorkflow", "ShippingWorkflow"]
     assert "class OrderWorkflow" in page["runs"][0]["files"]["trellis/workflows/order.py"]
     assert str(Path(__file__).parents[2]) not in text
+    command(file=history, html=tmp_path / "whole.html")
+    assert "1 Main Street" in (tmp_path / "whole.html").read_text("utf-8")
+    assert "1 Main Street" not in text

@@ -27,6 +27,9 @@ def replay(
     ] = None,
     at: Annotated[int | None, typer.Option(help="Only the step that had taken in this event.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page that opens without a server.")] = None,
+    redact: Annotated[
+        list[str] | None, typer.Option(help="A field whose values are left out of the page: line1, address.*, ...")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Replay a workflow's history: what woke it, which lines ran, what changed, what it asked for, where it waits.
@@ -38,12 +41,14 @@ def replay(
         raise typer.BadParameter("say which history: an order's id, --workflow-id or --file")
     if as_json and html is not None:
         raise typer.BadParameter("give --json or --html, not both")
+    if redact and html is None:
+        raise typer.BadParameter("--redact leaves fields out of the page: give --html too")
     if run_id is not None and file is not None:
         raise typer.BadParameter("--run-id names a run on a server; a file holds one run")
     read_settings()
     recording = _recorded(order_id, workflow_id, run_id, file, module)
     if html is not None:
-        say(f"Written: {recording.save(html)}.")
+        say(f"Written: {recording.save(html, redact=redact or ())}.")
     elif as_json:
         print_json(recording, at)
     else:

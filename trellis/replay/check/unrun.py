@@ -36,10 +36,14 @@ def unrun_lines(new: str, changed: Set[int], ran: Set[int]) -> list[int]:
     return found
 
 
+_AT_IMPORT = ("__annotate__", "<generic parameters")
+"""Functions that Python 3.12 and 3.14 make of annotations and type parameters: they run at import, or never."""
+
+
 def _executable(text: str) -> set[int]:
     found: set[int] = set()
     for code in _codes(compile(text, "<new>", "exec", dont_inherit=True)):
-        if code.co_flags & inspect.CO_OPTIMIZED:
+        if code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith(_AT_IMPORT):
             lines = {line for _, _, line in code.co_lines() if line is not None}
             # A function's own first line is its `def`, which runs at import.
             found |= lines if code.co_name.startswith("<") else lines - {code.co_firstlineno}
