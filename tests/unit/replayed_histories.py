@@ -1,8 +1,9 @@
-"""Made histories of the workflows in `replayed`."""
+"""Made histories of the workflows in `replayed`, and their recordings."""
 
 from __future__ import annotations
 
 from trellis.bench.made_history import MadeHistory
+from trellis.replay import Recording, replay
 
 
 def calls() -> MadeHistory:
@@ -45,3 +46,8 @@ def child(number: int) -> MadeHistory:
     made.task()
     made.complete(number)
     return made
+
+
+def recorded(made: MadeHistory, class_: type, **options: object) -> Recording:
+    """The recording of one made history with one class."""
+    return replay(made.history, class_, family=False, **options)  # type: ignore[arg-type]
