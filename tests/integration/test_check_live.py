@@ -49,7 +49,7 @@ async def waiting(idle_desk: Desk) -> str:
 async def test_a_patch_is_proposed_after_old_and_new_code_ran_with_it(
     waiting: str, settings: Settings, tmp_path: Path
 ) -> None:
-    """An activity is inserted before the charge. The open workflow of the server would break. With the patch it replays,
+    """An activity is inserted before the charge. The open workflow would break. With the patch it replays,
     and the new code completes on a throw-away server. The source is not touched."""
     new = source("checkout").replace(CHARGED, f'            await self._do("screen", amount)\n{CHARGED}')
     (tmp_path / "before").mkdir()
