@@ -120,7 +120,7 @@ class Zone(tzinfo):
         (object(), "<object>"),
         (UTC, "UTC"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if " at 0x" in str(value) else str(value),
 )
 def test_a_value_of_the_standard_library_is_shown_in_its_own_words(value: object, expected: Tree) -> None:
     """Times, numbers and identifiers as text, a subclass as its built-in value, code by its qualified name."""
