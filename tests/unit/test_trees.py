@@ -222,7 +222,6 @@ def test_a_failure_is_shown_with_its_cause() -> None:
         ({1: "number", "1": "text"}, {"1": "number", "1'": "text"}),
         ({State.OPEN: 1, Item("A", 5): 2}, {"open": 1, 'Item(sku="A", price=5)': 2}),
     ],
-    ids=str,
 )
 def test_containers_become_lists_and_dicts(value: object, expected: Tree) -> None:
     """Sets in order, keys as text, and two keys with one text stay two."""
