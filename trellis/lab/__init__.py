@@ -1,5 +1,6 @@
 """The notebook surface: one engine thread with its own event loop, and widgets that talk to it."""
 
+from trellis.lab.essays.charging import hanging_charge
 from trellis.lab.essays.crashes import both_books, charged_but_not_recorded, start_with_mistake
 from trellis.lab.essays.edits import edited
 from trellis.lab.essays.one_order import side_by_side, step_by_step
@@ -24,6 +25,7 @@ __all__ = [
     "code_of_handler",
     "compare_policies",
     "edited",
+    "hanging_charge",
     "letters",
     "missed_deadlines",
     "model_sliders",
