@@ -59,8 +59,8 @@ for number, changes in enumerate(settings):
     os.environ.update(clean | changes)
     for line in commands(typer.main.get_command(app)):
         try:
-            app(line, standalone_mode=False)
-            how = "done"
+            # A command that ends with a code of its own returns it here.
+            how = "usage" if app(line, standalone_mode=False) == 2 else "done"
         except TrellisError as error:
             how = "refused"
             print(error, file=sys.stderr)
@@ -105,13 +105,12 @@ def test_no_command_shows_a_secret_of_malformed_settings(tmp_path: Path) -> None
         {"LOG_LEVEL": SECRET},
         {"WORKFLOW_RUN_TIMEOUT_SECONDS": SECRET},
     ]
-    # A benchmark of replays needs no server, so not every one of these settings stops it.
-    ended, written = walk(tmp_path, settings, ["bench replay"])
+    ended, written = walk(tmp_path, settings, [])
     assert len({line for _, line, _ in ended}) > 20
     # What reads no settings cannot be refused for them.
     refused = {line for _, line, how in ended if how == "refused"}
     assert {"up", "down", "status", "migrate", "worker", "api", "audit", "order list", "demo"} <= refused
-    assert {how for _, _, how in ended} <= {"refused", "usage"}
+    assert [one for one in ended if one[2] not in ("refused", "usage")] == []
     assert SECRET not in written
 
 
