@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"database_url", "environment", "errors"},
     "logs": {"config"},
     "pages": {"errors"},
+    "threads": set(),
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "activities": {"db", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
-    "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack"},
+    "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack", "threads"},
     "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "database_url", "db", "environment", "stack", *WORDS},
+    "insight": {"config", "database_url", "db", "environment", "stack", "threads", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
         "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,

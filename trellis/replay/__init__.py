@@ -27,7 +27,7 @@ from temporalio.converter import DataConverter
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
 
 from trellis.errors import BadInput
-from trellis.replay.engine import Listener, Options, in_a_thread, recorded
+from trellis.replay.engine import Listener, Options, recorded
 from trellis.replay.errors import ReplayError
 from trellis.replay.family import Family, Finder, InFolder, OnServer
 from trellis.replay.modules import Workflows, classes_of
@@ -35,6 +35,7 @@ from trellis.replay.recording import Recording
 from trellis.replay.sources import Folder, Loaded, checked, fetched, listed, load_file
 from trellis.replay.values import LIMITS, Limits
 from trellis.sandbox import RUNNER
+from trellis.threads import in_a_thread
 
 Connects = Client | Callable[[], Client | Awaitable[Client]] | None
 """A client, or a function that returns one (called on the event loop that uses it), or none."""
@@ -105,22 +106,20 @@ def replay(
 
     A client that is given must not be one that another event loop is using: give a function that connects one.
     """
-    return in_a_thread(
-        replay_async(
-            history,
-            workflows,
-            client=client,
-            run_id=run_id,
-            data_converter=data_converter,
-            lines=lines,
-            family=family,
-            sandbox=sandbox,
-            limits=limits,
-            listener=listener,
-            replayer=replayer,
-        ),
-        "trellis-replay",
-    ).result()
+    work = replay_async(
+        history,
+        workflows,
+        client=client,
+        run_id=run_id,
+        data_converter=data_converter,
+        lines=lines,
+        family=family,
+        sandbox=sandbox,
+        limits=limits,
+        listener=listener,
+        replayer=replayer,
+    )
+    return in_a_thread(lambda: asyncio.run(work), "trellis-replay").result()
 
 
 async def replay_all_async(

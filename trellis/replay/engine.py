@@ -14,16 +14,14 @@ import asyncio
 import functools
 import logging
 import re
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
@@ -47,8 +45,7 @@ from trellis.replay.sources import Loaded
 from trellis.replay.steps import Broken, Line, Step, Wait
 from trellis.replay.values import Limits, Reader
 from trellis.replay.waking import woken_by
-
-T = TypeVar("T")
+from trellis.threads import in_a_thread
 
 Listener = Callable[[Recording], None]
 """Called in the replay's thread with what is recorded so far: after FIRST_PAGE steps, and whenever they doubled."""
@@ -103,7 +100,9 @@ def _runtime() -> Runtime:
 async def recorded(loaded: Loaded, options: Options, listener: Listener | None = None) -> Recording:
     """Replay one history in a thread with an event loop of its own. Raises ReplayError."""
     started: list[_Seen] = []
-    work = asyncio.wrap_future(in_a_thread(_record(loaded, options, listener, started.append), _LOOPS))
+    work = asyncio.wrap_future(
+        in_a_thread(lambda: asyncio.run(_record(loaded, options, listener, started.append)), _LOOPS)
+    )
     steps = -1
     while True:
         done, _ = await asyncio.wait([work], timeout=SILENCE)
@@ -113,20 +112,6 @@ async def recorded(loaded: Loaded, options: Options, listener: Listener | None =
             # The SDK can wait for ever on a history that was cut. Its thread cannot be ended, and is left behind.
             return started[0].given_up()
         steps = started[0].steps if started else -1
-
-
-def in_a_thread(work: Coroutine[Any, Any, T], name: str) -> Future[T]:
-    """Run a coroutine on an event loop in a new thread, which does not keep the process alive."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(asyncio.run(work))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
 
 
 async def _record(

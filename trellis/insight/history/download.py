@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, Unpack
 
 import pandas as pd
 from temporalio.api.history.v1 import HistoryEvent
@@ -21,8 +20,7 @@ from trellis.insight.history.frames import made
 from trellis.insight.history.links import closed, neighbours
 from trellis.insight.history.listing import SAMPLE, Listed, listed, within
 from trellis.insight.history.rows import rows
-
-T = TypeVar("T")
+from trellis.threads import in_a_thread
 
 # A visibility query begins with an attribute, a comparison and a literal. A workflow id may contain each of these
 # signs, but not in this order.
@@ -107,7 +105,7 @@ def history(
     async def work() -> pd.DataFrame:
         return await _download(await connected(client, namespace, connect), which, **asked)
 
-    return _warned(_in_a_thread(work()))
+    return _warned(in_a_thread(lambda: asyncio.run(work()), "trellis-history").result())
 
 
 async def download(client: Client, which: str | None = None, **asked: Unpack[Asked]) -> pd.DataFrame:
@@ -285,22 +283,3 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-
-
-def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on an event loop of its own in another thread. A notebook's kernel already runs a loop in this one."""
-    answer: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            answer.append(asyncio.run(work))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="trellis-history", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return answer[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from trellis.replay.check.report import BREAKS, Checked, Finding, Report
 from trellis.replay.check.sources import Sources, before, environment, find
 from trellis.replay.check.unrun import changed_lines, unrun_lines
 from trellis.replay.sources import load
+from trellis.threads import in_a_thread
 
 if TYPE_CHECKING:
     from trellis.config import Settings
@@ -72,10 +73,9 @@ def check(
 
         settings = config.load()
     checking = _Check(find(str(module)), converter, settings, tick)
-    return _in_a_thread(
-        lambda: checking.run(query, histories, None if before is None else str(before), propose, server,
-                             (most_open, most_closed))
-    )  # fmt: skip
+    old = None if before is None else str(before)
+    bounds = most_open, most_closed
+    return _done(in_a_thread(lambda: checking.run(query, histories, old, propose, server, bounds), "trellis-check"))
 
 
 class _Check:
@@ -213,29 +213,13 @@ def _troubles(replays: Sequence[Replayed]) -> list[str]:
     return found
 
 
-def _in_a_thread(work: Callable[[], Report]) -> Report:
-    """A notebook's kernel already runs an event loop in this thread."""
-    answer: list[Report] = []
-    errors: list[BaseException] = []
-    # Python 3.11 takes a thread for ended once a `join` was interrupted.
-    ended = threading.Event()
-
-    def run() -> None:
-        try:
-            answer.append(work())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=run, name="trellis-check", daemon=True).start()
+def _done(work: Future[Report]) -> Report:
+    """Wait for it. Python 3.11 takes a thread for ended once a `join` was interrupted, and a future does not."""
     try:
-        ended.wait()
+        return work.result()
     except BaseException:
-        # Interrupted. Without its helper the check ends at once, and it ends the throw-away server.
-        jobs.stop()
-        ended.wait(30)
+        if not work.done():
+            # Interrupted. Without its helper the check ends at once, and it ends the throw-away server.
+            jobs.stop()
+            wait([work], 30)
         raise
-    if errors:
-        raise errors[0]
-    return answer[0]
