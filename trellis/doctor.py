@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -206,14 +207,13 @@ def _described(answer: DescribeTaskQueueResponse, now: datetime) -> tuple[int, i
 
 def _book(history: pd.DataFrame, namespace: str, source: Any) -> tuple[pd.DataFrame | None, str | None]:
     """The attempts that the plugin noted of these workflows; None, and why in words, where there are none."""
-    from trellis.insight import flights
-
     try:
+        flights = import_module("trellis.insight.flights").flights
         url = reading.read_only(database_url(source) if source is not None else _workspace())
         ids = _chunks(history["workflow_id"].dropna().unique())
         # Settling would write.
         parts = [flights(url, namespace=namespace, workflow=list(some), settle=False) for some in ids]
-    except (StackError, SchemaMismatch) as why:
+    except (ImportError, StackError, SchemaMismatch) as why:
         return None, f"The book of attempts was not read ({str(why).rstrip('.')})."
     noted = pd.concat(parts, ignore_index=True) if parts else None
     return (None, None) if noted is None or noted.empty else (noted, None)

@@ -196,10 +196,10 @@ class Frames:
 
 
 def _flights(url: str, namespace: str) -> pd.DataFrame:
-    from trellis.insight import flights
-
     # Settling would write.
-    found: pd.DataFrame = flights(url, namespace=namespace, settle=False)
+    found: pd.DataFrame = importlib.import_module("trellis.insight.flights").flights(
+        url, namespace=namespace, settle=False
+    )
     return found
 
 
