@@ -7,7 +7,7 @@ for each. So a run can be repeated whatever the scheduling, and two policies can
 Time and load add to that: outages, and a provider of finite capacity (`trellis.outages`). What they did to a try is
 marked on its event.
 
-Business code calls an outside system through the flaky call (`trellis.activities.flaky`) and does not know that faults
+Business code calls an outside system through the flaky call (`trellis.flaky`) and does not know that faults
 are injected.
 """
 

@@ -13,10 +13,9 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from trellis.db.migrate import BOOK, apply, check_version, version
+from trellis.db.migrate import BOOK, apply_book, check_version, version
 from trellis.db.pool import Pool, borrowed, unavailable
-from trellis.db.roles import ROLE
-from trellis.errors import DatabaseUnavailable, SchemaMismatch
+from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch
 from trellis.faults import AnyName, FaultPlan, PlanInForce
 from trellis.flights import FlightRow
 from trellis.outages import Capacity
@@ -33,16 +32,11 @@ async def migrate_flights(url: str) -> list[str]:
             await psycopg.AsyncConnection.connect(url, connect_timeout=5) as connection,
             connection.transaction(),
         ):
-            async with connection.transaction():
-                found = await version(connection, BOOK)
-            applied = [] if found == BOOK.files()[-1][0] else await apply(connection, BOOK)
-            if applied or not await _role_is_ready(connection):
-                await connection.execute("SELECT flights.grant_application_role()")
+            return await apply_book(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise _who_must(error) from None
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
-    return applied
 
 
 async def check_flights(url: str) -> None:
@@ -62,17 +56,6 @@ def _who_must(error: psycopg.Error) -> DatabaseUnavailable:
         f"Postgres refuses ({why}). The owner of the database must run `trellis migrate`, which makes the tables of "
         f"the book of flights, and must grant this user the schema flights."
     )
-
-
-async def _role_is_ready(connection: psycopg.AsyncConnection[Any]) -> bool:
-    # Only the tables' owner can grant. Nobody else needs to be told that the role has no rights.
-    cursor = await connection.execute(
-        "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) OR has_table_privilege(%s, t.oid, 'INSERT') "
-        "OR NOT pg_has_role(t.relowner, 'MEMBER') FROM pg_class t WHERE t.oid = 'flights.attempts'::regclass",
-        (ROLE, ROLE),
-    )
-    row = await cursor.fetchone()
-    return bool(row and row[0])
 
 
 class FlightBook:
@@ -165,3 +148,5 @@ class FlightBook:
             ) from None
         except psycopg.errors.InsufficientPrivilege as error:
             raise _who_must(error) from None
+        except psycopg.IntegrityError as error:
+            raise BadInput(f"The book cannot hold this row ({' '.join(str(error).split())[:200]}).") from None

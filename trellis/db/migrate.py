@@ -61,9 +61,10 @@ def migrations() -> list[tuple[int, str, str]]:
 
 
 async def migrate(url: str) -> list[str]:
-    """Bring the ledger up to date and return the names applied. Safe when several processes start together.
+    """Bring the ledger and the book of flights up to date and return the names applied.
 
-    Raises SchemaMismatch when the database is newer than this code, or an applied file was edited since.
+    Safe when several processes start together. Raises SchemaMismatch when the database is newer than this code, or an
+    applied file was edited since.
     """
     try:
         async with (
@@ -80,12 +81,32 @@ async def migrate(url: str) -> list[str]:
                         "Trellis works with all the rights of the user that it was given",
                         why[0],
                     )
+            applied += await apply_book(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         # Since Postgres 15 a user may create tables only in a database that belongs to it.
         raise not_allowed(error) from None
     except psycopg.OperationalError as error:
         raise unavailable(error) from None
     return applied
+
+
+async def apply_book(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    """Bring the book of flights up to date in the connection's transaction. Raises SchemaMismatch.
+
+    A user who may not create its tables needs no right to, if they are up to date.
+    """
+    async with connection.transaction():
+        found = await version(connection, BOOK)
+    applied = [] if found == BOOK.files()[-1][0] else await apply(connection, BOOK)
+    cursor = await connection.execute(
+        # Only the tables' owner can grant. The role may be younger than the tables.
+        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s AND NOT has_table_privilege(oid, t.oid, 'INSERT')) "
+        "AND pg_has_role(t.relowner, 'MEMBER') FROM pg_class t WHERE t.oid = 'flights.attempts'::regclass",
+        (ROLE,),
+    )
+    if (row := await cursor.fetchone()) and row[0]:
+        await connection.execute("SELECT flights.grant_application_role()")
+    return [f"{BOOK.folder}/{name}" for name in applied]
 
 
 async def apply(connection: psycopg.AsyncConnection[Any], schema: Schema) -> list[str]:
