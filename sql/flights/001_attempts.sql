@@ -58,7 +58,7 @@ CREATE FUNCTION flights.note(p_rows json) RETURNS bigint LANGUAGE sql AS $$
                             attempt_scheduled_at) *
         FROM json_populate_recordset(NULL::flights.attempts, p_rows)
         ORDER BY namespace, workflow_id, run_id, activity_id, scheduled_at, attempt, try, lane, attempt_scheduled_at,
-                 outcome = 'open'
+                 outcome = 'open', ended_at
     ), found AS (
         DELETE FROM flights.attempts a USING given g
         WHERE g.attempt_scheduled_at IS NOT NULL AND a.attempt_scheduled_at IS NULL
@@ -86,7 +86,10 @@ CREATE FUNCTION flights.note(p_rows json) RETURNS bigint LANGUAGE sql AS $$
             heartbeats = greatest(a.heartbeats, excluded.heartbeats),
             input = coalesce(excluded.input, a.input),
             result = coalesce(excluded.result, a.result)
-        WHERE a.outcome IN ('open', 'lost') AND excluded.outcome <> 'open' AND excluded.outcome <> a.outcome
+        WHERE a.outcome IN ('open', 'lost') AND (
+            excluded.outcome NOT IN ('open', a.outcome)
+            -- It ended so close to its deadline that only the server knows whether in time.
+            OR (a.outcome = 'open' AND a.ended_at IS NULL AND excluded.ended_at IS NOT NULL))
         RETURNING a.namespace, a.workflow_id
     ), told AS (
         -- A longer payload would fail the whole batch.

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg import sql
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
 from trellis.db.migrate import BOOK, apply_book, check_version, version
@@ -89,6 +90,17 @@ class FlightBook:
             namespace, workflow_id, run_id, run_id,
         )  # fmt: skip
 
+    async def count(self, **columns: str) -> int:
+        """How many attempts have these values in these columns; tries of loops inside attempts are not counted."""
+        where = sql.SQL(" AND ").join(
+            [
+                sql.SQL("try = 0"),
+                *(sql.SQL("{} = {}").format(sql.Identifier(one), value) for one, value in columns.items()),
+            ]
+        )
+        found = await self._all(sql.SQL("SELECT count(*) FROM flights.attempts WHERE {}").format(where), ())
+        return int(found[0][0])
+
     async def plan(self, namespace: str, queue: str) -> PlanInForce | None:
         """The plan in force for an app. It may name types that no worker of the app knows. Raises ConfigError."""
         row = await self._one(
@@ -137,10 +149,10 @@ class FlightBook:
         found = await self._all(statement, args, dict_row)
         return [FlightRow.from_columns(row) for row in found]
 
-    async def _all(self, statement: str, args: Sequence[object], rows: Any = None) -> list[Any]:
+    async def _all(self, statement: str | sql.Composed, args: Sequence[object], rows: Any = tuple_row) -> list[Any]:
         try:
             async with borrowed(self._pool) as connection, connection.cursor(row_factory=rows) as cursor:
-                await cursor.execute(statement.encode(), args)
+                await cursor.execute(statement if isinstance(statement, sql.Composed) else statement.encode(), args)
                 return await cursor.fetchall()
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn):
             raise SchemaMismatch(

@@ -1,4 +1,5 @@
-"""Other people's workflows in Trellis: a plugin of Temporal's SDK that notes every attempt, and injects faults.
+"""Other people's workflows in Trellis: a plugin of Temporal's SDK that notes every attempt, and injects faults."""
 
-This file imports nothing, so that `trellis.plugin.current` and others stay light.
-"""
+from trellis.plugin.plugin import TrellisPlugin
+
+__all__ = ["TrellisPlugin"]
