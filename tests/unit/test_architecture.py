@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = {"errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "flights", "governor", "rules"}
+WORDS = {
+    "errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "flights", "governor", "rules",
+}  # fmt: skip
 """Pure modules: they use no network, no disk and no clock."""
 
 ALLOWED: dict[str, set[str]] = {

@@ -22,14 +22,16 @@ Details = activity.ActivityCancellationDetails
 
 
 def info(**changes: Any) -> activity.Info:
-    return replace(ActivityEnvironment().info, **changes)
+    none = {"start_to_close_timeout": None, "schedule_to_close_timeout": None, "heartbeat_timeout": None}
+    return replace(ActivityEnvironment().info, **none | changes)
 
 
 def ended(error: BaseException | None, details: Details | None = None, after: float = 0, **changes: Any) -> str:
     """The outcome of an attempt that has run for `after` seconds."""
     known = info(**changes)
     attempt = Attempt(known, "w", None)
-    attempt.began = attempt._beat_at = time.monotonic() - after
+    attempt.began = time.monotonic() - after
+    attempt._beat_at = attempt.began
     return ending(attempt, known, error, details).outcome
 
 
@@ -65,7 +67,7 @@ def test_an_attempt_in_time_ends_as_temporal_counts(
 def test_an_attempt_that_ended_after_its_deadline_timed_out(error: BaseException | None) -> None:
     """Its answer comes too late, whatever it says. Within the second of the server's timers only the server knows."""
     assert ended(error, after=62, start_to_close_timeout=MINUTE) == "timed out"
-    assert ended(error, after=62, start_to_close_timeout=None, schedule_to_close_timeout=MINUTE) == "timed out"
+    assert ended(error, after=62, schedule_to_close_timeout=MINUTE) == "timed out"
     assert ended(error, after=62, start_to_close_timeout=2 * MINUTE, heartbeat_timeout=MINUTE) == "timed out"
     assert ended(error, after=60.3, start_to_close_timeout=MINUTE) == "open"
     assert ended(error, after=60.3, start_to_close_timeout=MINUTE, is_local=True) == "timed out"
@@ -78,7 +80,7 @@ def test_the_deadline_is_the_earliest_of_all() -> None:
     late = replace(known, started_time=known.scheduled_time + timedelta(seconds=90))
     assert deadline(late) == 30
     assert hangs_at_most(replace(late, heartbeat_timeout=timedelta(seconds=5))) == 5
-    assert deadline(info(start_to_close_timeout=None, schedule_to_close_timeout=None)) is None
+    assert deadline(info()) is None
 
 
 def test_an_error_is_kept_by_its_type_and_the_beginning_of_its_message() -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from trellis.plugin.spool import ROTATED_FROM, Spool, left_behind
@@ -128,8 +129,9 @@ def test_a_child_process_keeps_no_file_alive(tmp_path: Path) -> None:
     spool.add(row(1))
     context = get_context("fork")
     asked, answer = context.Pipe()
-    child = context.Process(target=answer.recv)
+    child = context.Process(target=_tell_and_wait, args=(answer,))
     child.start()
+    asked.recv()
     try:
         assert [str(one) for one in _open_files(child.pid) if one.suffix == ".rows"] == []
         spool.close()
@@ -137,6 +139,11 @@ def test_a_child_process_keeps_no_file_alive(tmp_path: Path) -> None:
     finally:
         asked.send("end")
         child.join(30)
+
+
+def _tell_and_wait(answer: Connection) -> None:
+    answer.send("runs")
+    answer.recv()
 
 
 def _open_files(pid: int | None) -> list[Path]:

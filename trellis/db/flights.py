@@ -143,7 +143,8 @@ class FlightBook:
         return int(row[0]) if row else 0
 
     async def _one(self, statement: str, *args: object) -> tuple[Any, ...] | None:
-        return (await self._all(statement, args) or [None])[0]
+        found: list[tuple[Any, ...]] = await self._all(statement, args)
+        return found[0] if found else None
 
     async def _rows(self, statement: str, *args: object) -> list[FlightRow]:
         found = await self._all(statement, args, dict_row)

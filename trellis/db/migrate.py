@@ -95,8 +95,7 @@ async def apply_book(connection: psycopg.AsyncConnection[Any]) -> list[str]:
 
     A user who may not create its tables needs no right to, if they are up to date.
     """
-    async with connection.transaction():
-        found = await version(connection, BOOK)
+    found = await version(connection, BOOK)
     applied = [] if found == BOOK.files()[-1][0] else await apply(connection, BOOK)
     cursor = await connection.execute(
         # Only the tables' owner can grant. The role may be younger than the tables.
@@ -169,11 +168,11 @@ async def check_schema(url: str) -> None:
 
 async def version(connection: psycopg.AsyncConnection[Any], schema: Schema) -> int:
     """The number of the last migration applied, 0 for none."""
-    try:
-        cursor = await connection.execute(sql.SQL("SELECT max(number) FROM {}").format(sql.Identifier(*schema.applied)))
-        row = await cursor.fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+    known = await (await connection.execute("SELECT to_regclass(%s)", (".".join(schema.applied),))).fetchone()
+    if not known or known[0] is None:
         return 0
+    cursor = await connection.execute(sql.SQL("SELECT max(number) FROM {}").format(sql.Identifier(*schema.applied)))
+    row = await cursor.fetchone()
     return int(row[0] or 0) if row else 0
 
 

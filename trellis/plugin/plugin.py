@@ -236,8 +236,10 @@ def _passing(runner: Any) -> Any:
 
 def _is_loopback(host: str) -> bool:
     """Whether "host:port" is on this machine."""
-    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-    name = name.strip("[]").rstrip(".").lower()
+    name, colon, port = host.rpartition(":")
+    # "::1" alone has colons and no port.
+    name = (name if colon and port.isdigit() and (":" not in name or name.endswith("]")) else host).strip("[]")
+    name = name.rstrip(".").lower()
     if name == "localhost":
         return True
     try:

@@ -148,7 +148,7 @@ class Spool:
                 return
             self.waiting += 1
             if not (self._files and self._written(self._files[-1], line)):
-                self._memory.append(line)
+                self._memory.append(line.rstrip())
 
     def _written(self, file: RowFile, line: bytes) -> bool:
         # After a half line a new one is begun. Otherwise the next row would be lost with it.
