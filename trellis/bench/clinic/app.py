@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from temporalio import activity, workflow
 from temporalio.common import RawValue, RetryPolicy
@@ -25,7 +24,8 @@ class Behaviour:
     """How calls go. `median`, `width`: lognormal durations [s]. `second`, `second_share`: another kind of call that
     takes so long [s], and its share. `fails`, `hangs`: shares. `poisoned`: in each workflow whose number it divides,
     calls never work (0: in none). `error`: the type of failures. `out_from`, `out_until`: seconds since the beginning
-    between which all calls fail. `beats`: seconds between heartbeats, 0 for none."""
+    between which all calls fail, by the plan of the benchmark: on a machine that is late, the outage is late too.
+    `beats`: seconds between heartbeats, 0 for none."""
 
     median: float = 0.05
     width: float = 0.4
@@ -58,7 +58,7 @@ class Work:
     """What a workflow does: `calls` activities of type `activity_type` on `queue` (empty: its own), one by one.
 
     `code`: what is wrong with the workflow's own code: raises, changed; empty: nothing. `number`: which of its
-    case's workflows it is. `seed`: of the draws. `began`: when the benchmark began [s since 1970].
+    case's workflows it is. `seed`: of the draws. `planned`: when the workflow should begin [s since the beginning].
     """
 
     activity_type: str
@@ -67,7 +67,7 @@ class Work:
     calls: int
     number: int
     seed: int
-    began: float
+    planned: float
     queue: str = ""
     code: str = ""
 
@@ -107,7 +107,7 @@ def _span(seconds: float) -> timedelta | None:
 
 @activity.defn(dynamic=True)
 async def call(args: Sequence[RawValue]) -> None:
-    """One call. What it does depends only on seed, workflow, activity and attempt, and in an outage on the time."""
+    """One call. What it does depends only on seed, workflow, activity and attempt, and in an outage on its age."""
     work: Work = activity.payload_converter().from_payload(args[0].payload, Work)
     await go(work, activity.info())
 
@@ -120,7 +120,8 @@ async def go(work: Work, info: activity.Info) -> None:
     seconds = how.median * length**how.width
     if other < how.second_share:
         seconds = how.second
-    if how.out_from <= time.time() - work.began < how.out_until:
+    age = (datetime.now(UTC) - info.scheduled_time).total_seconds()
+    if how.out_from <= work.planned and work.planned + age < how.out_until:
         raise _failure("Unavailable")
     if how.poisoned and work.number % how.poisoned == 0:
         raise _failure(how.error)

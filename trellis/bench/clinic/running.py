@@ -60,7 +60,8 @@ def _queue(number: int, case: Case) -> str:
 async def run(
     client: Client, cases: Sequence[Case], seed: int, lasts: float, tick: Callable[[int], None] = lambda number: None
 ) -> None:
-    """Begin the workflows of all cases at their times, and wait until `lasts` seconds have passed."""
+    """Begin the workflows of all cases at their times, and wait until `lasts` seconds have passed, and longer on a
+    machine that is late: until for ten seconds none has ended."""
     began = time.time()
     plan = sorted(
         (case.over * place / case.runs, number, place)
@@ -69,12 +70,10 @@ async def run(
     )
     gate = asyncio.Semaphore(50)
 
-    async def begin(number: int, place: int) -> None:
+    async def begin(at: float, number: int, place: int) -> None:
         case, name = cases[number], type_of(number)
         unpolled = "" if case.polled or case.code else f"{name}-queue"
-        work = app.Work(
-            f"{name}-call", case.behaviour, case.options, case.calls, place, seed, began, unpolled, case.code
-        )
+        work = app.Work(f"{name}-call", case.behaviour, case.options, case.calls, place, seed, at, unpolled, case.code)
         async with gate:
             await client.start_workflow(name, work, id=f"{name}-{seed}-{place}", task_queue=_queue(number, case))
         tick(1)
@@ -82,9 +81,15 @@ async def run(
     begun: list[asyncio.Task[None]] = []
     for at, number, place in plan:
         await asyncio.sleep(max(0.0, began + at - time.time()))
-        begun.append(asyncio.create_task(begin(number, place)))
+        begun.append(asyncio.create_task(begin(at, number, place)))
     await asyncio.gather(*begun)
     await asyncio.sleep(max(0.0, began + lasts - time.time()))
+    running, patience = -1, time.time() + 3 * lasts
+    while time.time() < patience:
+        before, running = running, (await client.count_workflows('ExecutionStatus = "Running"')).count
+        if running == before:
+            break
+        await asyncio.sleep(10)
 
 
 async def end(client: Client, cases: Sequence[Case], seed: int) -> None:
