@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from temporalio import activity, workflow
 from temporalio.common import RawValue, RetryPolicy
@@ -24,7 +25,8 @@ class Behaviour:
     """How calls go. `median`, `width`: lognormal durations [s]. `second`, `second_share`: another kind of call that
     takes so long [s], and its share. `fails`, `hangs`: shares. `poisoned`: in each workflow whose number it divides,
     calls never work (0: in none). `error`: the type of failures. `out_from`, `out_until`: seconds since the beginning
-    between which all calls fail, by the plan of the benchmark: on a machine that is late, the outage is late too.
+    between which all calls fail. On a machine that is late, the outage is late too: it begins with the first call of a
+    workflow that should begin then, and lasts as long.
     `beats`: seconds between heartbeats, 0 for none."""
 
     median: float = 0.05
@@ -107,7 +109,7 @@ def _span(seconds: float) -> timedelta | None:
 
 @activity.defn(dynamic=True)
 async def call(args: Sequence[RawValue]) -> None:
-    """One call. What it does depends only on seed, workflow, activity and attempt, and in an outage on its age."""
+    """One call. What it does depends only on seed, workflow, activity and attempt, and in an outage on the time."""
     work: Work = activity.payload_converter().from_payload(args[0].payload, Work)
     await go(work, activity.info())
 
@@ -120,8 +122,7 @@ async def go(work: Work, info: activity.Info) -> None:
     seconds = how.median * length**how.width
     if other < how.second_share:
         seconds = how.second
-    age = (datetime.now(UTC) - info.scheduled_time).total_seconds()
-    if how.out_from <= work.planned and work.planned + age < how.out_until:
+    if _is_out(work):
         raise _failure("Unavailable")
     if how.poisoned and work.number % how.poisoned == 0:
         raise _failure(how.error)
@@ -134,6 +135,18 @@ async def go(work: Work, info: activity.Info) -> None:
         activity.heartbeat()
         seconds -= how.beats
     await asyncio.sleep(seconds)
+
+
+_began: dict[str, float] = {}
+"""When the outage of an activity type began [monotonic clock, s], in this process, which runs all calls."""
+
+
+def _is_out(work: Work) -> bool:
+    how, now = work.behaviour, time.monotonic()
+    if how.out_until and work.planned >= how.out_from:
+        _began.setdefault(f"{work.activity_type} {work.seed}", now)
+    began = _began.get(f"{work.activity_type} {work.seed}")
+    return began is not None and now < began + how.out_until - how.out_from
 
 
 def _failure(type_: str) -> ApplicationError:

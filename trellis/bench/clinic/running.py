@@ -16,6 +16,9 @@ from trellis.bench.clinic import app
 from trellis.bench.clinic.cases import Case
 
 SHARED = "clinic"
+
+EVERY_CASE = "WorkflowType STARTS_WITH 'Case'"
+"""A visibility query for the workflows of all cases."""
 _MANY = 2000
 """Slots of the worker that all cases share. Calls that hang hold theirs."""
 
@@ -58,10 +61,11 @@ def _queue(number: int, case: Case) -> str:
 
 
 async def run(
-    client: Client, cases: Sequence[Case], seed: int, lasts: float, tick: Callable[[int], None] = lambda number: None
-) -> None:
+    client: Client, cases: Sequence[Case], seed: int, lasts: float, tick: Callable[[int], None] = lambda number: None,
+    *, pause: float = 10.0,
+) -> None:  # fmt: skip
     """Begin the workflows of all cases at their times, and wait until `lasts` seconds have passed, and longer on a
-    machine that is late: until for ten seconds none has ended."""
+    machine that is late: until for `pause` seconds none has ended."""
     began = time.time()
     plan = sorted(
         (case.over * place / case.runs, number, place)
@@ -86,13 +90,13 @@ async def run(
     await asyncio.sleep(max(0.0, began + lasts - time.time()))
     running, patience = -1, time.time() + 3 * lasts
     while time.time() < patience:
-        before, running = running, (await client.count_workflows('ExecutionStatus = "Running"')).count
+        before, running = running, (await client.count_workflows(f'{EVERY_CASE} AND ExecutionStatus = "Running"')).count
         if running == before:
             break
-        await asyncio.sleep(10)
+        await asyncio.sleep(pause)
 
 
-async def end(client: Client, cases: Sequence[Case], seed: int) -> None:
+async def end(client: Client) -> None:
     """Terminate what still runs, so that the workers can stop."""
     gate = asyncio.Semaphore(20)
 
@@ -100,5 +104,5 @@ async def end(client: Client, cases: Sequence[Case], seed: int) -> None:
         async with gate:
             await client.get_workflow_handle(id_, run_id=run_id).terminate("the benchmark is over")
 
-    running = [one async for one in client.list_workflows('ExecutionStatus = "Running"')]
+    running = [one async for one in client.list_workflows(f'{EVERY_CASE} AND ExecutionStatus = "Running"')]
     await asyncio.gather(*(one(each.id, each.run_id) for each in running), return_exceptions=True)
