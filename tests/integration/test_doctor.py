@@ -82,14 +82,17 @@ def test_the_database_is_read_in_read_only_transactions(running: stack.Stack, dr
 async def test_what_is_planted_is_found_on_a_real_server(house: House) -> None:
     """A short form of `trellis bench doctor`: six cases beside each other. What a busy machine does is left out: there
     even a sound app's tasks wait for their worker."""
-    soon = {"over": 5.0, "runs": 16}
+
+    def soon(rule: str | None, how: Behaviour, own: Options) -> Case:
+        return Case(rule, how, own, runs=16, over=5.0)
+
     cases = [
-        Case("timeout kills good calls", Behaviour(median=0.9, width=0.4), Options(start_to_close=1.3), **soon),
-        Case("retry interval below the server's timers", Behaviour(fails=0.5), Options(initial_interval=0.02), **soon),
+        soon("timeout kills good calls", Behaviour(median=0.9, width=0.4), Options(start_to_close=1.3)),
+        soon("retry interval below the server's timers", Behaviour(fails=0.5), Options(initial_interval=0.02)),
         Case("nobody polls the queue", runs=3, calls=1, over=1.0, polled=False),
         Case("workflow tasks fail", runs=3, over=1.0, slots=20, code="raises"),
-        Case(None, Behaviour(fails=0.3), Options(backoff_coefficient=1.0), **soon),
-        Case(None, Behaviour(hangs=0.05), Options(start_to_close=2.0), **soon),
+        soon(None, Behaviour(fails=0.3), Options(backoff_coefficient=1.0)),
+        soon(None, Behaviour(hangs=0.05), Options(start_to_close=2.0)),
     ]
     client = house.desk.client
     async with clinic.workers(client, cases):
