@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from trellis.activities.flaky import FlakyCall, Marks
 from trellis.errors import ConfigError
 from trellis.faults import FaultPlan, InjectedError, Mix, PlanInForce
+from trellis.flaky import FlakyCall, Marks
 from trellis.model import TryId
 from trellis.outages import (
     Capacity,

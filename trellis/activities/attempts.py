@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 
 from temporalio import activity
 
-from trellis.activities.flaky import FlakyCall, Marks
 from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
 from trellis.db.tries import FailedTry, Tried
 from trellis.faults import InjectedError
+from trellis.flaky import FlakyCall, Marks
 from trellis.flights import ABANDONED, FAILED, TIMED_OUT
 from trellis.model import EventType, TryId
 from trellis.policies import Retry

@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 SUFFIX = ".rows"
@@ -35,6 +36,7 @@ class RowFile:
         self.read = 0
         self.torn = False
         """Whether the last line is a half one, because the disk was full."""
+        _watch_forks()
         _OPEN.add(self)
 
     @classmethod
@@ -104,7 +106,10 @@ def _let_go_in_child() -> None:
     _OPEN.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+@lru_cache(maxsize=1)
+def _watch_forks() -> None:
+    # Not when this module is imported: the sandbox of workflows imports modules again and again.
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class Spool:
@@ -143,7 +148,7 @@ class Spool:
                 return
             self.waiting += 1
             if not (self._files and self._written(self._files[-1], line)):
-                self._memory.append(line)
+                self._memory.append(line.rstrip())
 
     def _written(self, file: RowFile, line: bytes) -> bool:
         # After a half line a new one is begun. Otherwise the next row would be lost with it.
