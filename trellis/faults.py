@@ -49,7 +49,11 @@ class InjectedError(Exception):
     """The outside system raised, on purpose."""
 
 
-class AnyName(tuple[str, ...]):
+class ForeignNames(tuple[str, ...]):
+    """Activity types of an app that runs with `trellis.plugin`, which can do any kind of fault to any of them."""
+
+
+class AnyName(ForeignNames):
     """In place of the names of a plan: it may name anything."""
 
     def __contains__(self, name: object) -> bool:
@@ -144,9 +148,8 @@ class FaultPlan:
     from the beginning in each round. ``|`` separates rounds ("dispatch: error | ok"), a ``*`` repeats an outcome for
     ever ("charge: hang*"). Calls after the end of a script are ok.
 
-    `names` are the steps that the plan may name. They can be the activity types of somebody else's workflows
-    (`trellis.plugin`), and then every kind of fault is possible at each. They are not part of the plan's JSON: the code
-    that reads a plan passes them in.
+    `names` are the steps that the plan may name. They can be the activity types of another workflow. They are not part
+    of the plan's JSON: the code that reads a plan passes them in. With ForeignNames, every kind of fault is possible.
     """
 
     mix: Mix = field(default_factory=Mix)
@@ -242,7 +245,8 @@ class FaultPlan:
                 continue
             below += getattr(mix, name)
             if draw < below:
-                return kind.outcome if kind.possible(attempt.step) or self.names != OUTSIDE_STEPS else Outcome.OK
+                possible = kind.possible(attempt.step) or isinstance(self.names, ForeignNames)
+                return kind.outcome if possible else Outcome.OK
         return Outcome.OK
 
     def out(self, step: str, since: float) -> Outage | None:

@@ -20,14 +20,14 @@ class Marks:
     """What was done to one call. The flaky call fills it in at once, because a call that its caller gives up returns
     nothing.
 
-    `injected`: error, hang, reply-lost, latency or outage; None: nothing. `outage`: how the outage in force failed the
-    call. `queued`: seconds that the call had to wait in its provider's queue before it was served, also if its caller
-    did not wait so long. None: there was no outage, or no queue.
+    `outage`: how the outage in force failed the call. `queued`: seconds that the call had to wait in its provider's
+    queue before it was served, also if its caller did not wait so long. None: there was no outage, or no queue.
+    `injected`: error, hang, reply-lost, latency or outage; None: nothing.
     """
 
-    injected: str | None = None
     outage: str | None = None
     queued: float | None = None
+    injected: str | None = None
 
     def payload(self) -> dict[str, object]:
         """What time and load did, for the try's event. What was drawn can be drawn again."""

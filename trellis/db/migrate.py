@@ -46,6 +46,10 @@ class Schema:
             for path in sorted((sql_folder() / self.folder).glob("[0-9]*.sql"))
         ]
 
+    def names(self) -> list[str]:
+        """The files, below `sql_folder()`."""
+        return [Path(self.folder, name).as_posix() for _, name, _ in self.files()]
+
     @property
     def newer(self) -> SchemaMismatch:
         return SchemaMismatch(f"The {self.what}'s schema is newer than this Trellis. Update Trellis and try again.")
@@ -105,7 +109,7 @@ async def apply_book(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     )
     if (row := await cursor.fetchone()) and row[0]:
         await connection.execute("SELECT flights.grant_application_role()")
-    return [f"{BOOK.folder}/{name}" for name in applied]
+    return applied
 
 
 async def apply(connection: psycopg.AsyncConnection[Any], schema: Schema) -> list[str]:
@@ -134,7 +138,7 @@ async def apply(connection: psycopg.AsyncConnection[Any], schema: Schema) -> lis
                 sql.SQL("INSERT INTO {} (number, name, sha256) VALUES (%s, %s, %s)").format(table),
                 (number, name, digest),
             )
-            applied.append(name)
+            applied.append(Path(schema.folder, name).as_posix())
         elif known[number] != digest:
             raise SchemaMismatch(
                 f"{Path('sql', schema.folder, name)} was changed after it was applied to this {schema.what}. "

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from trellis.faults import FaultPlan, PlanInForce
+from trellis.faults import FaultPlan, ForeignNames, PlanInForce
 from trellis.outages import Capacity
 
 
-class Names(tuple[str, ...]):
+class Names(ForeignNames):
     """The activity types of one worker. It contains each of them, alone and after any workflow type."""
 
     def __contains__(self, name: object) -> bool:
