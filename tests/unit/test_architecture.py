@@ -73,8 +73,8 @@ ALLOWED: dict[str, set[str]] = {
         "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "plugin",
-        "replay", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "event_fields", "insight", "lab", "logs",
+        "plugin", "replay", "retrying", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",

@@ -156,7 +156,7 @@ async def test_a_cancelled_activity_stays_cancelled() -> None:
         running.set()
         await asyncio.sleep(60)
 
-    task = asyncio.create_task(environment.run(wait))
+    task: asyncio.Future[None] = asyncio.ensure_future(environment.run(wait))
     await asyncio.wait_for(running.wait(), 30)
     environment.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -257,9 +257,10 @@ def _end(
     at = (end and end.at) or _deadline(row)
     since = at or row.started_at
     said = heard.get(row.worker or "")
+    error = None if end is None else end.error
     if since is None or said is None or said <= since:
-        return row.with_end(LOST, None, error=end and end.error)
-    return row.with_end(TIMED_OUT, at, failure_type="timeout", error=end and end.error)
+        return row.with_end(LOST, None, error=error)
+    return row.with_end(TIMED_OUT, at, failure_type="timeout", error=error)
 
 
 def _deadline(row: FlightRow) -> datetime | None:
@@ -286,7 +287,7 @@ def _told(row: FlightRow, activity: Counted) -> FlightRow:
     """A row that no worker began, with what the server says of it."""
     end = activity.end_of(row.attempt)
     if end is None or end.outcome == TIMED_OUT:
-        return replace(row, error=end and end.error)
+        return replace(row, error=None if end is None else end.error)
     last = row.attempt == activity.last
     return replace(
         row, outcome=end.outcome, failure_type=end.failure_type, error=end.error, ended_at=end.at,

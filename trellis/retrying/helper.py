@@ -110,7 +110,7 @@ class Loop:
         if self._rule.placement is Placement.SERVER:
             return await call()
         what = self._what or (activity.info().activity_type if activity.in_activity() else "the call")
-        notes = Notes()
+        notes = Notes(self._rule)
         loop: Retrying[T] = Retrying(what, self._rule, on_missed=notes.missed, gate=self._gate(what))
         return await loop.run(lambda attempt: notes.call(attempt, call))
 

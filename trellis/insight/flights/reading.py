@@ -98,7 +98,7 @@ def flights(
         )
     url = database_url(source) if source is not None else where(config.load()).address()[0]
     # A filter that cannot be must be refused before anything is settled.
-    asked = {**filters, "tries": None if tries else False}
+    asked: dict[str, Any] = {**filters, "tries": None if tries else False}
     reading.query(FLIGHTS, **{name: value for name, value in asked.items() if name != "driver"})
     notes: list[str] = []
     if settle:
