@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = {"errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "governor", "rules"}
+WORDS = {
+    "errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "flights", "governor", "rules",
+}  # fmt: skip
 """Pure modules: they use no network, no disk and no clock."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -25,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {"errors", "messages", "model", "parsing", "policies"},
     "outages": {"errors"},
     "faults": {"errors", "model", "outages"},
+    "flights": set(),
     "governor": {"retry"},
     "database_url": set(),
     "environment": set(),
@@ -35,14 +38,17 @@ ALLOWED: dict[str, set[str]] = {
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
-    "workflows": {"incoming", *WORDS} - {"outages", "faults", "governor"},
+    "workflows": {"incoming", *WORDS} - {"outages", "faults", "flights", "governor"},
     # side effects, servers
+    "flaky": WORDS,
     "db": WORDS,
-    "activities": {"db", *WORDS},
+    "activities": {"db", "flaky", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
     "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack", "threads"},
-    "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
+    "workers": {"activities", "config", "db", "flaky", "sandbox", "workflows", *WORDS},
+    # other people's workflows
+    "plugin": {"config", "database_url", "db", "flaky", "stack", *WORDS},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
@@ -65,8 +71,8 @@ ALLOWED: dict[str, set[str]] = {
         "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "replay",
-        "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "plugin",
+        "replay", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",

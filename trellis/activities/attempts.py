@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 
 from temporalio import activity
 
-from trellis.activities.flaky import FlakyCall, Marks
 from trellis.activities.gate import Gate
 from trellis.activities.retrying import Attempt, Retrying, Stop, beating
 from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
 from trellis.db.tries import FailedTry, Tried
 from trellis.faults import InjectedError
+from trellis.flaky import FlakyCall, Marks
 from trellis.model import EventType, TryId
 from trellis.policies import Retry
 

@@ -93,6 +93,22 @@ def bench_board(
     show(result, as_json)
 
 
+@commands.command("plugin")
+def bench_plugin(
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each kind.")] = 9,
+    per_round: Annotated[int, typer.Option(min=1, help="Workflows a round, ten activities each.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Short activities per second of a worker with TrellisPlugin and of one without, and what a row costs."""
+    from trellis.bench import plugin
+
+    settings = read_settings()
+    with progress("rounds", rounds * 2, as_json) as tick:
+        result = run(plugin.run(settings, rounds, per_round, concurrency, tick))
+    show(result, as_json)
+
+
 @commands.command("coldstart")
 def bench_coldstart(
     rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False

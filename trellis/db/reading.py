@@ -144,7 +144,7 @@ def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
     columns = [sql.SQL("{} AS {}").format(sql.SQL(e), sql.Identifier(n)) for n, (e, _) in table.columns.items()]
     where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
     text = sql.SQL("SELECT {} FROM {}{} ORDER BY {}").format(
-        sql.SQL(", ").join(columns), sql.Identifier(table.name), where, sql.SQL(table.sort)
+        sql.SQL(", ").join(columns), sql.Identifier(*table.name.split(".")), where, sql.SQL(table.sort)
     )
     return text.as_string(None)
 
