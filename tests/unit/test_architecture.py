@@ -68,7 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     "insight": {"config", "database_url", "db", "environment", "stack", "threads", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "plugin",
