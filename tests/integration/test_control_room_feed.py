@@ -119,9 +119,11 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         async def wrong() -> dict[str, int]:
             raise KeyError("a mistake of ours")
 
-        monkeypatch.setattr(room.feed._reader, "counts", wrong)
+        feed = room.feed
+        assert isinstance(feed, OrderFeed)
+        monkeypatch.setattr(feed._reader, "counts", wrong)
         with structlog.testing.capture_logs() as logged:
-            room.feed._counts_stale = True
+            feed._counts_stale = True
             assert await asyncio.to_thread(eventually, lambda: logged)
         assert "a mistake of ours" in logged[0]["error"]
         monkeypatch.undo()

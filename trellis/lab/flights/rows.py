@@ -146,13 +146,11 @@ def bars_of_book(rows: Sequence[FlightRow]) -> list[dict[str, Any]]:
     bars = []
     for row in reversed(shown):
         activity = row.activity_id, row.scheduled_at
-        began, ended = _from(row), row.ended_at.timestamp() if row.ended_at else None
-        if ended is None and row.outcome != OPEN:
-            ended = began
+        began, end = _from(row), row.ended_at.timestamp() if row.ended_at else None
+        if end is None and row.outcome != OPEN:
+            end = began
         # An attempt that its worker never ended was over when the next one began.
-        following = later.get((*activity, row.lane))
-        if ended is None and following is not None:
-            ended = following
+        end = later.get((*activity, row.lane)) if end is None else end
         later[(*activity, row.lane)] = began
         injected = f"injected: {row.injected}" if row.injected else None
         said = row.error or row.failure_type
@@ -161,7 +159,7 @@ def bars_of_book(rows: Sequence[FlightRow]) -> list[dict[str, Any]]:
                 "key": " ".join(map(str, (*activity, row.attempt, row.attempt_scheduled_at, row.try_, row.lane))),
                 "step": names[row.activity_type, activity], "attempt": row.attempt, "try": row.try_, "round": 0,
                 "lane": row.lane, "outcome": row.outcome, "error": ", ".join(filter(None, (said, injected))) or None,
-                "from": began * 1000, "to": None if ended is None else ended * 1000,
+                "from": began * 1000, "to": None if end is None else end * 1000,
             }
         )  # fmt: skip
     return bars[::-1]
