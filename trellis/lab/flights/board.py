@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -18,13 +18,10 @@ from trellis.lab.control_room.panels import Attempts, BackgroundLog, Lines
 from trellis.lab.engine import Engine
 from trellis.lab.flights.fault_panel import FlightFaults, no_faults_in
 from trellis.lab.flights.feed import FlightFeed
-from trellis.lab.flights.machine_panel import FlightMachines
+from trellis.lab.flights.machine_panel import FlightMachines, flights_in
 from trellis.lab.flights.rows import run_of
 from trellis.lab.flights.visibility import ALL_STATUSES, PATIENCE, Visibility, of_types
 from trellis.temporal_calls import unavailable
-
-if TYPE_CHECKING:
-    from trellis.lab.session import Session
 
 BY = "from Trellis' board"
 
@@ -85,24 +82,24 @@ REQUESTS = (
 )  # fmt: skip
 
 
-def flight_board(session: Session, query: str | None, namespace: str | None) -> Board:
+def flight_board(engine: Engine, query: str | None, namespace: str | None) -> Board:
     """The board for a visibility query in a namespace; without a query, for the types of the flights that run there.
 
     Raises TrellisError: a query that Temporal refuses, no such namespace, or no permission. A Temporal that is away is
     no error: the board waits for it.
     """
-    client = _connected(session, namespace)
+    client = _connected(engine, namespace)
 
     def asked() -> str:
-        return _of_flights(session, client.namespace) if query is None else query
+        return _of_flights(engine, client.namespace) if query is None else query
 
-    _check(session, client, asked())
+    _check(engine, client, asked())
 
-    def feed(engine: Engine, show: Show, size: int) -> FlightFeed:
+    def feed(_: Engine, show: Show, size: int) -> FlightFeed:
         stack = engine.runtime.stack
         return FlightFeed(
             client, FlightBoardReader(engine.pool, client.namespace), FlightBook(engine.pool), stack.database_url,
-            stack.temporal.ui, show, size, asked, lambda: _apps(session, client.namespace), no_faults_in(client),
+            stack.temporal.ui, show, size, asked, lambda: _apps(engine, client.namespace), no_faults_in(client),
         )  # fmt: skip
 
     return Board(
@@ -123,29 +120,25 @@ def flight_board(session: Session, query: str | None, namespace: str | None) -> 
     )  # fmt: skip
 
 
-def _connected(session: Session, namespace: str | None) -> Client:
+def _connected(engine: Engine, namespace: str | None) -> Client:
     """A client of this namespace, on the session's own connection."""
-    own = session.desk.client
+    own = engine.desk.client
     if namespace is None or namespace == own.namespace:
         return own
     return Client(own.service_client, namespace=namespace, data_converter=own.data_converter)
 
 
-def _check(session: Session, client: Client, query: str) -> None:
+def _check(engine: Engine, client: Client, query: str) -> None:
     try:
-        session.do(Visibility(client, query).counts())
+        engine.do(Visibility(client, query).counts())
     except TemporalUnavailable:
         return
 
 
-def _of_flights(session: Session, namespace: str) -> str:
-    here = [flight for flight in getattr(session, "flights", ()) if flight.namespace == namespace]
+def _of_flights(engine: Engine, namespace: str) -> str:
+    here = flights_in(engine, namespace)
     return of_types(tuple(sorted({name for flight in here for name in flight.workflow_types})))
 
 
-def _apps(session: Session, namespace: str) -> tuple[App, ...]:
-    return tuple(
-        App(flight.task_queue, tuple(flight.activity_types))
-        for flight in getattr(session, "flights", ())
-        if flight.namespace == namespace
-    )
+def _apps(engine: Engine, namespace: str) -> tuple[App, ...]:
+    return tuple(App(one.task_queue, tuple(one.activity_types)) for one in flights_in(engine, namespace))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from temporalio.client import Client
@@ -11,6 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from trellis.errors import BadInput
 from trellis.lab.control_room.board import Room
 from trellis.lab.control_room.machine_panel import TimeMachines
+from trellis.lab.engine import Engine
 from trellis.lab.flights.feed import FlightFeed
 from trellis.lab.flights.rows import run_of
 from trellis.lab.flights.visibility import PATIENCE
@@ -61,15 +62,24 @@ class FlightMachines(TimeMachines):
 def known_classes(room: Room) -> dict[str, type]:
     """The workflow classes that can be replayed here, by their types: Trellis's own, and those of the flights."""
     found = {workflow_name(one) or one.__name__: one for one in classes_of(None)}
-    for flight in getattr(room.engine, "flights", ()):
+    for flight in flights_of(room.engine):
         found |= dict(zip(flight.workflow_types, flight.workflows, strict=True))
     return found
 
 
 def data_client(room: Room, type_: str, client: Client) -> Client:
     """The client whose data converter reads the payloads of this type: its flight's, where there is one."""
-    for flight in getattr(room.engine, "flights", ()):
-        if flight.namespace == client.namespace and type_ in flight.workflow_types:
-            found: Client = flight.client
-            return found
-    return client
+    here = flights_in(room.engine, client.namespace)
+    found: Client = next((one.client for one in here if type_ in one.workflow_types), client)
+    return found
+
+
+def flights_of(engine: Engine) -> Sequence[Any]:
+    """The flights of a session; an engine without a session has none."""
+    found: Sequence[Any] = getattr(engine, "flights", ())
+    return found
+
+
+def flights_in(engine: Engine, namespace: str) -> list[Any]:
+    """Those of this namespace."""
+    return [one for one in flights_of(engine) if one.namespace == namespace]
