@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "driving": {"desk", *WORDS},
     "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "outcomes": {"db", "histories", "model"},
-    "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
+    "audit": {"db", "histories", "insight", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "crew": {"config", "errors"},
     "edited": {"db", "errors"},
@@ -68,17 +68,19 @@ ALLOWED: dict[str, set[str]] = {
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "event_fields", "plugin", "stack", "threads", *WORDS},
+    "doctor": {"config", "db", "insight", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "driving", "event_fields", "insight", "lab", "logs",
-        "plugin", "replay", "retrying", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "doctor", "driving", "event_fields", "insight", "lab",
+        "logs", "plugin", "replay", "retrying", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
-        "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "doctor", "driving", "environment",
+        "insight", "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

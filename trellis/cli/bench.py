@@ -266,3 +266,20 @@ def bench_book(
     with progress("workflows", 2 * workflows, as_json) as tick:
         result = run(book.run(settings, workflows, kills, seed, tick))
     show(result, as_json)
+
+
+@commands.command("doctor")
+def bench_doctor(
+    seed: Annotated[int, typer.Option(help="Seed of the cases and of their calls.")] = 100,
+    each: Annotated[int | None, typer.Option(min=1, help="At most so many cases of each kind.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Planted misconfigurations among sound apps, on a real server: how many of them `trellis doctor` finds, and how
+    often it is wrong."""
+    from trellis.bench import doctor as bench
+    from trellis.bench.clinic.cases import cases
+
+    settings = read_settings()
+    with progress("workflows", sum(case.runs for case in cases(seed, each)), as_json) as tick:
+        result = run(bench.run(settings, seed, each, tick))
+    show(result, as_json)

@@ -18,6 +18,8 @@ POLICY = [
 ]  # fmt: skip
 """The columns that hold an activity's timeouts and its retry policy."""
 
+_ONLY_ACTIVITIES = ["schedule_to_start_timeout", "heartbeat_timeout"]
+
 _STRINGS = ["workflow_id", "run_id", "error", "parent", "target", "reset_from", "activity_id"]
 
 _CATEGORIES = [
@@ -30,7 +32,7 @@ _COLUMNS = [
     "workflow_id", "run_id", "workflow_type", "event", "kind", "name", "attempt", "outcome", "queue", "worker",
     "scheduled_at", "started_at", "ended_at", "schedule_to_start", "start_to_close", "failure_type", "error",
     "task", "end_event", "namespace", "build_id", "parent", "target", "endpoint", "service", *POLICY,
-    "reset_from", "copied", "activity_id",
+    *_ONLY_ACTIVITIES, "reset_from", "copied", "activity_id",
 ]  # fmt: skip
 
 _STATES = {
@@ -56,7 +58,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
         frame, times=_TIMES, categories=_CATEGORIES, strings=_STRINGS, flags=["copied"],
         integers={"event": "Int64", "attempt": "Int32", "task": "Int64", "end_event": "Int64",
                   "maximum_attempts": "Int32"},
-        numbers=["schedule_to_start", "start_to_close", *POLICY[:-1]],
+        numbers=["schedule_to_start", "start_to_close", *POLICY[:-1], *_ONLY_ACTIVITIES],
     )  # fmt: skip
 
 

@@ -127,6 +127,8 @@ class _Reader:
             self._scheduled[a.activity_id] = event.event_id
             self._open["activity", event.event_id] = self._row(
                 event, "activity", a.activity_type.name, queue=a.task_queue.name, activity_id=a.activity_id,
+                schedule_to_start_timeout=fields.seconds(a.schedule_to_start_timeout),
+                heartbeat_timeout=fields.seconds(a.heartbeat_timeout),
                 **fields.limits(a.start_to_close_timeout, a.schedule_to_close_timeout, fields.policy(a)),
             )  # fmt: skip
         elif name == "ACTIVITY_TASK_STARTED":
