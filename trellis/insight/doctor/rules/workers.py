@@ -84,7 +84,8 @@ def _never_began(evidence: Evidence) -> pd.DataFrame:
     rows = rows[waits | gone]
     until = rows["ended_at"].where(rows["ended_at"].notna(), pd.Timestamp(evidence.now))
     waited = (until - rows["scheduled_at"]).dt.total_seconds()
-    return rows.assign(waited=waited)[(waited >= _PATIENCE) | gone.reindex(rows.index)]
+    found: pd.DataFrame = rows.assign(waited=waited)[(waited >= _PATIENCE) | gone.reindex(rows.index)]
+    return found
 
 
 def _types_on(evidence: Evidence, queue: str) -> pd.Series[Any]:
