@@ -8,18 +8,18 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import Payload, Payloads
-from temporalio.api.enums.v1 import PendingActivityState, TimeoutType
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo
 
-from tests.unit.test_history_frames import BEGAN, Story
+from tests.unit.test_history_frames import BEGAN, Story, application, timeout
 from trellis.event_fields import RESET
 from trellis.flights import FlightRow
 from trellis.plugin.counted import read
 from trellis.plugin.settling import settled
 
-TIMEOUT = Failure(timeout_failure_info={"timeout_type": TimeoutType.TIMEOUT_TYPE_HEARTBEAT}, message="no heartbeat")
-BUSY = Failure(message="line busy", application_failure_info={"type": "Busy"})
+TIMEOUT = timeout("TIMEOUT_TYPE_HEARTBEAT")
+BUSY = application("Busy")
 
 
 def at(seconds: float) -> datetime:
@@ -68,7 +68,7 @@ def test_what_a_worker_without_the_plugin_did_is_told_by_the_history() -> None:
     """It began no row, but its success and its last failure are known."""
     found = settled([row(1, "failed")], read(story(3, BUSY).events), {})
     second, third = sorted(found, key=lambda one: one.attempt)
-    assert (second.outcome, second.failure_type, second.error) == ("failed", "Busy", "line busy")
+    assert (second.outcome, second.failure_type, second.error) == ("failed", "Busy", "no")
     assert (third.outcome, third.ended_at, third.worker) == ("succeeded", at(20), "other")
 
 
@@ -133,8 +133,7 @@ def test_an_activity_that_ended_in_a_pause_has_the_attempts_of_the_book() -> Non
     """The history does not say how many there were. The last one ended with the failure that it names."""
     paused = story(1)
     paused.events = paused.events[:5]
-    failure = Failure(message="over", timeout_failure_info={}, cause=BUSY)
-    paused.add("ACTIVITY_TASK_TIMED_OUT", 20, scheduled_event_id=5, failure=failure)
+    paused.add("ACTIVITY_TASK_TIMED_OUT", 20, scheduled_event_id=5, failure=timeout(cause=BUSY))
     found = settled([row(1, "failed"), row(3)], read(paused.events), {})
     assert outcomes(found) == {(2, 0): "lost", (3, 0): "failed"}
     assert [one.failure_type for one in found if one.attempt == 3] == ["Busy"]
