@@ -15,7 +15,7 @@ from temporalio.exceptions import CancelledError as TemporalCancelled
 from temporalio.testing import ActivityEnvironment
 
 from trellis.plugin.endings import deadline, ending, hangs_at_most
-from trellis.plugin.plugin import _is_loopback
+from trellis.plugin.plugin import is_loopback
 from trellis.plugin.rows import Attempt, line
 
 Details = activity.ActivityCancellationDetails
@@ -121,4 +121,4 @@ def test_a_row_holds_only_what_postgres_can(text: str) -> None:
 )  # fmt: skip
 def test_loopback_is_told_from_everything_else(host: str, here: bool) -> None:
     """A name that merely begins like this machine's is another machine."""
-    assert _is_loopback(host) is here
+    assert is_loopback(host) is here

@@ -247,3 +247,39 @@ def bench_mutations(
     with progress("edits", number, as_json) as tick:
         result = run(mutations.run(settings, number, seed, tick, propose=propose))
     show(result, as_json)
+
+
+@commands.command("book")
+def bench_book(
+    workflows: Annotated[int, typer.Option(min=1, help="How many workflows, each of them twice.")] = 1000,
+    kills: Annotated[
+        int | None, typer.Option(min=0, help="How many workers are killed in each half. Default: one each 2 s or so.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the faults and of the kills.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether the book of flights holds every attempt that the server counts, while workers are killed; and whether the
+    same seed and ids give the same faults."""
+    from trellis.bench import book
+
+    settings = read_settings()
+    with progress("workflows", 2 * workflows, as_json) as tick:
+        result = run(book.run(settings, workflows, kills, seed, tick))
+    show(result, as_json)
+
+
+@commands.command("doctor")
+def bench_doctor(
+    seed: Annotated[int, typer.Option(help="Seed of the cases and of their calls.")] = 100,
+    each: Annotated[int | None, typer.Option(min=1, help="At most so many cases of each kind.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Planted misconfigurations among sound apps, on a real server: how many of them `trellis doctor` finds, and how
+    often it is wrong."""
+    from trellis.bench import doctor as bench
+    from trellis.bench.clinic.cases import cases
+
+    settings = read_settings()
+    with progress("workflows", sum(case.runs for case in cases(seed, each)), as_json) as tick:
+        result = run(bench.run(settings, seed, each, tick))
+    show(result, as_json)

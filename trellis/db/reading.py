@@ -167,6 +167,13 @@ def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> I
     return read(url, table, text)
 
 
+def read_only(url: str) -> str:
+    """The same address, whose transactions cannot write."""
+    given = psycopg.conninfo.conninfo_to_dict(url).get("options")
+    options = " ".join(filter(None, [str(given or ""), "-c default_transaction_read_only=on"]))
+    return psycopg.conninfo.make_conninfo(url, options=options)
+
+
 def connection(url: str) -> psycopg.Connection:
     """A plain autocommitting connection, for code with SQL of its own."""
     return psycopg.connect(url, autocommit=True)

@@ -140,7 +140,7 @@ class TrellisPlugin(temporalio.client.Plugin, temporalio.worker.Plugin):
     def _why_not(self, client: Client) -> str | None:
         """Why no faults may be injected into the client's namespace; None if they may."""
         host = str(client.service_client.config.target_host)
-        if _is_loopback(host) or self._namespace == client.namespace:
+        if is_loopback(host) or self._namespace == client.namespace:
             return None
         return (
             f"The server {host} is not on this machine, so no faults are injected into its namespace "
@@ -234,7 +234,7 @@ def _passing(runner: Any) -> Any:
     return replace(runner, restrictions=runner.restrictions.with_passthrough_modules(*PASSED_THROUGH))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether "host:port" is on this machine."""
     name, colon, port = host.rpartition(":")
     # "::1" alone has colons and no port.
