@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -123,7 +124,9 @@ async def completed_elsewhere() -> str:
     activity.raise_complete_async()
 
 
-ACTIVITIES = [compose, compose_in_thread, fail_until, beat, beat_in_thread, wait_for_ever, completed_elsewhere]
+ACTIVITIES: list[Callable[..., Any]] = [
+    compose, compose_in_thread, fail_until, beat, beat_in_thread, wait_for_ever, completed_elsewhere,
+]  # fmt: skip
 
 
 def calm() -> FaultPlan:

@@ -60,9 +60,8 @@ def _who_must(error: psycopg.Error) -> DatabaseUnavailable:
 
 
 def _equal(columns: dict[str, str]) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        [sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in columns.items()] or [sql.SQL("true")]
-    )
+    conditions = [sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in columns.items()]
+    return sql.SQL(" AND ").join([sql.Composed([sql.SQL("true")]), *conditions])
 
 
 class FlightBook:
@@ -87,6 +86,11 @@ class FlightBook:
             "AND (%s::timestamptz IS NULL OR started_at < %s) ORDER BY started_at LIMIT %s",
             namespace, before, before, limit,
         )  # fmt: skip
+
+    async def of_workflow(self, namespace: str, workflow_id: str, run_id: str | None = None) -> list[FlightRow]:
+        """The attempts of one workflow, of all its runs or of one."""
+        run = {} if run_id is None else {"run_id": run_id}
+        return await self.attempts(namespace=namespace, workflow_id=workflow_id, **run)
 
     async def attempts(self, **columns: str) -> list[FlightRow]:
         """The attempts with these values in these columns, tries inside them too, in the order of their schedule."""
