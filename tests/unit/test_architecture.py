@@ -57,20 +57,22 @@ ALLOWED: dict[str, set[str]] = {
     "chaos": {
         "audit", "config", "crew", "db", "desk", "driving", "edited", "logs", "runtime", "stack", "workflows", *WORDS,
     },
+    "flying": {"errors", "plugin", "stack"},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "stack", "threads", *WORDS},
     "lab": {
-        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "flying", "insight",
+        "logs", "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "replay",
         "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
-        "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "flying",
+        "insight", "lab", "logs", "plugin", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,30 @@ class App:
         ]
         return "; ".join(parts).replace("activitys", "activities")
 
-    def workflow(self, type_: str) -> type | None:
-        """The class of a workflow type. None for a type that is not here."""
-        return dict(zip(self.workflow_types, self.workflows, strict=True)).get(type_)
+    def check_call(self, type_: str, args: Sequence[Any]) -> None:
+        """Check that there is such a workflow, and that it takes so many arguments. Raises BadInput."""
+        definition = self._definition(type_)
+        if definition is None:
+            if self.takes_any:
+                return
+            raise BadInput(f"There is no workflow {type_}. Known are {', '.join(self.workflow_types) or 'none'}.")
+        signature = inspect.signature(definition.run_fn)
+        try:
+            signature.bind(None, *args)
+        except TypeError as error:
+            takes = ", ".join(list(signature.parameters)[1:]) or "no arguments"
+            raise BadInput(f"{type_} takes {takes}: {error}.") from None
+
+    def hints(self, type_: str) -> list[type] | None:
+        """The type hints of a workflow's arguments. None if it has none."""
+        definition = self._definition(type_)
+        return None if definition is None else definition.arg_types
+
+    def _definition(self, type_: str) -> _Workflow | None:
+        for name, workflow in zip(self.workflow_types, self.workflows, strict=True):
+            if name == type_ and name != DYNAMIC:
+                return _Workflow.must_from_class(workflow)
+        return None
 
 
 def app_of(workflows: Iterable[type], activities: Iterable[Callable[..., Any]]) -> App:

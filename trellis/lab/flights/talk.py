@@ -76,11 +76,10 @@ class Talk(Panel):
     # --- the forms -----------------------------------------------------------------------------------------
 
     async def _types(self, _: Message) -> Answer:
-        """Answers {types: [{type, queue, namespace, run}]}: what can be started, with the form of its arguments."""
+        """What can be started: {types: [{type, queue, run: form}], any: the form for an unknown type}."""
         types = [
             {
-                "type": type_, "queue": flight.task_queue, "namespace": flight.namespace,
-                "run": handlers_of(cls).run.to_json(),
+                "type": type_, "queue": flight.task_queue, "run": handlers_of(cls).run.to_json(),
             }
             for flight in self._flights()
             for type_, cls in zip(flight.workflow_types, flight.workflows, strict=True)
@@ -104,8 +103,10 @@ class Talk(Panel):
         return found
 
     def _flights(self) -> Sequence[FlightHere]:
+        """The flights of the board's namespace. An engine without a session has none."""
         found: Sequence[FlightHere] = getattr(self.room.engine, "flights", ())
-        return found
+        namespace = self._client().namespace
+        return [flight for flight in found if flight.namespace == namespace]
 
     def _flight_of(self, type_: str) -> FlightHere | None:
         return next((flight for flight in self._flights() if type_ in flight.workflow_types), None)
@@ -172,7 +173,8 @@ class Talk(Panel):
             await calls.start(client, type_, args, id_, flight.task_queue if flight is not None else queue)
             return {"done": f"Started {id_}.", "started": id_}
 
-        return await self._once(("start", type_, id_), f"Start {type_}", id_, work)
+        # By the id as it was typed: two clicks without one would start two workflows.
+        return await self._once(("start", type_, queue, _text(message, "id")), f"Start {type_}", id_, work)
 
     async def _signal(self, message: Message) -> Answer:
         return await self._say(message, "signal", self._send_signal)
@@ -220,7 +222,7 @@ class Talk(Panel):
         except TimeoutError:
             self._follow(update, target.workflow_id)
             return {
-                "done": f"{name} is pending: no answer within {calls.SOON:.0f} s. Its verdict appears among the verdicts."
+                "done": f"{name} is pending: no answer within {calls.SOON:.0f} s. The verdicts show what becomes of it."
             }
         return {"done": f"{name} was accepted.", "shown": calls.as_text(result)}
 
