@@ -2,7 +2,8 @@
 
 The page (`page/talk.js`) asks for forms with "talk forms" whenever they may have changed: a flight can be replaced by
 new code while the room is open. Each request names the workflow that its form was shown for, so that a click never goes
-to a workflow that came into focus meanwhile.
+to a workflow that came into focus meanwhile. In the errors of an answer, "@form", "@type", "@queue" and "@name" are the
+panel's own fields; other keys are paths in the form.
 """
 
 from __future__ import annotations
@@ -66,7 +67,6 @@ class Talk(Panel):
             "talk signal": self._signal,
             "talk update": self._update,
             "talk query": self._query,
-            "talk end": self._end,
         }
 
     def close(self) -> None:
@@ -158,9 +158,9 @@ class Talk(Panel):
         )
         errors = {}
         if not type_:
-            errors["type"] = "Name the workflow type."
+            errors["@type"] = "Name the workflow type."
         if flight is None and not queue:
-            errors["queue"] = "Name the task queue on which a worker of this type works."
+            errors["@queue"] = "Name the task queue on which a worker of this type works."
         handlers = self._handlers_of(type_) if flight is not None else None
         args, wrong = (handlers.run.form if handlers else any_form()).read(message.get("raw"))
         errors |= wrong
@@ -191,12 +191,12 @@ class Talk(Panel):
         """A request by its form. Answers {errors: {field path: sentence}, done: sentence, shown: a result's text}."""
         workflow_id, type_, name = (_text(message, key) for key in ("workflow_id", "type", "name"))
         if not workflow_id:
-            return {"errors": {"form": "Choose a workflow on the board first."}, "done": ""}
+            return {"errors": {"@form": "Choose a workflow on the board first."}, "done": ""}
         handlers = self._handlers_of(type_)
         known = None if handlers is None else _named(handlers, kind, name)
-        errors = {} if name else {"name": f"Name the {kind}."}
+        errors = {} if name else {"@name": f"Name the {kind}."}
         if handlers is not None and known is None and name:
-            errors["name"] = f"{type_} has no {kind} {name}."
+            errors["@name"] = f"{type_} has no {kind} {name}."
         args, wrong = (known.form if known else any_form()).read(message.get("raw"))
         errors |= wrong
         if errors or args is None:
@@ -246,22 +246,6 @@ class Talk(Panel):
         self._followed.add(task)
         task.add_done_callback(self._followed.discard)
 
-    async def _end(self, message: Message) -> Answer:
-        """Cancel or terminate the workflow: {how: "cancel" or "terminate", workflow_id, run_id, type, reason}."""
-        how, workflow_id = _text(message, "how"), _text(message, "workflow_id")
-        if how not in ("cancel", "terminate") or not workflow_id:
-            return {"errors": {"form": "Choose a workflow on the board first."}, "done": ""}
-        target = self._target(workflow_id, message.get("run_id") or None, _text(message, "type"))
-
-        async def work() -> Answer:
-            if how == "cancel":
-                await calls.cancel(target)
-                return {"done": "Cancel was requested."}
-            await calls.terminate(target, _text(message, "reason") or "from the control room")
-            return {"done": "Terminated."}
-
-        return await self._once((how, workflow_id), how.capitalize(), workflow_id, work)
-
     async def _once(
         self, key: tuple[str, ...], title: str, subject: str, work: Callable[[], Awaitable[Answer]]
     ) -> Answer:
@@ -274,7 +258,7 @@ class Talk(Panel):
             except TrellisError as error:
                 if not isinstance(error, BadInput):
                     self.room.report(title, False, f"{subject}: {error}")
-                return {"errors": {"form": str(error)}, "done": "", "refused": isinstance(error, RequestRefused)}
+                return {"errors": {"@form": str(error)}, "done": "", "refused": isinstance(error, RequestRefused)}
             self.room.report(title, True, f"{subject}: {answer['done']}")
             return {"errors": {}, **answer}
 
