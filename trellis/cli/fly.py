@@ -63,7 +63,7 @@ def fly(
             client = await connected(replace(at.temporal, namespace=namespace or at.temporal.namespace), data_converter)
 
             def plugin() -> TrellisPlugin:
-                return TrellisPlugin(faults=faults, database_url=at.database_url, namespace=namespace)
+                return TrellisPlugin(faults=faults, namespace=namespace, settings=settings)
 
             worker = AppWorker(client, found.app, queue or found.name, plugin)
             stop = asyncio.Event()

@@ -162,10 +162,9 @@ class Flights:
         queue = task_queue or queue_of(app)
         at = self._engine.runtime.stack
         target = dataclasses.replace(at.temporal, namespace=namespace or at.temporal.namespace)
-        url = at.database_url
 
         def plugin() -> TrellisPlugin:
-            return TrellisPlugin(faults=faults, database_url=url, namespace=namespace)
+            return TrellisPlugin(faults=faults, namespace=namespace, settings=self._engine.settings)
 
         # A connection of its own: on one connection the SDK refuses a second worker of the same queue, and the new
         # worker must begin before the old one has ended.
