@@ -282,7 +282,7 @@ def test_every_mistake_is_told_at_once_beside_its_field() -> None:
 def test_a_types_own_checks_are_told_in_its_words() -> None:
     """`__post_init__` of a dataclass and validators of a model speak at the group or at the field."""
     assert of(Fussy).read({"value": {"low": "3", "high": "2"}}) == (None, {"value": "low is above high."})
-    raw = {"name": "4da", "age": "20", "site": None, "legs": []}
+    raw: dict[str, Any] = {"name": "4da", "age": "20", "site": None, "legs": []}
     assert of(Traveller).read({"value": raw}) == (None, {"value.name": "a name has no digits."})
     young = raw | {"name": "Ada", "age": "12", "legs": [{"to": "x", "km": "1", "at": None, "tags": []}]}
     assert of(Traveller).read({"value": young}) == (None, {"value": "nobody below 18 travels alone."})

@@ -108,7 +108,8 @@ def _line_of(error: BaseException) -> traceback.FrameSummary | None:
         if not frame.filename.startswith("<") and frame.filename not in (__file__, importlib.__file__)
     ]
     own = [frame for frame in frames if not _is_library(frame.filename)]
-    return (own or frames or [None])[-1]
+    found = own or frames
+    return found[-1] if found else None
 
 
 def _is_library(file: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.converter import DataConverter
@@ -32,5 +33,5 @@ async def connected(target: stack.TemporalTarget, data_converter: DataConverter 
         raise BadInput(f"{target.namespace!r} is no name for a namespace. Use letters, digits, -, _ and dots.")
     if not target.external:
         await ensure_namespace(target)
-    options = {} if data_converter is None else {"data_converter": data_converter}
+    options: dict[str, Any] = {} if data_converter is None else {"data_converter": data_converter}
     return await stack.connect(target, **options)

@@ -249,7 +249,7 @@ class Session(Engine):
         from trellis.lab.flights.flight import Flights
 
         if self._flights is None:
-            self._flights = Flights(self, lambda query, namespace: self.board(query, namespace=namespace))
+            self._flights = Flights(self)
             # The last in, so the first out: connections must be there while the workers end.
             self._resources.push_async_callback(self._flights.close)
         return self._flights

@@ -14,7 +14,9 @@ from typing import Any
 from trellis.lab.flights.forms.fields import Field, Unshowable
 from trellis.lab.flights.forms.kinds import Boolean, Leaf
 
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "min": 60, "s": 1, "ms": Decimal("0.001"), "us": Decimal("0.000001")}
+_UNITS: dict[str, int | Decimal] = {
+    "d": 86_400, "h": 3_600, "m": 60, "min": 60, "s": 1, "ms": Decimal("0.001"), "us": Decimal("0.000001"),
+}  # fmt: skip
 _PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(d|h|min|ms|us|m|s)?(?![a-z])", re.IGNORECASE)
 _BASE64 = "base64:"
 
