@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from decimal import Decimal
-from enum import Enum, IntEnum
-from uuid import UUID
-
-from pydantic import BaseModel, Field
 from temporalio import workflow
 
-from tests.apps.trips import Leg
+with workflow.unsafe.imports_passed_through():
+    from decimal import Decimal
+    from uuid import UUID
 
-
-class Colour(Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Level(IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Guest(BaseModel):
-    name: str = Field(alias="fullName")
-    until: datetime
-    share: Decimal = Decimal("1.50")
-    stay: timedelta = timedelta(days=2)
-    colour: Colour = Colour.BLUE
+    from tests.apps.words import Colour, Guest, Level, Visit
 
 
 @workflow.defn
 class TellPlain:
     @workflow.run
     async def run(
-        self, leg: Leg, level: Level, key: UUID, words: dict[str, int], raw: bytes, when: datetime,
-        maybe: int | None = None,
+        self, visit: Visit, level: Level, key: UUID, words: dict[str, int], raw: bytes, maybe: int | None = None
     ) -> list[str]:  # fmt: skip
-        return [f"{type(one).__name__} {one!r}" for one in (leg, level, key, words, raw, when, maybe)]
+        return [f"{type(one).__name__} {one!r}" for one in (visit, level, key, words, raw, maybe)]
 
 
 @workflow.defn

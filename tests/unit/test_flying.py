@@ -178,13 +178,13 @@ def test_what_is_no_workflow_or_no_activity_is_one_sentence(workflows: Any, acti
 
 
 def test_an_app_is_checked_before_a_workflow_is_started() -> None:
-    """An unknown type and a wrong number of arguments are refused; the queue has the module's name."""
+    """An unknown type and a wrong number of arguments are refused; defaults are added."""
     app = app_of([trips.Trip, trips.Trip], [trips.book, trips.pay, Bank().refund])
     assert app.workflow_types == ("Trip",)
     assert app.activity_types == ("book", "pay", "refund")
     assert queue_of(app) == "trips"
-    app.check_call("Trip", [{}])
-    app.check_call("Trip", [{}, True])
+    assert app.completed("Trip", [{}]) == [{}, False]
+    assert app.completed("Trip", [{}, True]) == [{}, True]
     for type_, args, says in (("Tour", [], "Known are Trip"), ("Trip", [], "plan"), ("Trip", [1, 2, 3], "too many")):
         with pytest.raises(BadInput, match=says):
-            app.check_call(type_, args)
+            app.completed(type_, args)

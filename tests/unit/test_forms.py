@@ -345,8 +345,7 @@ def test_defaults_are_shown_and_those_that_cannot_be_shown_count_when_nothing_is
     assert form.raw() == {"a": "", "b": "x", "c": None, "d": None, "e": "1"}
     args, _ = form.read(form.raw() | {"a": "7"})
     assert args is not None
-    assert args[:3] == [7, "x", None]
-    assert args[3] is ODD
+    assert args == [7, "x", None, ODD, 1.0]
     assert form.read({"a": "7", "b": "y", "c": None, "d": None})[1] == {"e": "This must be a number, such as 2.5."}
 
     @dataclasses.dataclass
@@ -359,13 +358,13 @@ def test_defaults_are_shown_and_those_that_cannot_be_shown_count_when_nothing_is
     assert first != second
 
 
-def test_trailing_arguments_without_a_value_are_not_sent() -> None:
-    """An argument whose default counts is left out, as in a call."""
+def test_an_argument_without_a_value_is_sent_with_its_default() -> None:
+    """The SDK ignores all type hints of a call that has fewer arguments than hints."""
 
     def run(a: int = 1, b: Sequence[int] = (), c: Sequence[int] = ()) -> None: ...
 
     assert form_of(run).raw() == {"a": "1", "b": None, "c": None}
-    assert form_of(run).read({"a": "1", "b": None, "c": None}) == ([1], {})
+    assert form_of(run).read({"a": "1", "b": None, "c": None}) == ([1, (), ()], {})
     assert form_of(run).read({"a": "1", "b": None, "c": ["2"]}) == ([1, (), [2]], {})
 
 

@@ -50,7 +50,7 @@ def fly(
     found = found_in(app)
     data_converter = converter_of(converter)
     if start is not None:
-        found.app.check_call(start, args)
+        args = found.app.completed(start, args)
 
     async def work() -> Any:
         from trellis.flying.places import connected

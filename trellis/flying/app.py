@@ -41,19 +41,25 @@ class App:
         ]
         return "; ".join(parts).replace("activitys", "activities")
 
-    def check_call(self, type_: str, args: Sequence[Any]) -> None:
-        """Check that there is such a workflow, and that it takes so many arguments. Raises BadInput."""
+    def completed(self, type_: str, args: Sequence[Any]) -> list[Any]:
+        """The arguments of a workflow with the defaults of those that are missing.
+
+        The SDK reads arguments by their type hints only if there are as many as hints. Raises BadInput: there is no
+        such workflow, or it does not take so many arguments.
+        """
         definition = self._definition(type_)
         if definition is None:
             if self.takes_any:
-                return
+                return list(args)
             raise BadInput(f"There is no workflow {type_}. Known are {', '.join(self.workflow_types) or 'none'}.")
         signature = inspect.signature(definition.run_fn)
         try:
-            signature.bind(None, *args)
+            call = signature.bind(None, *args)
         except TypeError as error:
             takes = ", ".join(list(signature.parameters)[1:]) or "no arguments"
             raise BadInput(f"{type_} takes {takes}: {error}.") from None
+        call.apply_defaults()
+        return list(call.args[1:])
 
     def hints(self, type_: str) -> list[type] | None:
         """The type hints of a workflow's arguments. None if it has none."""

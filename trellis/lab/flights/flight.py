@@ -75,7 +75,7 @@ class Flight:
         """
         type_ = self._type_of(workflow)
         id_ = id or calls.new_id(type_)
-        self._engine.do(calls.start(self.client, type_, args, id_, self.task_queue))
+        self._engine.do(calls.start(self.client, type_, self.app.completed(type_, args), id_, self.task_queue))
         return id_
 
     async def result(self, workflow_id: str) -> Any:

@@ -180,10 +180,9 @@ class Form:
             return None, mistakes.found
         if self.spread:
             return list(values[self.fields[0].name]), {}
-        names = [one.name for one in self.fields]
-        # Arguments go by position. Those after the last one that was given are left out, and their defaults count.
-        last = max((number for number, name in enumerate(names) if name in values), default=-1)
-        return [values.get(name, self.defaults.get(name)) for name in names[: last + 1]], {}
+        # All of them, also those that the code has a default for: the SDK reads arguments by their type hints only if
+        # there are as many as hints.
+        return [values.get(one.name, self.defaults.get(one.name)) for one in self.fields], {}
 
     def raw(self) -> dict[str, Any]:
         """What the page sends if nobody changes anything."""

@@ -1,0 +1,336 @@
+"""Somebody's app in the lab: flown, replaced by new code, closed; and spoken to by forms."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio import activity
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from tests.apps import trips, typed, words
+from tests.apps.trips import Leg, Plan, Trip
+from tests.integration.rooms import eventually
+from trellis.errors import BadInput, TrellisError
+from trellis.flying import calls
+from trellis.lab.flights.flight import Flight
+from trellis.lab.flights.forms import form_of
+from trellis.lab.flights.talk import Talk
+from trellis.lab.session import Session
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def flight(session: Session) -> Iterator[Flight]:
+    flight = session.fly([Trip], [trips.book, trips.pay])
+    yield flight
+    asyncio.run(flight.close())
+
+
+def attempts(session: Session, workflow_id: str) -> list[tuple[str, int, str]]:
+    """What the book holds about a workflow."""
+
+    async def read() -> list[tuple[str, int, str]]:
+        async with session.pool.connection() as connection:
+            rows = await connection.execute(
+                "SELECT activity_type, attempt, outcome FROM flights.attempts WHERE workflow_id = %s "
+                "ORDER BY scheduled_at, attempt",
+                (workflow_id,),
+            )
+            return list(await rows.fetchall())
+
+    return session.do(read())
+
+
+def test_an_app_flies_with_every_attempt_in_the_book(session: Session, flight: Flight) -> None:
+    """Async and threaded activities; the flight says which need threads, and what it runs."""
+    id_ = flight.start(Trip, Plan("north", [Leg("Ulm"), Leg("Bonn")]))
+    assert asyncio.run(flight.result(id_)) == ["booked Ulm", "booked Bonn", "paid 6"]
+    done = [("book", 1, "succeeded"), ("book", 1, "succeeded"), ("pay", 1, "succeeded")]
+    assert eventually(lambda: attempts(session, id_) == done)
+    assert session.flights == (flight,)
+    assert (flight.task_queue, flight.namespace) == ("trips", "default")
+    assert any("pay" in note and "activity_executor" in note for note in flight.notes)
+    assert "workflow Trip; activities book, pay" in flight._repr_html_()
+    waiting = flight.start("Trip", Plan("again"), True)
+    with pytest.raises(TrellisError, match="Choose another id"):
+        flight.start("Trip", Plan("again"), id=waiting)
+    with pytest.raises(BadInput, match="no workflow 'Tour'"):
+        flight.start("Tour")
+
+
+@activity.defn(name="pay")
+async def pay_in_gold(amount: int) -> str:
+    return f"paid {amount} in gold"
+
+
+def test_a_flight_is_replaced_and_its_running_workflows_go_on_with_the_new_code(
+    session: Session, flight: Flight
+) -> None:
+    """What the SDK refuses leaves the old flight in place. Otherwise the old one is closed, and none is there twice."""
+    id_ = flight.start(Trip.run, Plan("south", [Leg("Ulm")]), True)
+    for wrong in ({"max_concurrent_workflow_tasks": 1}, {"no_such_option": 1}, {"faults": "sing: error"}):
+        with pytest.raises(TrellisError, match=r"\.$"):
+            session.fly([Trip], [trips.book, pay_in_gold], **wrong)
+        assert session.flights == (flight,)
+    new = session.fly([Trip], [trips.book, pay_in_gold])
+    assert flight.closed
+    assert session.flights == (new,)
+    session.do(calls.signal(calls.Target(new.client, id_), "go", []))
+    assert asyncio.run(new.result(id_)) == ["booked Ulm", "paid 3 in gold"]
+    asyncio.run(new.close())
+    asyncio.run(new.close())
+    assert session.flights == ()
+    assert "closed" in repr(new)
+
+
+def test_faults_are_injected_into_a_flight_and_noted(session: Session) -> None:
+    """A plan's steps are activity types; retries pass, and each attempt is in the book with its outcome."""
+    flight = session.fly([Trip], [trips.book, trips.pay], faults="book: error, error, ok", task_queue="stormy")
+    id_ = flight.start(Trip, Plan("west", [Leg("Ulm")]))
+    assert asyncio.run(flight.result(id_)) == ["booked Ulm", "paid 3"]
+    noted = [("book", 1, "failed"), ("book", 2, "failed"), ("book", 3, "succeeded"), ("pay", 1, "succeeded")]
+    assert eventually(lambda: attempts(session, id_) == noted)
+    asyncio.run(flight.close())
+
+
+def test_a_namespace_that_the_own_server_lacks_is_made(session: Session) -> None:
+    """Workflows run in it; what is no name is refused in a sentence."""
+    flight = session.fly([Trip], [trips.book, trips.pay], namespace="elsewhere")
+    assert flight.namespace == "elsewhere"
+    id_ = flight.start(Trip, Plan("east"))
+    assert asyncio.run(flight.result(id_)) == ["paid 0"]
+    asyncio.run(flight.close())
+    with pytest.raises(BadInput, match="no name for a namespace"):
+        session.fly([Trip], namespace="no name")
+
+
+def test_an_edited_file_is_read_again(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same cells run again after an edit: workflow and activity are both the new ones, or both the old ones."""
+    name = f"edited_{uuid.uuid4().hex[:8]}"
+    text = (
+        "from datetime import timedelta\nfrom temporalio import activity, workflow\n\n"
+        "@activity.defn\nasync def say() -> str:\n    return 'ONE'\n\n"
+        "@workflow.defn\nclass Say:\n    @workflow.run\n    async def run(self) -> str:\n        return 'ONE ' + "
+        "await workflow.execute_activity(say, start_to_close_timeout=timedelta(seconds=5))\n"
+    )
+    file = tmp_path / f"{name}.py"
+    file.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = __import__(name)
+    try:
+        flight = session.fly([module.Say], [module.say])
+        assert asyncio.run(flight.result(flight.start("Say"))) == "ONE ONE"
+        given = [module.Say], [module.say]
+        file.write_text(text.replace("ONE", "TWO"))
+        flight = session.fly(*given)
+        assert any(f"{name}.py was edited" in note for note in flight.notes)
+        assert asyncio.run(flight.result(flight.start("Say"))) == "TWO TWO"
+        file.write_text(text.replace("class Say:", "class Say"))
+        with pytest.raises(BadInput, match=rf"{name}\.py, line 9: .* The old code goes on\."):
+            session.fly(*given)
+        file.write_text(text.replace("def say", "def tell"))
+        with pytest.raises(BadInput, match=r"cannot be read again"):
+            session.fly(*given)
+        assert session.flights == (flight,)
+    finally:
+        asyncio.run(flight.close())
+        del sys.modules[name]
+
+
+CELL = """
+import asyncio
+from temporalio import workflow
+from trellis import lab
+
+@workflow.defn
+class Greet:
+    @workflow.run
+    async def run(self, name: str) -> str:
+        return f"hello {name}"
+
+session = lab.start()
+flight = session.fly([Greet])
+print(*flight.notes)
+print(asyncio.run(flight.result(flight.start(Greet.run, "you"))), flight.task_queue)
+session.stop()
+"""
+
+
+def test_a_workflow_from_a_cell_flies(session: Session) -> None:
+    """It runs without the sandbox, which cannot import a cell, and the flight says so. Here `-c` is the cell."""
+    done = subprocess.run(
+        [sys.executable, "-c", CELL], capture_output=True, text=True, timeout=100,
+        env=os.environ | session.settings.environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    note, result = done.stdout.splitlines()
+    assert "Greet is defined in a cell and runs without the SDK's sandbox" in note
+    assert result == "hello you Greet"
+
+
+# --- by forms -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Feed:
+    focused: tuple[str, str | None, str] | None = None
+
+
+@dataclass
+class Room:
+    """What the panel uses of a control room."""
+
+    engine: Session
+    feed: Any = field(default_factory=Feed)
+    verdicts: dict[int, tuple[bool | None, str]] = field(default_factory=dict)
+
+    def report(self, title: str, ok: bool | None, text: str, number: int | None = None) -> int:
+        number = number or len(self.verdicts) + 1
+        self.verdicts[number] = ok, f"{title}: {text}"
+        return number
+
+    def ask(self, panel: Talk, kind: str, **message: Any) -> dict[str, Any]:
+        return self.engine.do(panel.handlers()[f"talk {kind}"](message)) or {}
+
+
+@pytest.fixture
+def room(session: Session) -> Room:
+    return Room(session)
+
+
+@pytest.fixture
+def talk(room: Room) -> Iterator[Talk]:
+    panel = Talk(room)  # type: ignore[arg-type]
+    yield panel
+    room.engine.call_soon(panel.close)
+
+
+def test_a_form_starts_steers_and_asks_a_workflow(flight: Flight, room: Room, talk: Talk) -> None:
+    """Start, signal, update, query, each by its form; a mistake is told by its path and sends nothing."""
+    [trip] = room.ask(talk, "types")["types"]
+    assert (trip["type"], trip["queue"], trip["run"]["doc"]) == ("Trip", "trips", "A trip from here to there.")
+    raw = {"plan": {"name": "form", "legs": [{"to": "Ulm", "km": "far", "at": None}]}, "wait": True}
+    wrong = room.ask(talk, "start", type="Trip", queue="trips", raw=raw)
+    assert wrong == {"errors": {"plan.legs.0.km": "This must be a whole number."}, "done": "", "started": None}
+    raw["plan"]["legs"][0]["km"] = "12"  # type: ignore[index]
+    started = room.ask(talk, "start", type="Trip", queue="trips", raw=raw)
+    id_ = started["started"]
+    assert id_.startswith("trip-")
+
+    room.feed.focused = (id_, None, "Trip")
+    forms = room.ask(talk, "forms")
+    assert [one["name"] for one in forms["signal"]] == ["go", "say"]
+    assert [one["doc"] for one in forms["update"]] == ["One leg more."]
+    assert [one["name"] for one in forms["query"]] == ["plan", None]
+    to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
+
+    far = {"leg": {"to": "Mars", "km": "2000", "at": None}}
+    refused = room.ask(talk, "update", name="add", raw=far, **to)
+    assert refused["errors"] == {"@form": "add was refused: ValueError: Mars is too far."}
+    near = {"leg": {"to": "Bonn", "km": "5", "at": None}}
+    assert room.ask(talk, "update", name="add", raw=near, **to)["shown"] == "2"
+    said = room.ask(talk, "query", name="plan", raw={"with_km": False}, **to)
+    assert said["shown"] == '[\n  "Ulm",\n  "Bonn"\n]'
+    assert room.ask(talk, "query", name="weather", raw={"arguments": ["1", "2"]}, **to)["shown"] == '"weather of 2"'
+    assert room.ask(talk, "signal", name="say", raw={"word": "hi", "times": "x"}, **to)["errors"].keys() == {"times"}
+    assert room.ask(talk, "signal", name="say", raw={"word": "hi", "times": "2"}, **to)["errors"] == {}
+    assert room.ask(talk, "signal", name="nothing", raw={}, **to)["errors"] == {"@name": "Trip has no signal nothing."}
+    assert room.ask(talk, "signal", name="go", raw={}, **to)["done"] == "go is in the workflow's history."
+    assert asyncio.run(flight.result(id_)) == ["booked Ulm", "booked Bonn", "paid 17", "hi", "hi"]
+    ended = room.ask(talk, "signal", name="go", raw={}, **to)
+    assert "already completed" in ended["errors"]["@form"]
+    assert room.verdicts[max(room.verdicts)][0] is False
+
+
+def test_a_second_click_starts_nothing_twice(flight: Flight, room: Room, talk: Talk) -> None:
+    """Two clicks, the second before the first was answered: one workflow."""
+    start = talk.handlers()["talk start"]
+    message = {"type": "Trip", "queue": "trips", "raw": {"plan": {"name": "twice", "legs": []}, "wait": False}}
+
+    async def twice() -> list[Any]:
+        return await asyncio.gather(start(message), start(message))
+
+    first, second = room.engine.do(twice())
+    assert first["started"]
+    assert second == {"errors": {}, "done": "This is under way already."}
+
+
+def test_an_update_without_a_worker_is_pending_in_words(
+    flight: Flight, room: Room, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait is bounded, and the verdict comes when a worker is there again. A query says that nobody answers."""
+    monkeypatch.setattr(calls, "SOON", 1.0)
+    id_ = flight.start(Trip, Plan("lonely", [Leg("Ulm")]), True)
+    target = calls.Target(flight.client, id_)
+    assert eventually(lambda: room.engine.do(calls.query(target, "plan", [])) == ["Ulm 3 km"])
+    asyncio.run(flight.close())
+    to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
+    answer = room.ask(talk, "update", name="add", raw={"arguments": ['{"to": "Bonn"}']}, **to)
+    assert "pending" in answer["done"]
+    asked = room.ask(talk, "query", name="plan", raw={"arguments": []}, **to)
+    assert "no worker answered in time" in asked["errors"]["@form"]
+    room.feed.focused = (id_, None, "Trip")
+    assert "not flown here" in room.ask(talk, "forms")["note"]
+    again = room.engine.fly([Trip], [trips.book, trips.pay])
+    assert eventually(lambda: any(ok and "Update add: accepted" in text for ok, text in room.verdicts.values()))
+    room.engine.do(calls.signal(target, "go", []))
+    assert asyncio.run(again.result(id_)) == ["booked Ulm", "paid 6"]
+    asyncio.run(again.close())
+
+
+def test_a_workflow_of_an_unknown_type_tells_its_handlers(session: Session, flight: Flight, room: Room) -> None:
+    """Its worker is not this lab's flight: names and docs come from the workflow, arguments are JSON."""
+    id_ = flight.start(Trip, Plan("foreign"), True)
+    room.feed.focused = (id_, None, "Trip")
+    panel = Talk(room)  # type: ignore[arg-type]
+    panel._flights = list  # type: ignore[method-assign]
+    forms = room.ask(panel, "forms")
+    assert {one["name"]: one["doc"] for one in forms["signal"]} == {"go": "Leave now.", "say": ""}
+    assert forms["note"] == "This type is not flown here: its arguments are JSON."
+    to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
+    assert room.ask(panel, "signal", name="go", raw={"arguments": []}, **to)["errors"] == {}
+    assert asyncio.run(flight.result(id_)) == ["paid 0"]
+    missing = room.ask(panel, "start", type="Tour", raw={"arguments": []})
+    assert missing["errors"] == {"@queue": "Name the task queue on which a worker of this type works."}
+
+
+def test_what_a_form_sends_is_what_the_users_own_client_sends(session: Session, room: Room, talk: Talk) -> None:
+    """The workflow tells type and value of what it got: the same for the form and for a client of the user's."""
+    when = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)
+    plain = session.fly([typed.TellPlain], task_queue="plain")
+    model = session.fly([typed.TellModel], task_queue="model", data_converter=pydantic_data_converter)
+    guest = words.Guest.model_validate({"fullName": "Ada", "until": when})
+    cases: list[tuple[Flight, type, list[Any]]] = [
+        (
+            plain,
+            typed.TellPlain,
+            [words.Visit("Ulm", when), words.Level.HIGH, uuid.UUID(int=7), {"a": 1}, b"\x00x", None],
+        ),
+        (model, typed.TellModel, [guest, [words.Colour.RED], {Decimal("1.20")}]),
+    ]
+    for flown, cls, args in cases:
+        by_client = asyncio.run(flown.result(flown.start(cls, *args)))
+        raw = form_of(cls.run).show(*args)  # type: ignore[attr-defined]
+        id_ = room.ask(talk, "start", type=cls.__name__, queue=flown.task_queue, raw=raw)["started"]
+        assert asyncio.run(flown.result(id_)) == by_client
+        assert by_client == [f"{type(one).__name__} {one!r}" for one in args]
+    # Without its converter the user's own client could not send a Decimal either.
+    other = session.fly([typed.TellModel], task_queue="model")
+    raw = form_of(typed.TellModel.run).show(*cases[1][2])
+    with pytest.warns(DeprecationWarning, match="dict"):
+        answer = room.ask(talk, "start", type="TellModel", queue="model", raw=raw)
+    assert "The data converter cannot encode the arguments" in answer["errors"]["@form"]
+    for flown in (plain, other):
+        asyncio.run(flown.close())
