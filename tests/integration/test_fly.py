@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from temporalio import activity
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
 
 from tests.apps import trips, typed, words
 from tests.apps.trips import Leg, Plan, Trip
-from tests.integration.rooms import eventually
+from tests.integration.rooms import asked, eventually, say
 from trellis.errors import BadInput, TrellisError
 from trellis.flying import calls
+from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.flights.flight import Flight
 from trellis.lab.flights.forms import form_of
-from trellis.lab.flights.talk import Talk
 from trellis.lab.session import Session
 
 pytestmark = pytest.mark.slow
@@ -140,7 +141,7 @@ def test_an_edited_file_is_read_again(session: Session, tmp_path: Path, monkeypa
         file.write_text(text.replace("class Say:", "class Say"))
         with pytest.raises(BadInput, match=rf"{name}\.py, line 9: .* The old code goes on\."):
             session.fly(*given)
-        file.write_text(text.replace("def say", "def tell"))
+        file.write_text(text.replace("@activity.defn", ""))
         with pytest.raises(BadInput, match=r"cannot be read again"):
             session.fly(*given)
         assert session.flights == (flight,)
@@ -183,130 +184,131 @@ def test_a_workflow_from_a_cell_flies(session: Session) -> None:
 # --- by forms -------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Feed:
-    focused: tuple[str, str | None, str] | None = None
-
-
-@dataclass
-class Room:
-    """What the panel uses of a control room."""
-
-    engine: Session
-    feed: Any = field(default_factory=Feed)
-    verdicts: dict[int, tuple[bool | None, str]] = field(default_factory=dict)
-
-    def report(self, title: str, ok: bool | None, text: str, number: int | None = None) -> int:
-        number = number or len(self.verdicts) + 1
-        self.verdicts[number] = ok, f"{title}: {text}"
-        return number
-
-    def ask(self, panel: Talk, kind: str, **message: Any) -> dict[str, Any]:
-        return self.engine.do(panel.handlers()[f"talk {kind}"](message)) or {}
-
-
 @pytest.fixture
-def room(session: Session) -> Room:
-    return Room(session)
+def room(session: Session) -> Iterator[ControlRoom]:
+    """The board of all workflows of the namespace."""
+    room = session.board("")
+    assert eventually(lambda: room.link["live"]), room.link
+    yield room
+    room.close()
+    assert eventually(lambda: room.closed)
 
 
-@pytest.fixture
-def talk(room: Room) -> Iterator[Talk]:
-    panel = Talk(room)  # type: ignore[arg-type]
-    yield panel
-    room.engine.call_soon(panel.close)
+def ask(room: ControlRoom, kind: str, **message: Any) -> dict[str, Any]:
+    """The answer of the panel, without the message's number."""
+    answer = asked(room, f"talk {kind}", **message)
+    return {name: value for name, value in answer.items() if name != "answer"}
 
 
-def test_a_form_starts_steers_and_asks_a_workflow(flight: Flight, room: Room, talk: Talk) -> None:
+def focus(room: ControlRoom, workflow_id: str) -> dict[str, Any]:
+    """Choose a workflow on the board, and get its forms."""
+
+    def line() -> Any:
+        return next((line for line in room.feed._page()["rows"] if line["name"] == workflow_id), None)
+
+    assert eventually(line)
+    asked(room, "focus", id=line()["id"])
+    return ask(room, "forms")
+
+
+def test_a_form_starts_steers_and_asks_a_workflow(flight: Flight, room: ControlRoom) -> None:
     """Start, signal, update, query, each by its form; a mistake is told by its path and sends nothing."""
-    [trip] = room.ask(talk, "types")["types"]
+    [trip] = [one for one in ask(room, "types")["types"] if one["queue"] == "trips"]
     assert (trip["type"], trip["queue"], trip["run"]["doc"]) == ("Trip", "trips", "A trip from here to there.")
     raw = {"plan": {"name": "form", "legs": [{"to": "Ulm", "km": "far", "at": None}]}, "wait": True}
-    wrong = room.ask(talk, "start", type="Trip", queue="trips", raw=raw)
+    wrong = ask(room, "start", type="Trip", queue="trips", raw=raw)
     assert wrong == {"errors": {"plan.legs.0.km": "This must be a whole number."}, "done": "", "started": None}
     raw["plan"]["legs"][0]["km"] = "12"  # type: ignore[index]
-    started = room.ask(talk, "start", type="Trip", queue="trips", raw=raw)
-    id_ = started["started"]
+    started = ask(room, "start", type="Trip", queue="trips", raw=raw)
+    id_, run_id = started["started"].split()
     assert id_.startswith("trip-")
-
-    room.feed.focused = (id_, None, "Trip")
-    forms = room.ask(talk, "forms")
+    assert focus(room, id_)["run_id"] == run_id
+    forms = ask(room, "forms")
     assert [one["name"] for one in forms["signal"]] == ["go", "say"]
     assert [one["doc"] for one in forms["update"]] == ["One leg more."]
     assert [one["name"] for one in forms["query"]] == ["plan", None]
-    to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
+    to = {"workflow_id": id_, "run_id": run_id, "type": "Trip"}
 
     far = {"leg": {"to": "Mars", "km": "2000", "at": None}}
-    refused = room.ask(talk, "update", name="add", raw=far, **to)
+    refused = ask(room, "update", name="add", raw=far, **to)
     assert refused["errors"] == {"@form": "add was refused: ValueError: Mars is too far."}
     near = {"leg": {"to": "Bonn", "km": "5", "at": None}}
-    assert room.ask(talk, "update", name="add", raw=near, **to)["shown"] == "2"
-    said = room.ask(talk, "query", name="plan", raw={"with_km": False}, **to)
+    assert ask(room, "update", name="add", raw=near, **to)["shown"] == "2"
+    said = ask(room, "query", name="plan", raw={"with_km": False}, **to)
     assert said["shown"] == '[\n  "Ulm",\n  "Bonn"\n]'
-    assert room.ask(talk, "query", name="weather", raw={"arguments": ["1", "2"]}, **to)["shown"] == '"weather of 2"'
-    assert room.ask(talk, "signal", name="say", raw={"word": "hi", "times": "x"}, **to)["errors"].keys() == {"times"}
-    assert room.ask(talk, "signal", name="say", raw={"word": "hi", "times": "2"}, **to)["errors"] == {}
-    assert room.ask(talk, "signal", name="nothing", raw={}, **to)["errors"] == {"@name": "Trip has no signal nothing."}
-    assert room.ask(talk, "signal", name="go", raw={}, **to)["done"] == "go is in the workflow's history."
+    assert ask(room, "query", name="weather", raw={"arguments": ["1", "2"]}, **to)["shown"] == '"weather of 2"'
+    assert ask(room, "signal", name="say", raw={"word": "hi", "times": "x"}, **to)["errors"].keys() == {"times"}
+    assert ask(room, "signal", name="say", raw={"word": "hi", "times": "2"}, **to)["errors"] == {}
+    assert ask(room, "signal", name="nothing", raw={}, **to)["errors"] == {"@name": "Trip has no signal nothing."}
+    assert ask(room, "signal", name="go", raw={}, **to)["done"] == "go is in the workflow's history."
     assert asyncio.run(flight.result(id_)) == ["booked Ulm", "booked Bonn", "paid 17", "hi", "hi"]
-    ended = room.ask(talk, "signal", name="go", raw={}, **to)
+    ended = ask(room, "signal", name="go", raw={}, **to)
     assert "already completed" in ended["errors"]["@form"]
-    assert room.verdicts[max(room.verdicts)][0] is False
+    assert room.verdicts[0]["ok"] is False
 
 
-def test_a_second_click_starts_nothing_twice(flight: Flight, room: Room, talk: Talk) -> None:
+def test_a_second_click_starts_nothing_twice(flight: Flight, room: ControlRoom) -> None:
     """Two clicks, the second before the first was answered: one workflow."""
-    start = talk.handlers()["talk start"]
-    message = {"type": "Trip", "queue": "trips", "raw": {"plan": {"name": "twice", "legs": []}, "wait": False}}
-
-    async def twice() -> list[Any]:
-        return await asyncio.gather(start(message), start(message))
-
-    first, second = room.engine.do(twice())
-    assert first["started"]
-    assert second == {"errors": {}, "done": "This is under way already."}
+    answers: list[dict[str, Any]] = []
+    room.send = lambda content, buffers=None: answers.append(content)
+    for _ in range(2):
+        say(room, "talk start", type="Trip", queue="trips", raw={"plan": {"name": "twice", "legs": []}, "wait": False})
+    assert eventually(lambda: len(answers) == 2)
+    assert sorted(bool(one.get("started")) for one in answers) == [False, True]
+    assert "This is under way already." in {one["done"] for one in answers}
 
 
 def test_an_update_without_a_worker_is_pending_in_words(
-    flight: Flight, room: Room, talk: Talk, monkeypatch: pytest.MonkeyPatch
+    session: Session, flight: Flight, room: ControlRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait is bounded, and the verdict comes when a worker is there again. A query says that nobody answers."""
     monkeypatch.setattr(calls, "SOON", 1.0)
     id_ = flight.start(Trip, Plan("lonely", [Leg("Ulm")]), True)
     target = calls.Target(flight.client, id_)
-    assert eventually(lambda: room.engine.do(calls.query(target, "plan", [])) == ["Ulm 3 km"])
+    assert eventually(lambda: session.do(calls.query(target, "plan", [])) == ["Ulm 3 km"])
     asyncio.run(flight.close())
     to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
-    answer = room.ask(talk, "update", name="add", raw={"arguments": ['{"to": "Bonn"}']}, **to)
+    answer = ask(room, "update", name="add", raw={"arguments": ['{"to": "Bonn"}']}, **to)
     assert "pending" in answer["done"]
-    asked = room.ask(talk, "query", name="plan", raw={"arguments": []}, **to)
+    asked = ask(room, "query", name="plan", raw={"arguments": []}, **to)
     assert "no worker answered in time" in asked["errors"]["@form"]
-    room.feed.focused = (id_, None, "Trip")
-    assert "not flown here" in room.ask(talk, "forms")["note"]
-    again = room.engine.fly([Trip], [trips.book, trips.pay])
-    assert eventually(lambda: any(ok and "Update add: accepted" in text for ok, text in room.verdicts.values()))
-    room.engine.do(calls.signal(target, "go", []))
+    assert "not flown here" in focus(room, id_)["note"]
+    again = session.fly([Trip], [trips.book, trips.pay])
+    assert eventually(lambda: any(one["ok"] and one["text"].startswith("accepted") for one in room.verdicts))
+    session.do(calls.signal(target, "go", []))
     assert asyncio.run(again.result(id_)) == ["booked Ulm", "paid 6"]
     asyncio.run(again.close())
 
 
-def test_a_workflow_of_an_unknown_type_tells_its_handlers(session: Session, flight: Flight, room: Room) -> None:
-    """Its worker is not this lab's flight: names and docs come from the workflow, arguments are JSON."""
-    id_ = flight.start(Trip, Plan("foreign"), True)
-    room.feed.focused = (id_, None, "Trip")
-    panel = Talk(room)  # type: ignore[arg-type]
-    panel._flights = list  # type: ignore[method-assign]
-    forms = room.ask(panel, "forms")
-    assert {one["name"]: one["doc"] for one in forms["signal"]} == {"go": "Leave now.", "say": ""}
-    assert forms["note"] == "This type is not flown here: its arguments are JSON."
-    to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
-    assert room.ask(panel, "signal", name="go", raw={"arguments": []}, **to)["errors"] == {}
-    assert asyncio.run(flight.result(id_)) == ["paid 0"]
-    missing = room.ask(panel, "start", type="Tour", raw={"arguments": []})
-    assert missing["errors"] == {"@queue": "Name the task queue on which a worker of this type works."}
+def test_a_workflow_of_an_unknown_type_tells_its_handlers(session: Session, room: ControlRoom) -> None:
+    """Its worker is no flight of this lab: the names come from the workflow, and the arguments are JSON."""
+
+    async def beside() -> Worker:
+        worker = Worker(
+            session.desk.client, task_queue="beside", workflows=[Trip], activities=[trips.book, trips.pay],
+            activity_executor=ThreadPoolExecutor(100),
+        )  # fmt: skip
+        await worker.__aenter__()
+        return worker
+
+    worker = session.do(beside())
+    try:
+        wrong = ask(room, "start", type="Trip", raw={"arguments": []})
+        assert wrong["errors"] == {"@queue": "Name the task queue on which a worker of this type works."}
+        plan = '{"name": "foreign", "legs": []}'
+        id_ = ask(room, "start", type="Trip", queue="beside", raw={"arguments": [plan, "true"]})["started"].split()[0]
+        forms = focus(room, id_)
+        assert forms["note"] == "This type is not flown here: its arguments are JSON."
+        assert [one["name"] for one in forms["signal"]] == ["go", "say"]
+        assert [one["name"] for one in forms["query"] if one["name"]] == ["plan"]
+        to = {"workflow_id": id_, "run_id": None, "type": "Trip"}
+        assert ask(room, "signal", name="go", raw={"arguments": []}, **to)["errors"] == {}
+        assert session.do(calls.result(calls.Target(session.desk.client, id_))) == ["paid 0"]
+    finally:
+        session.do(worker.__aexit__(None, None, None))
 
 
-def test_what_a_form_sends_is_what_the_users_own_client_sends(session: Session, room: Room, talk: Talk) -> None:
+def test_what_a_form_sends_is_what_the_users_own_client_sends(session: Session, room: ControlRoom) -> None:
     """The workflow tells type and value of what it got: the same for the form and for a client of the user's."""
     when = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)
     plain = session.fly([typed.TellPlain], task_queue="plain")
@@ -323,14 +325,14 @@ def test_what_a_form_sends_is_what_the_users_own_client_sends(session: Session, 
     for flown, cls, args in cases:
         by_client = asyncio.run(flown.result(flown.start(cls, *args)))
         raw = form_of(cls.run).show(*args)  # type: ignore[attr-defined]
-        id_ = room.ask(talk, "start", type=cls.__name__, queue=flown.task_queue, raw=raw)["started"]
+        id_ = ask(room, "start", type=cls.__name__, queue=flown.task_queue, raw=raw)["started"].split()[0]
         assert asyncio.run(flown.result(id_)) == by_client
-        assert by_client == [f"{type(one).__name__} {one!r}" for one in args]
+        assert [one.split()[0] for one in by_client] == [type(one).__name__ for one in args]
     # Without its converter the user's own client could not send a Decimal either.
     other = session.fly([typed.TellModel], task_queue="model")
     raw = form_of(typed.TellModel.run).show(*cases[1][2])
     with pytest.warns(DeprecationWarning, match="dict"):
-        answer = room.ask(talk, "start", type="TellModel", queue="model", raw=raw)
+        answer = ask(room, "start", type="TellModel", queue="model", raw=raw)
     assert "The data converter cannot encode the arguments" in answer["errors"]["@form"]
     for flown in (plain, other):
         asyncio.run(flown.close())

@@ -19,7 +19,11 @@ from trellis.flying.places import connected, queue_of
 from trellis.flying.running import AppWorker
 from trellis.lab.engine import Engine
 from trellis.lab.flights.again import read_again
+from trellis.lab.flights.visibility import quoted
 from trellis.plugin import TrellisPlugin
+
+OpenBoard = Callable[[str, str], Any]
+"""Opens the control room for a visibility query in a namespace."""
 
 
 class Flight:
@@ -29,11 +33,14 @@ class Flight:
     flight differs from what its user's own worker would do. `closed`: it no longer works.
     """
 
-    def __init__(self, engine: Engine, app: App, worker: AppWorker, notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self, engine: Engine, open_board: OpenBoard, app: App, worker: AppWorker, notes: Iterable[str] = ()
+    ) -> None:
         self.app = app
         self.client = worker.client
         self.notes = tuple(filter(None, notes))
         self._engine = engine
+        self._open_board = open_board
         self._worker = worker
         self._ending: asyncio.Task[bool] | None = None
 
@@ -86,6 +93,10 @@ class Flight:
 
         return await self._engine.awaiting(calls.result(calls.Target(self.client, workflow_id)))
 
+    def board(self) -> Any:
+        """The control room for the workflows on this flight's queue, as `Session.board` gives it."""
+        return self._open_board(f"TaskQueue = {quoted(self.task_queue)}", self.namespace)
+
     async def close(self) -> None:
         """End the worker of this flight. Its workflows stay where they are. Safe to call twice."""
         if self._engine.running:
@@ -126,8 +137,9 @@ class Flight:
 class Flights:
     """The flights of a session. All methods run on the engine's thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, open_board: OpenBoard) -> None:
         self._engine = engine
+        self._open_board = open_board
         self._flights: dict[tuple[str, str], Flight] = {}
         self._changing = asyncio.Lock()
 
@@ -163,7 +175,7 @@ class Flights:
             await worker.start()
             before = self._flights.get((client.namespace, queue))
             flight = Flight(
-                self._engine, app, worker,
+                self._engine, self._open_board, app, worker,
                 [*notes, note_on(app.workflows), _threads(app, options), _replaced(before)],
             )  # fmt: skip
             self._flights[client.namespace, queue] = flight

@@ -11,38 +11,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client
 from temporalio.exceptions import TemporalError
 
 from trellis.errors import BadInput, RequestRefused, TrellisError
 from trellis.flying import calls
 from trellis.lab.control_room.board import Answer, Handler, Message, Panel, Room
+from trellis.lab.flights.feed import FlightFeed
 from trellis.lab.flights.forms import Handler as Said
 from trellis.lab.flights.forms import Handlers, any_form, handlers_of
+from trellis.lab.flights.machine_panel import data_client, flights_in
+from trellis.lab.flights.rows import key
 
 KINDS = ("signal", "update", "query")
 KNOWS_ITSELF = 3.0
 """How long a workflow of an unknown type may take to tell its handlers [s]."""
 
 _METADATA = "__temporal_workflow_metadata"
-
-
-class FlightHere(Protocol):
-    """What the panel uses of a flight."""
-
-    @property
-    def workflows(self) -> tuple[type, ...]: ...
-    @property
-    def workflow_types(self) -> tuple[str, ...]: ...
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def task_queue(self) -> str: ...
-
-    client: Client
 
 
 class Talk(Panel):
@@ -88,7 +75,7 @@ class Talk(Panel):
 
     async def _forms(self, _: Message) -> Answer:
         """Answers the forms of the workflow in focus: {workflow_id, run_id, type, signal, update, query, note}."""
-        focused = self._focused()
+        focused = self._feed.focused
         if focused is None:
             return {"workflow_id": None}
         workflow_id, run_id, type_ = focused
@@ -97,18 +84,16 @@ class Talk(Panel):
             handlers, note = await self._told(self._target(workflow_id, run_id, type_))
         return {"workflow_id": workflow_id, "run_id": run_id, "type": type_, "note": note, **handlers.to_json()}
 
-    def _focused(self) -> tuple[str, str | None, str] | None:
-        # The room of orders has no workflow in focus, and no panel of this kind.
-        found: tuple[str, str | None, str] | None = getattr(self.room.feed, "focused", None)
-        return found
+    @property
+    def _feed(self) -> FlightFeed:
+        feed = self.room.feed
+        assert isinstance(feed, FlightFeed)
+        return feed
 
-    def _flights(self) -> Sequence[FlightHere]:
-        """The flights of the board's namespace. An engine without a session has none."""
-        found: Sequence[FlightHere] = getattr(self.room.engine, "flights", ())
-        namespace = self._client().namespace
-        return [flight for flight in found if flight.namespace == namespace]
+    def _flights(self) -> list[Any]:
+        return flights_in(self.room.engine, self._feed.client.namespace)
 
-    def _flight_of(self, type_: str) -> FlightHere | None:
+    def _flight_of(self, type_: str) -> Any:
         return next((flight for flight in self._flights() if type_ in flight.workflow_types), None)
 
     def _handlers_of(self, type_: str) -> Handlers | None:
@@ -140,18 +125,12 @@ class Talk(Panel):
         return handlers, "This type is not flown here: its arguments are JSON."
 
     def _target(self, workflow_id: str, run_id: str | None, type_: str) -> calls.Target:
-        flight = self._flight_of(type_)
-        return calls.Target(flight.client if flight is not None else self._client(), workflow_id, run_id)
-
-    def _client(self) -> Client:
-        """The client of the board's namespace."""
-        client: Client = getattr(self.room.feed, "client", None) or self.room.engine.desk.client
-        return client
+        return calls.Target(data_client(self.room, type_, self._feed.client), workflow_id, run_id)
 
     # --- the requests --------------------------------------------------------------------------------------
 
     async def _start(self, message: Message) -> Answer:
-        """Start a workflow. Answers {errors: {field path: sentence}, done, started: its id}."""
+        """Start a workflow. Answers {errors: {field path: sentence}, done, started: its line}."""
         type_, queue = _text(message, "type"), _text(message, "queue")
         flight = next(
             (one for one in self._flights() if type_ in one.workflow_types and queue in ("", one.task_queue)), None
@@ -166,12 +145,14 @@ class Talk(Panel):
         errors |= wrong
         if errors or args is None:
             return {"errors": errors, "done": "", "started": None}
-        client = flight.client if flight is not None else self._client()
+        client = flight.client if flight is not None else self._feed.client
         id_ = _text(message, "id") or calls.new_id(type_)
 
         async def work() -> Answer:
-            await calls.start(client, type_, args, id_, flight.task_queue if flight is not None else queue)
-            return {"done": f"Started {id_}.", "started": id_}
+            run_id = await calls.start(client, type_, args, id_, flight.task_queue if flight is not None else queue)
+            row = key((id_, run_id))
+            self._feed.show_starting(row)
+            return {"done": f"Started {id_}.", "started": row}
 
         # By the id as it was typed: two clicks without one would start two workflows.
         return await self._once(("start", type_, queue, _text(message, "id")), f"Start {type_}", id_, work)

@@ -119,7 +119,10 @@ function starting(store, prefix) {
       const answer = await store.request("talk start", {
         type: chosen ? chosen.type : type.node.value, queue: chosen ? chosen.queue : queue.node.value, id: id.node.value, raw,
       });
-      if (answer.started) id.node.value = "";
+      if (answer.started) {
+        id.node.value = "";
+        if (!store.selected.size) store.choose(answer.started);
+      }
       return answer;
     },
   });
