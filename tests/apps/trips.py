@@ -51,6 +51,7 @@ class Trip:
     @workflow.run
     async def run(self, plan: Plan, wait: bool = False) -> list[str]:
         self._plan = plan
+        await workflow.wait_condition(lambda: self._gone or not wait)
         retry = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=20)
         done = []
         for leg in plan.legs:
@@ -59,7 +60,6 @@ class Trip:
                     book, leg, start_to_close_timeout=timedelta(seconds=10), retry_policy=retry
                 )
             )
-        await workflow.wait_condition(lambda: self._gone or not wait)
         paid = await workflow.execute_activity(
             pay, sum(leg.km for leg in plan.legs), start_to_close_timeout=timedelta(seconds=10), retry_policy=retry
         )

@@ -150,8 +150,6 @@ class Update:
             handle = await self._target.handle.start_update(
                 self.name, args=self._args, id=self._id, wait_for_stage=WorkflowUpdateStage.ACCEPTED
             )
-        except WorkflowUpdateFailedError as refused:
-            raise RequestRefused(f"{self.name} was refused: {in_words(refused.cause)}.") from None
         except WorkflowUpdateRPCTimeoutOrCancelledError:
             raise TemporalUnavailable(f"Update {self.name} got no answer: no worker took it.") from None
         except RPCError as error:
@@ -159,7 +157,8 @@ class Update:
         try:
             return await handle.result()
         except WorkflowUpdateFailedError as failed:
-            raise RequestRefused(f"{self.name} was accepted and failed: {in_words(failed.cause)}.") from None
+            # The server does not tell whether the validator or the handler raised it.
+            raise RequestRefused(f"{self.name} was refused: {in_words(failed.cause)}.") from None
         except RPCError as error:
             raise _unreached(f"Update {self.name}", error) from None
 

@@ -29,6 +29,7 @@ def read_again(app: App) -> tuple[App, list[str]]:
     modules = [module for name in sorted(names) if (module := sys.modules.get(name)) and _is_edited(module, app)]
     if not modules:
         return app, []
+    files = ", ".join(Path(module.__file__ or "").name for module in modules)
     before = {module.__name__: dict(vars(module)) for module in modules}
     try:
         for module in modules:
@@ -37,14 +38,12 @@ def read_again(app: App) -> tuple[App, list[str]]:
             [_fresh(each, before) for each in app.workflows], [_fresh(each, before) for each in app.activities]
         )
     except BaseException as error:
-        for module in modules:
+        for module, values in zip(modules, before.values(), strict=True):
             vars(module).clear()
-            vars(module).update(before[module.__name__])
+            vars(module).update(values)
         if not isinstance(error, Exception):
             raise
-        file = Path(modules[0].__file__ or "").name
-        raise BadInput(f"{file} was edited and cannot be read again: {error}. The old code goes on.") from None
-    files = ", ".join(Path(module.__file__ or "").name for module in modules)
+        raise BadInput(f"{files} was edited and cannot be read again ({error}). The old code goes on.") from None
     return fresh, [f"{files} was edited and has been read again."]
 
 

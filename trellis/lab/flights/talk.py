@@ -115,7 +115,7 @@ class Talk(Panel):
         definition = told.definition
 
         def listed(found: Any) -> tuple[Said, ...]:
-            names = [(one.name or None, one.description) for one in found if not one.name.startswith("__temporal")]
+            names = [(one.name or None, one.description) for one in found if not one.name.startswith("__")]
             return tuple(Said(name, doc, any_form()) for name, doc in names)
 
         handlers = Handlers(
@@ -175,11 +175,10 @@ class Talk(Panel):
             return {"errors": {"@form": "Choose a workflow on the board first."}, "done": ""}
         handlers = self._handlers_of(type_)
         known = None if handlers is None else _named(handlers, kind, name)
-        errors = {} if name else {"@name": f"Name the {kind}."}
         if handlers is not None and known is None and name:
-            errors["@name"] = f"{type_} has no {kind} {name}."
-        args, wrong = (known.form if known else any_form()).read(message.get("raw"))
-        errors |= wrong
+            return {"errors": {"@name": f"{type_} has no {kind} {name}."}, "done": ""}
+        args, errors = (known.form if known else any_form()).read(message.get("raw"))
+        errors |= {} if name else {"@name": f"Name the {kind}."}
         if errors or args is None:
             return {"errors": errors, "done": ""}
         target = self._target(workflow_id, message.get("run_id") or None, type_)
