@@ -81,7 +81,7 @@ def test_a_flight_is_replaced_and_its_running_workflows_go_on_with_the_new_code(
 ) -> None:
     """What the SDK refuses leaves the old flight in place. Otherwise the old one is closed, and none is there twice."""
     id_ = flight.start(Trip.run, Plan("south", [Leg("Ulm")]), True)
-    for wrong in ({"max_concurrent_workflow_tasks": 1}, {"no_such_option": 1}, {"faults": "sing: error"}):
+    for wrong in ({"use_worker_versioning": True}, {"no_such_option": 1}, {"faults": "sing: error"}):
         with pytest.raises(TrellisError, match=r"\.$"):
             session.fly([Trip], [trips.book, pay_in_gold], **wrong)
         assert session.flights == (flight,)
