@@ -43,14 +43,15 @@ def pay(amount: int) -> str:
 class Trip:
     """A trip from here to there."""
 
-    def __init__(self) -> None:
-        self._plan: Plan | None = None
+    @workflow.init
+    def __init__(self, plan: Plan, wait: bool = False) -> None:
+        # Here and not in `run`: an update may come before `run` has begun.
+        self._plan = plan
         self._heard: list[str] = []
         self._gone = False
 
     @workflow.run
     async def run(self, plan: Plan, wait: bool = False) -> list[str]:
-        self._plan = plan
         await workflow.wait_condition(lambda: self._gone or not wait)
         retry = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=20)
         done = []
@@ -77,7 +78,6 @@ class Trip:
     @workflow.update
     def add(self, leg: Leg) -> int:
         """One leg more."""
-        assert self._plan is not None
         self._plan.legs.append(leg)
         return len(self._plan.legs)
 
@@ -89,8 +89,7 @@ class Trip:
     @workflow.query
     def plan(self, with_km: bool = True) -> list[str]:
         """The legs so far."""
-        legs = self._plan.legs if self._plan else []
-        return [f"{leg.to} {leg.km} km" if with_km else leg.to for leg in legs]
+        return [f"{leg.to} {leg.km} km" if with_km else leg.to for leg in self._plan.legs]
 
     @workflow.query(dynamic=True)
     def anything(self, name: str, args: Sequence[RawValue]) -> str:

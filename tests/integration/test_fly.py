@@ -274,10 +274,12 @@ def test_an_update_without_a_worker_is_pending_in_words(
     assert "no worker answered in time" in asked["errors"]["@form"]
     assert "not flown here" in focus(room, id_)["note"]
     again = session.fly([Trip], [trips.book, trips.pay])
-    assert eventually(lambda: any(one["ok"] and one["text"].startswith("accepted") for one in room.verdicts))
-    session.do(calls.signal(target, "go", []))
-    assert asyncio.run(again.result(id_)) == ["booked Ulm", "booked Bonn", "paid 6"]
-    asyncio.run(again.close())
+    try:
+        assert eventually(lambda: any(one["ok"] and one["text"].startswith("accepted") for one in room.verdicts))
+        session.do(calls.signal(target, "go", []))
+        assert asyncio.run(again.result(id_)) == ["booked Ulm", "booked Bonn", "paid 6"]
+    finally:
+        asyncio.run(again.close())
 
 
 def test_a_workflow_of_an_unknown_type_tells_its_handlers(session: Session, room: ControlRoom) -> None:
