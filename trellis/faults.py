@@ -7,7 +7,7 @@ for each. So a run can be repeated whatever the scheduling, and two policies can
 Time and load add to that: outages, and a provider of finite capacity (`trellis.outages`). What they did to a try is
 marked on its event.
 
-Business code calls an outside system through the flaky call (`trellis.activities.flaky`) and does not know that faults
+Business code calls an outside system through the flaky call (`trellis.flaky`) and does not know that faults
 are injected.
 """
 
@@ -47,6 +47,17 @@ class Outcome(StrEnum):
 
 class InjectedError(Exception):
     """The outside system raised, on purpose."""
+
+
+class ForeignNames(tuple[str, ...]):
+    """Activity types of an app that runs with `trellis.plugin`, which can do any kind of fault to any of them."""
+
+
+class AnyName(ForeignNames):
+    """In place of the names of a plan: it may name anything."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ class FaultPlan:
     ever ("charge: hang*"). Calls after the end of a script are ok.
 
     `names` are the steps that the plan may name. They can be the activity types of another workflow. They are not part
-    of the plan's JSON: the code that reads a plan passes them in.
+    of the plan's JSON: the code that reads a plan passes them in. With ForeignNames, every kind of fault is possible.
     """
 
     mix: Mix = field(default_factory=Mix)
@@ -162,7 +173,7 @@ class FaultPlan:
 
     @classmethod
     def scripted(cls, script: str, seed: int = 0, names: Sequence[str] = OUTSIDE_STEPS) -> FaultPlan:
-        return cls(script=script, seed=seed, names=tuple(names)).check()
+        return cls(script=script, seed=seed, names=_kept(names)).check()
 
     def check(self) -> FaultPlan:
         """The plan itself, or ConfigError with a sentence."""
@@ -234,7 +245,8 @@ class FaultPlan:
                 continue
             below += getattr(mix, name)
             if draw < below:
-                return kind.outcome if kind.possible(attempt.step) else Outcome.OK
+                possible = kind.possible(attempt.step) or isinstance(self.names, ForeignNames)
+                return kind.outcome if possible else Outcome.OK
         return Outcome.OK
 
     def out(self, step: str, since: float) -> Outage | None:
@@ -274,7 +286,7 @@ class FaultPlan:
             known["outages"] = read_outages(known.get("outages", ()))
             known["capacity"] = {step: Capacity(**one) for step, one in known.get("capacity", {}).items()}
             # The caller says which names a plan may hold, not the plan.
-            return cls(**known, names=tuple(names)).check()
+            return cls(**known, names=_kept(names)).check()
         except (TypeError, AttributeError):
             kinds = (cls, Mix, Outage, RandomOutages, Capacity)
             names_ = dict.fromkeys(one.name for kind in kinds for one in fields(kind) if one.name != "names")
@@ -288,7 +300,7 @@ class FaultPlan:
         """`canonical`, `calm`, a JSON object, or a script. Raises ConfigError."""
         text = text.strip()
         if text in ("canonical", "calm"):
-            return replace(cls.canonical() if text == "canonical" else cls.calm(), names=tuple(names))
+            return replace(cls.canonical() if text == "canonical" else cls.calm(), names=_kept(names))
         if text.startswith("{"):
             try:
                 return cls.from_json(json.loads(text), names)
@@ -297,6 +309,11 @@ class FaultPlan:
         if ":" in text:
             return cls.scripted(text, names=names)
         raise ConfigError(f"The fault plan {text[:40]!r} is neither canonical, calm, JSON, nor a script.")
+
+
+def _kept(names: Sequence[str]) -> tuple[str, ...]:
+    # A tuple of its own kind, such as AnyName, says itself what it contains.
+    return names if isinstance(names, tuple) else tuple(names)
 
 
 def _number(value: object, most: float) -> bool:

@@ -17,7 +17,6 @@ from temporalio.worker import Worker
 from trellis import sandbox
 from trellis.activities.attempts import worker_name
 from trellis.activities.collecting import activities_on
-from trellis.activities.flaky import FlakyCall
 from trellis.activities.ledger_only import LedgerActivities
 from trellis.activities.steps import OutsideActivities
 from trellis.config import Settings
@@ -26,6 +25,7 @@ from trellis.db.pool import Pool
 from trellis.db.provider import Provider
 from trellis.errors import ConfigError
 from trellis.faults import PlanInForce, plan_in_force
+from trellis.flaky import FlakyCall
 from trellis.model import QUEUES
 from trellis.workflows.order import OrderWorkflow
 from trellis.workflows.shipping import ShippingWorkflow

@@ -24,13 +24,13 @@ from dataclasses import replace
 from trellis import lab
 from trellis.lab.control_room.board import Column
 from trellis.lab.control_room.orders import ORDERS
-from trellis.lab.control_room.panels import BackgroundLog, Orders
+from trellis.lab.control_room.panels import BackgroundLog, Lines
 from trellis.lab.control_room.widget import ControlRoom
 
 session = lab.start()
 session.start_order(policy="patient")
 columns = (Column("id", "Parcel"), Column("address", "To"))
-ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, side=(), main=(Orders, BackgroundLog)))
+ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, side=(), main=(Lines, BackgroundLog)))
 """
 
 

@@ -21,7 +21,7 @@ def about(order: Order) -> str:
     return " OR ".join(ids)
 
 
-async def violated(house: House, order: Order, *, histories: bool = False, grace: float = GRACE) -> set[int]:
+async def violated(house: House, order: Order, *, histories: bool = False, grace: float = GRACE) -> set[int | str]:
     """The invariants that an order breaks; each violation comes with evidence."""
     report = await audit(house.desk.client, house.pool, histories=histories, query=about(order), grace=grace)
     assert not report.void

@@ -35,7 +35,7 @@ async def ended(house: House, order: Order, state: State, *, charges: int, refun
     assert await violations(house, order) == set()
 
 
-async def violations(house: House, order: Order) -> set[int]:
+async def violations(house: House, order: Order) -> set[int | str]:
     query = f"WorkflowId IN ('order-{order.order_id}', 'shipping-{order.order_id}-1')"
     report = await audit(house.desk.client, house.pool, histories=await known(house, order), query=query)
     assert not report.void

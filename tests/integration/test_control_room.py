@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.rooms import FORM, Seen, asked, eventually, say
 from trellis.faults import FaultPlan, Mix
-from trellis.lab.control_room.panels import Orders
+from trellis.lab.control_room.panels import Lines
 from trellis.lab.control_room.widget import BEAT, ControlRoom
 from trellis.lab.session import Session
 from trellis.policies import preset, tuned
@@ -154,7 +154,7 @@ def test_a_wrong_address_is_answered_each_time_and_asks_nobody(session: Session,
         answer = asked(room, "ask", name="update_address", ids=[order], text="")
         assert "must have a line1" in answer["error"]
     assert not room.verdicts
-    under_way = next(panel for panel in room._panels if isinstance(panel, Orders))._under_way
+    under_way = next(panel for panel in room._panels if isinstance(panel, Lines))._under_way
     under_way.add((order, "cancel"))
     assert asked(room, "ask", name="cancel", ids=[order])["error"] is None
     under_way.clear()

@@ -13,7 +13,7 @@ from trellis.lab.control_room import assets
 from trellis.lab.control_room.board import Column, Request
 from trellis.lab.control_room.new_orders import in_words, read_form
 from trellis.lab.control_room.orders import ORDERS
-from trellis.lab.control_room.panels import BackgroundLog, Orders
+from trellis.lab.control_room.panels import BackgroundLog, Lines
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 from trellis.model import Step
@@ -34,7 +34,7 @@ def test_a_board_with_other_columns_requests_and_panels_needs_no_other_widget(se
         columns=(Column("id", "Parcel"), Column("address", "To", fold=1)),
         requests=(Request("hold", "Hold", "can_cancel", "held", hold, field="why", label="Why"),),
         side=(),
-        main=(Orders, BackgroundLog),
+        main=(Lines, BackgroundLog),
     )
     room = ControlRoom(session, board=board)
     try:

@@ -18,7 +18,7 @@ from trellis import stack
 from trellis.config import Settings
 from trellis.db.board import Key, View
 from trellis.db.rows import BoardRow
-from trellis.lab.control_room.feed import Feed
+from trellis.lab.control_room.order_feed import OrderFeed
 from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 
@@ -48,9 +48,9 @@ class Slow:
         return [self.row()]
 
 
-def feed_of(reader: Any, desk: Any = None) -> tuple[Feed, dict[str, Any]]:
+def feed_of(reader: Any, desk: Any = None) -> tuple[OrderFeed, dict[str, Any]]:
     shown: dict[str, Any] = {}
-    return Feed(desk, reader, "", lambda: None, shown.__setitem__, 3), shown  # type: ignore[arg-type, return-value]
+    return OrderFeed(desk, reader, "", lambda: None, shown.__setitem__, 3), shown  # type: ignore[arg-type, return-value]
 
 
 async def test_a_page_read_never_overwrites_a_newer_line() -> None:
@@ -119,9 +119,11 @@ async def test_a_programming_error_is_not_called_a_lost_connection(
         async def wrong() -> dict[str, int]:
             raise KeyError("a mistake of ours")
 
-        monkeypatch.setattr(room.feed._reader, "counts", wrong)
+        feed = room.feed
+        assert isinstance(feed, OrderFeed)
+        monkeypatch.setattr(feed._reader, "counts", wrong)
         with structlog.testing.capture_logs() as logged:
-            room.feed._counts_stale = True
+            feed._counts_stale = True
             assert await asyncio.to_thread(eventually, lambda: logged)
         assert "a mistake of ours" in logged[0]["error"]
         monkeypatch.undo()

@@ -44,7 +44,7 @@ async def audited(house: House, *workflow_ids: str) -> Report:
     return await audit(house.desk.client, house.pool, query=f"WorkflowId IN ({ids})")
 
 
-def of(report: Report, order_id: str) -> list[tuple[int, str]]:
+def of(report: Report, order_id: str) -> list[tuple[int | str, str]]:
     return [(found.invariant, found.sentence) for found in report.violations if found.order_id == order_id]
 
 

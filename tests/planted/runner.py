@@ -49,7 +49,7 @@ class Found:
     """What the audit said of one run. `sentences`: of each finding, with its invariant."""
 
     report: Report
-    sentences: tuple[tuple[int, str], ...]
+    sentences: tuple[tuple[int | str, str], ...]
 
     def shows(self, bug: Bug) -> bool:
         """Whether this mistake was found, by its own sentence, and nothing that it does not do."""

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = {"errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "governor", "rules"}
+WORDS = {
+    "errors", "model", "parsing", "retry", "policies", "messages", "outages", "faults", "flights", "governor", "rules",
+}  # fmt: skip
 """Pure modules: they use no network, no disk and no clock."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -25,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {"errors", "messages", "model", "parsing", "policies"},
     "outages": {"errors"},
     "faults": {"errors", "model", "outages"},
+    "flights": set(),
     "governor": {"retry"},
     "database_url": set(),
     "environment": set(),
@@ -35,14 +38,19 @@ ALLOWED: dict[str, set[str]] = {
     # what is replayed
     "sandbox": set(),
     "incoming": {"errors", "messages", "parsing", "policies"},
-    "workflows": {"incoming", *WORDS} - {"outages", "faults", "governor"},
+    "workflows": {"incoming", *WORDS} - {"outages", "faults", "flights", "governor"},
     # side effects, servers
+    "flaky": WORDS,
     "db": WORDS,
-    "activities": {"db", *WORDS},
+    "activities": {"db", "flaky", "retrying", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
     "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack", "threads"},
-    "workers": {"activities", "config", "db", "sandbox", "workflows", *WORDS},
+    "workers": {"activities", "config", "db", "flaky", "sandbox", "workflows", *WORDS},
+    # other people's workflows
+    "event_fields": set(),
+    "plugin": {"config", "database_url", "db", "event_fields", "flaky", "stack", *WORDS},
+    "retrying": {"errors", "flights", "governor", "plugin", "retry"},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
@@ -50,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "driving": {"desk", *WORDS},
     "histories": {"errors", "incoming", "messages", "model", "parsing"},
     "outcomes": {"db", "histories", "model"},
-    "audit": {"db", "histories", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
+    "audit": {"db", "histories", "insight", "outcomes", "sandbox", "temporal_calls", "workers", "workflows", *WORDS},
     "reconcile": {"activities", "db", "desk", "histories", "temporal_calls", *WORDS},
     "crew": {"config", "errors"},
     "edited": {"db", "errors"},
@@ -59,18 +67,20 @@ ALLOWED: dict[str, set[str]] = {
     },
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "database_url", "db", "environment", "stack", "threads", *WORDS},
+    "insight": {"config", "database_url", "db", "environment", "event_fields", "plugin", "stack", "threads", *WORDS},
+    "doctor": {"config", "db", "insight", *WORDS},
     "lab": {
         "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers", "workflows", *WORDS,
+        "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "driving", "insight", "lab", "logs", "replay",
-        "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "doctor", "driving", "event_fields", "insight", "lab",
+        "logs", "plugin", "replay", "retrying", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
-        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "driving", "environment", "insight",
-        "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
+        "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "doctor", "driving", "environment",
+        "insight", "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

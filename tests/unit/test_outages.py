@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from trellis.activities.flaky import FlakyCall, Marks
 from trellis.errors import ConfigError
 from trellis.faults import FaultPlan, InjectedError, Mix, PlanInForce
+from trellis.flaky import FlakyCall, Marks
 from trellis.model import TryId
 from trellis.outages import (
     Capacity,
@@ -162,13 +162,13 @@ async def test_an_outage_comes_before_the_drawn_outcome() -> None:
     """In the window every call raises or hangs, and says so. Outside, the mix decides."""
     plan = FaultPlan(Mix(error=1.0), hang_seconds=60).with_outages(Outage(0, 5), Outage(10, 5, "hang"))
     provider = Provider()
-    assert await called(plan, 2, provider) == ("charge is out on purpose", Marks("error"))
-    assert await called(plan, 12, provider) == ("timed out", Marks("hang"))
-    assert await called(plan, 7, provider) == ("charge failed on purpose", Marks())
-    assert await called(plan, 2, provider, since=None) == ("charge failed on purpose", Marks())
+    assert await called(plan, 2, provider) == ("charge is out on purpose", Marks("error", injected="outage"))
+    assert await called(plan, 12, provider) == ("timed out", Marks("hang", injected="outage"))
+    assert await called(plan, 7, provider) == ("charge failed on purpose", Marks(injected="error"))
+    assert await called(plan, 2, provider, since=None) == ("charge failed on purpose", Marks(injected="error"))
     short = FaultPlan(hang_seconds=0.001).with_outages(Outage(0, 5, "hang"))
-    assert await called(short, 2, provider) == ("ok", Marks("hang"))
-    assert Marks("hang").payload() == {"outage": "hang"}
+    assert await called(short, 2, provider) == ("ok", Marks("hang", injected="outage"))
+    assert Marks("hang", injected="outage").payload() == {"outage": "hang"}
 
 
 async def test_only_a_call_that_reaches_the_provider_takes_a_place() -> None:

@@ -17,21 +17,24 @@ It streams: a batch of orders, then one history at a time, so memory does not gr
 
 Two successful executions of one step are no violation. If a worker's answer is late, Temporal gives the step to another
 one, and both may succeed: the idempotency key and the ledger's functions let the second change nothing.
+
+Invariants of your own, about orders or any other workflows, are functions with `@invariant` (see `trellis.audit.own`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from temporalio.client import Client
 
 from trellis.audit.histories import Histories
-from trellis.audit.report import Report, Violation
+from trellis.audit.own import Frames, Invariant, check_own, invariant, invariants_of
+from trellis.audit.report import Broken, Report, Violation
 from trellis.db.audit import AuditBooks
 from trellis.db.pool import Pool
 from trellis.db.rows import FindingRow
 
-__all__ = ["GRACE", "Report", "Violation", "audit"]
+__all__ = ["GRACE", "Broken", "Invariant", "Report", "Violation", "audit", "invariant", "invariants_of"]
 
 GRACE = 15.0
 """How long past its budget an order may need to begin its compensation on a busy machine [s]."""
@@ -45,10 +48,13 @@ async def audit(
     query: str = "",
     grace: float = GRACE,
     tick: Callable[[int], None] = lambda orders: None,
+    own: Sequence[Invariant] = (),
 ) -> Report:
     """Check all invariants. Without `histories`, check only those of the two books (1 to 5, 8, and tries of 11).
 
     `query` narrows the histories by a visibility query, such as `StartTime > "2026-01-01T00:00:00Z"`.
+
+    `own`: further invariants (`invariants_of(module)`). Their frames of histories hold what `query` finds, or all.
 
     `tick` gets the number of orders or histories just checked. Orders may run meanwhile: what looks wrong is checked
     again after a second. Raises TemporalUnavailable, DatabaseUnavailable.
@@ -62,6 +68,8 @@ async def audit(
     report.add(_violations(await books.strays()))
     if histories:
         await Histories(client, books, report, tick, query, grace).run()
+    if own:
+        await check_own(own, Frames(client, str(pool.conninfo), query), report, tick)
     return report
 
 

@@ -96,7 +96,7 @@ async def run(
             )
 
         kinds = {"order": _order(bench), "twin": _twin(client, tag), "bare": bare}
-        async with _working(sides):
+        async with working(sides):
             for job in kinds.values():
                 await many(at_once, at_once, job)
             alone = []
@@ -104,14 +104,14 @@ async def run(
                 began = time.perf_counter()
                 await kinds["order"]()
                 alone.append(time.perf_counter() - began)
-            rates, cpu = await _alternate(bench, kinds, rounds, per_round, at_once, tick)
+            rates, cpu = await alternate(bench, kinds, rounds, per_round, at_once, tick)
     return {
         "rounds": rounds,
         "orders_per_s": round(statistics.median(rates["order"]), 2),
         "twin_per_s": round(statistics.median(rates["twin"]), 2),
         "bare_per_s": round(statistics.median(rates["bare"]), 2),
-        "ratio": _ratio(rates["order"], rates["twin"]),
-        "bare_ratio": _ratio(rates["order"], rates["bare"]),
+        "ratio": ratio(rates["order"], rates["twin"]),
+        "bare_ratio": ratio(rates["order"], rates["bare"]),
         "worker_cpu_s_per_order": round(cpu["order"][0], 4),
         "server_cpu_s_per_order": round(cpu["order"][1], 4),
         "alone_s": round(statistics.median(alone), 3),
@@ -126,14 +126,14 @@ async def run_sandboxes(
         client, tag = bench.desk.client, uuid.uuid4().hex[:6]
         kinds = {name: _twin(client, f"{name}-{tag}") for name in RUNNERS}
         sides = [worker for name, runner in RUNNERS.items() for worker in _twins(client, f"{name}-{tag}", runner)]
-        async with _working(sides):
+        async with working(sides):
             for job in kinds.values():
                 await many(at_once, at_once, job)
-            rates, cpu = await _alternate(bench, kinds, rounds, per_round, at_once, tick)
+            rates, cpu = await alternate(bench, kinds, rounds, per_round, at_once, tick)
     return {
         name: {
             "per_s": round(statistics.median(rates[name]), 2),
-            "ratio": _ratio(rates[name], rates["unsandboxed"]),
+            "ratio": ratio(rates[name], rates["unsandboxed"]),
             "worker_cpu_s_per_order": round(cpu[name][0], 4),
         }
         for name in RUNNERS
@@ -154,7 +154,8 @@ def _twins(client: Client, tag: str, runner: WorkflowRunner) -> list[Worker]:
 
 
 @asynccontextmanager
-async def _working(sides: list[Worker]) -> AsyncIterator[None]:
+async def working(sides: list[Worker]) -> AsyncIterator[None]:
+    """These workers run for as long as the block lasts."""
     tasks = [asyncio.create_task(worker.run()) for worker in sides]
     try:
         yield
@@ -192,10 +193,10 @@ def _twin(client: Client, tag: str) -> Job:
     return twin
 
 
-async def _alternate(
+async def alternate(
     bench: BenchStack, kinds: Mapping[str, Job], rounds: int, per_round: int, at_once: int, tick: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, tuple[float, float]]]:
-    """Rates [1/s] of each kind, one a round, and its CPU seconds per order (worker with client, servers)."""
+    """Rates [1/s] of each kind, one a round, and its CPU seconds per job (worker with client, servers)."""
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     spent = dict.fromkeys(kinds, (0.0, 0.0))
     names = list(kinds)
@@ -213,5 +214,6 @@ async def _alternate(
     return rates, {kind: (worker / total, server / total) for kind, (worker, server) in spent.items()}
 
 
-def _ratio(these: list[float], those: list[float]) -> float:
+def ratio(these: list[float], those: list[float]) -> float:
+    """The median of the ratios of paired rounds."""
     return round(statistics.median(a / b for a, b in zip(these, those, strict=True)), 3)

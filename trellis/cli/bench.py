@@ -93,6 +93,22 @@ def bench_board(
     show(result, as_json)
 
 
+@commands.command("plugin")
+def bench_plugin(
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds of each kind.")] = 9,
+    per_round: Annotated[int, typer.Option(min=1, help="Workflows a round, ten activities each.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Short activities per second of a worker with TrellisPlugin and of one without, and what a row costs."""
+    from trellis.bench import plugin
+
+    settings = read_settings()
+    with progress("rounds", rounds * 2, as_json) as tick:
+        result = run(plugin.run(settings, rounds, per_round, concurrency, tick))
+    show(result, as_json)
+
+
 @commands.command("coldstart")
 def bench_coldstart(
     rounds: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 5, as_json: Json = False
@@ -230,4 +246,40 @@ def bench_mutations(
     settings = read_settings()
     with progress("edits", number, as_json) as tick:
         result = run(mutations.run(settings, number, seed, tick, propose=propose))
+    show(result, as_json)
+
+
+@commands.command("book")
+def bench_book(
+    workflows: Annotated[int, typer.Option(min=1, help="How many workflows, each of them twice.")] = 1000,
+    kills: Annotated[
+        int | None, typer.Option(min=0, help="How many workers are killed in each half. Default: one each 2 s or so.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the faults and of the kills.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether the book of flights holds every attempt that the server counts, while workers are killed; and whether the
+    same seed and ids give the same faults."""
+    from trellis.bench import book
+
+    settings = read_settings()
+    with progress("workflows", 2 * workflows, as_json) as tick:
+        result = run(book.run(settings, workflows, kills, seed, tick))
+    show(result, as_json)
+
+
+@commands.command("doctor")
+def bench_doctor(
+    seed: Annotated[int, typer.Option(help="Seed of the cases and of their calls.")] = 100,
+    each: Annotated[int | None, typer.Option(min=1, help="At most so many cases of each kind.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Planted misconfigurations among sound apps, on a real server: how many of them `trellis doctor` finds, and how
+    often it is wrong."""
+    from trellis.bench import doctor as bench
+    from trellis.bench.clinic.cases import cases
+
+    settings = read_settings()
+    with progress("workflows", sum(case.runs for case in cases(seed, each)), as_json) as tick:
+        result = run(bench.run(settings, seed, each, tick))
     show(result, as_json)

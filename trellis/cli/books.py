@@ -19,23 +19,33 @@ if TYPE_CHECKING:
 def audit(
     histories: Annotated[bool, typer.Option(help="Also check Temporal's histories.")] = True,
     query: Annotated[str, typer.Option(help="Only histories that this visibility query finds.")] = "",
+    module: Annotated[
+        str | None, typer.Option(help="Also check the invariants of this module: a Python file, or a dotted name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the books: eleven invariants, from the ledger, the provider and Temporal's histories."""
+    """Check the books: eleven invariants, from the ledger, the provider and Temporal's histories, and your own.
+
+    Exit code 0: clean; 1: something is wrong, or there was nothing to check; 2: an invariant of your own is broken.
+    """
     from trellis.audit import audit as check
+    from trellis.audit import invariants_of
     from trellis.runtime import opened
 
     settings = read_settings()
+    own = () if module is None else invariants_of(module)
 
     async def work() -> Report:
         async with opened(settings, pool_wait=30) as runtime:
             with progress("orders and histories", None, as_json) as tick:
-                return await check(runtime.desk.client, runtime.pool, histories=histories, query=query, tick=tick)
+                return await check(
+                    runtime.desk.client, runtime.pool, histories=histories, query=query, tick=tick, own=own
+                )
 
     report = run(work())
     show(report_json(report), as_json, lambda: print_report(report))
     if not report.clean:
-        raise typer.Exit(1)
+        raise typer.Exit(2 if report.broken and not report.found else 1)
 
 
 def reconcile(

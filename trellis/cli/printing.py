@@ -54,15 +54,28 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 def report_json(report: Report) -> dict[str, Any]:
     return {
-        "verdict": "VIOLATED" if report.found else "VOID" if report.void else "CLEAN",
+        "verdict": _verdict(report),
         "orders": report.orders,
         "charges": report.charges,
         "faults": report.faults,
         "histories": report.histories,
         "orders_without_history": report.without_history,
         "violations": [asdict(violation) for violation in report.violations],
-        "violations_by_invariant": {str(number): count for number, count in sorted(report.found.items())},
-    }
+        "violations_by_invariant": {
+            str(number): count
+            for number, count in sorted(report.found.items(), key=lambda one: (isinstance(one[0], str), one[0]))
+        },
+        "own": {
+            "checked": report.own, "nothing_to_check": report.nothing_to_check,
+            "broken": [asdict(broken) for broken in report.broken],
+        },
+    }  # fmt: skip
+
+
+def _verdict(report: Report) -> str:
+    if report.found:
+        return "VIOLATED"
+    return "BROKEN" if report.broken else "VOID" if report.void else "CLEAN"
 
 
 def print_report(report: Report) -> None:
@@ -72,7 +85,13 @@ def print_report(report: Report) -> None:
     )
     if report.asked_for_histories and report.without_history:
         seen += f"; {report.without_history} orders have no history that was checked"
-    if report.void and not report.found:
+    for broken in report.broken:
+        out.print(f"BROKEN: {broken.invariant}: {broken.error}", highlight=False, soft_wrap=True)
+    if report.own:
+        seen += f"; {report.own} invariants of your own"
+        for name in report.nothing_to_check:
+            out.print(f"VOID: there was nothing to check for {name!r}.", highlight=False, soft_wrap=True)
+    elif report.void and not report.found:
         missing, what_to_do = ("order", "Run some with `trellis load`.")
         if report.orders:
             missing, what_to_do = ("history", "Correct --query, or the address of Temporal, or give --no-histories.")
@@ -84,4 +103,4 @@ def print_report(report: Report) -> None:
             table.add_row(violation.order_id, str(violation.invariant), violation.sentence, str(violation.evidence))
         out.print(table)
     total = sum(report.found.values())
-    out.print(f"{'CLEAN' if not total else 'VIOLATED'}: {total} violations in {seen}.")
+    out.print(f"{_verdict(report)}: {total} violation{'s' * (total != 1)} in {seen}.", highlight=False, soft_wrap=True)

@@ -53,11 +53,15 @@ _COLUMNS: LiteralString = "id, state, total, address_json, last_error, claimed_a
 
 @dataclass(frozen=True)
 class View:
-    """Which orders a page shows: newest first, or by id where `prefix` is given. No states means all."""
+    """Which lines a page shows: newest first, or by id where `prefix` is given. No states means all.
+
+    `type`: the type of workflows, empty for all. Orders have no types.
+    """
 
     states: tuple[str, ...] = ()
     prefix: str = ""
     size: int = 50
+    type: str = ""
 
 
 Key = tuple[datetime, str]
@@ -139,8 +143,8 @@ class BoardReader:
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
-    """The ids of orders as they change, once each transaction that changed them has committed.
+async def listening(url: str, channel: LiteralString = CHANNEL) -> AsyncIterator[AsyncIterator[str]]:
+    """The payloads of a channel: by default the ids of orders as they change, once each transaction has committed.
 
     A change that a read after the block's start does not show is yielded. Raises DatabaseUnavailable if there is no
     connection, and when it ends.
@@ -154,8 +158,10 @@ async def listening(url: str) -> AsyncIterator[AsyncIterator[str]]:
         raise unavailable(error) from None
     ids = _ids(connection)
     try:
-        await connection.execute(f"LISTEN {CHANNEL}")
-        await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
+        await connection.execute(f"LISTEN {channel}")
+        if channel == CHANNEL:
+            # The ledger tells of changes only while somebody holds this lock.
+            await connection.execute("SELECT pg_advisory_lock_shared(7234, 6)")
         yield ids
     except psycopg.OperationalError as error:
         raise unavailable(error) from None

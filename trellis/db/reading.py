@@ -144,7 +144,7 @@ def query(table: Table, **filters: OneOrMany | datetime | bool) -> str:
     columns = [sql.SQL("{} AS {}").format(sql.SQL(e), sql.Identifier(n)) for n, (e, _) in table.columns.items()]
     where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
     text = sql.SQL("SELECT {} FROM {}{} ORDER BY {}").format(
-        sql.SQL(", ").join(columns), sql.Identifier(table.name), where, sql.SQL(table.sort)
+        sql.SQL(", ").join(columns), sql.Identifier(*table.name.split(".")), where, sql.SQL(table.sort)
     )
     return text.as_string(None)
 
@@ -165,6 +165,13 @@ def stream(url: str, table: Table, text: str, *, driver: str | None = None) -> I
         raise unavailable(error) from None
     read = _adbc if (driver or drivers()[0]) == "adbc" else _psycopg
     return read(url, table, text)
+
+
+def read_only(url: str) -> str:
+    """The same address, whose transactions cannot write."""
+    given = psycopg.conninfo.conninfo_to_dict(url).get("options")
+    options = " ".join(filter(None, [str(given or ""), "-c default_transaction_read_only=on"]))
+    return psycopg.conninfo.make_conninfo(url, options=options)
 
 
 def connection(url: str) -> psycopg.Connection:

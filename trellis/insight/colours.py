@@ -46,6 +46,17 @@ STATES = {
     "APPROVAL_TIMEOUT": PURPLE,
 }
 
+STATUSES = {
+    "RUNNING": SKY,
+    "COMPLETED": GREEN,
+    "FAILED": VERMILION,
+    "CANCELED": GREY,
+    "TERMINATED": BLACK,
+    "CONTINUED_AS_NEW": BLUE,
+    "TIMED_OUT": ORANGE,
+}
+"""How Temporal says that a workflow is."""
+
 PAPER, INK, AXIS, GRID = "#ffffff", "#000000", "#888888", "#dddddd"
 """The colours of a chart on white paper: paper, text, axis lines, grid lines."""
 

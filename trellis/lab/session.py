@@ -51,6 +51,7 @@ class Session(Engine):
 
     def __init__(self, settings: config.Settings, processes: int = 0) -> None:
         self._room: ControlRoom | None = None
+        self._boards: dict[tuple[str | None, str], ControlRoom] = {}
         super().__init__(settings, processes)
 
     def faults(self, plan: str | FaultPlan) -> None:
@@ -156,6 +157,23 @@ class Session(Engine):
         if self._room is None or self._room.closed:
             self._room = ControlRoom(self)
         return self._room
+
+    def board(self, query: str | None = None, *, namespace: str | None = None) -> ControlRoom:
+        """The control room for any workflows, in this lab or elsewhere: `session.board("WorkflowType = 'Trip'")`.
+
+        query: a visibility query; "" for all workflows of the namespace; by default the types of the running flights.
+        namespace: by default the session's. Without TrellisPlugin in its worker a workflow is shown as Temporal knows
+        it. With it, every attempt is shown as it happens. Running the cell again gives a second view of the same board.
+        Raises BadInput: a query that Temporal refuses, no such namespace, or no permission.
+        """
+        from trellis.lab.control_room.widget import ControlRoom
+        from trellis.lab.flights.board import flight_board
+
+        at = query, namespace or self.desk.client.namespace
+        self._boards = {key: room for key, room in self._boards.items() if not room.closed}
+        if at not in self._boards:
+            self._boards[at] = ControlRoom(self, board=flight_board(self, query, namespace))
+        return self._boards[at]
 
     def time_machine(self, order_id: str) -> OrderMachine:
         """Step through the order's past: its code, variables, commands and books. A running order is followed live.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anywidget
@@ -35,6 +35,9 @@ REPLAYING = "replaying …"
 FOLLOWED = "followed live"
 ENDED = "the workflow has ended"
 
+ShowsPage = Callable[[dict[str, Any] | None, str], None]
+"""Called on the engine's loop with a page, as `saving.page_json` gives it, and words; no page: it stays as it was."""
+
 
 class TimeMachine(anywidget.AnyWidget):
     """The widget that the module describes. `close()` closes it."""
@@ -51,7 +54,7 @@ class OrderMachine(TimeMachine):
 
     def __init__(self, engine: Engine, order_id: str) -> None:
         super().__init__()
-        self._following = engine.submit(Follower(engine, order_id, self._show).run())
+        self._following = engine.submit(follow_order(engine, order_id, self._show).run())
 
     def _show(self, page: dict[str, Any] | None, words: str) -> None:
         if page is not None:
@@ -74,16 +77,26 @@ def time_machine(
 
 
 class Follower:
-    """Replays an order whenever its history has grown. Calls `show(page, words)` on the engine's loop.
+    """Replays a workflow whenever its history has grown, and shows it.
 
-    page: what `saving.page_json` gives, None where it stays as it was.
+    `what`: what a person calls it, such as "order". `first`: workflow id and run, no run for the latest one.
+    `described`, `replayed` and `held`: Temporal's description of a workflow, the recording of this one so far, and what
+    is kept of it outside its workflow.
     """
 
-    def __init__(self, engine: Engine, order_id: str, show: Callable[[dict[str, Any] | None, str], None]) -> None:
+    def __init__(
+        self, engine: Engine, show: ShowsPage, what: str, first: tuple[str, str | None],
+        described: Callable[[str, str | None], Awaitable[Any]],
+        replayed: Callable[[Callable[[Recording], None] | None], Awaitable[Recording]],
+        held: Callable[[], Awaitable[saving.Books | None]],
+    ) -> None:  # fmt: skip
         self._engine = engine
-        self._order_id = order_id
         self._show = show
-        self._watched = [workflow_id(order_id)]
+        self._what = what
+        self._described = described
+        self._replayed = replayed
+        self._held = held
+        self._watched = [first]
         self._known: list[int] = []
 
     async def run(self) -> None:
@@ -98,8 +111,8 @@ class Follower:
                     self._show(None, str(error))
                 except Exception as error:
                     # No cell could show it.
-                    log.warning("an order cannot be replayed", order_id=self._order_id, error=str(error))
-                    self._show(None, f"The order cannot be replayed: {error}")
+                    log.warning("a workflow cannot be replayed", workflow_id=self._watched[0][0], error=str(error))
+                    self._show(None, f"The {self._what} cannot be replayed: {error}")
                 else:
                     self._show(None, ENDED if ended else FOLLOWED)
                     if ended:
@@ -112,16 +125,15 @@ class Follower:
     async def _look(self) -> tuple[bool, float]:
         """Replay if there is something new. Returns whether the workflow has ended, and the seconds it took."""
         began = time.monotonic()
-        found = [await described(self._engine, id_, self._order_id) for id_ in self._watched]
+        found = [await self._described(id_, run) for id_, run in self._watched]
         ended = found[0].status is not WorkflowExecutionStatus.RUNNING
         if ended or [one.history_length for one in found] != self._known:
-            recording = await recorded(self._engine, self._order_id, None if self._known else self._first_pages)
-            held = await books(self._engine, self._order_id)
+            recording = await self._replayed(None if self._known else self._first_pages)
+            held = await self._held()
             page = await asyncio.to_thread(saving.page_json, recording, books=held)
-            # While the order waits for its child, only the child's history grows.
-            family = (recording, *recording.children)
-            self._watched = [one.workflow_id for one in family]
-            self._known = [len(one.events) for one in family]
+            # While the workflow waits for its child, only the child's history grows.
+            self._watched = self._watched[:1] + [(child.workflow_id, None) for child in recording.children]
+            self._known = [len(recording.events), *(len(child.events) for child in recording.children)]
             self._show(page, ENDED if ended else FOLLOWED)
         return ended, time.monotonic() - began
 
@@ -129,6 +141,16 @@ class Follower:
         """Show the first steps of a long history before its replay ends. Runs on the replay's thread."""
         page = saving.page_json(so_far)
         self._engine.call_soon(lambda: self._show(page, REPLAYING))
+
+
+def follow_order(engine: Engine, order_id: str, show: ShowsPage) -> Follower:
+    """What replays an order, with its children and with what the ledger and the provider hold of it."""
+    return Follower(
+        engine, show, "order", (workflow_id(order_id), None),
+        lambda id_, _: described(engine, id_, order_id),
+        lambda listener: recorded(engine, order_id, listener),
+        lambda: books(engine, order_id),
+    )  # fmt: skip
 
 
 async def described(engine: Engine, id_: str, order_id: str) -> Any:

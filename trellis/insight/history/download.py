@@ -86,9 +86,10 @@ def history(
     Timeouts and retry policy of activities, children, workflows: start_to_close_timeout, schedule_to_close_timeout [s;
     for children and workflows the run's and the execution's timeout; for a timer, start_to_close_timeout is the time it
     was set to], initial_interval, maximum_interval [s], backoff_coefficient [float], maximum_attempts [Int32, 0 for no
-    limit]. NaN where a value is not set or not known.
+    limit]; for activities also schedule_to_start_timeout, heartbeat_timeout [s]. NaN where a value is not set or not
+    known.
     reset_from [string: the id of the run that was reset to make this one], copied [boolean: the row ended before the
-    reset, and was copied from there].
+    reset, and was copied from there]. activity_id [string: of an activity].
     Kinds: workflow, workflow task (one that failed or timed out, named by its cause; `retried`, with the number of the
     attempt, where it fails still), activity, local activity, timer, signal, signal sent, update, child, marker, request
     to cancel, nexus, unknown event, gap (a run whose history was gone when its turn came).

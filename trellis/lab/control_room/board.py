@@ -1,8 +1,9 @@
-"""What a board is made of: columns, requests and panels. `orders.py` holds the board for orders.
+"""What a board is made of: its feed, columns, requests and panels. `orders.py` holds the board for orders.
 
-The page knows nothing about orders. It receives this specification once and draws what the specification names: columns
-by their cells (`page/cells.js`), panels by their names (`page/room.js`). Another board names other columns, requests
-and panels. A new panel is one class in Python and one module of the page.
+The board of flights is `trellis.lab.flights.board`. The page knows nothing about orders. It receives this specification
+once and draws what the specification names: columns by their cells (`page/cells.js`), panels by their names
+(`page/room.js`). Another board names other columns, requests and panels. A new panel is one class in Python and one
+module of the page.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from trellis.desk import Desk, Receipt
-from trellis.lab.control_room.feed import Feed
+from trellis.desk import Receipt
+from trellis.lab.control_room.feed import Feed, Show
 from trellis.lab.engine import Engine
 
 Message = dict[str, Any]
@@ -41,14 +42,15 @@ class Request:
 
     `allowed`: names the value of a line that says whether the request is still possible. `past` completes the sentence
     "What is selected can no longer be ...". `field`: the hint in a text field beside the button. `read` turns the text
-    into the last argument of `send`, and raises BadInput with a sentence for the field.
+    into the last argument of `send`, and raises BadInput with a sentence for the field. `send` gets the room, the id of
+    a line, and what was read.
     """
 
     name: str
     title: str
     allowed: str
     past: str
-    send: Callable[[Desk, str, Any], Awaitable[Receipt]]
+    send: Callable[[Room, str, Any], Awaitable[Receipt]]
     style: str = ""
     field: str = ""
     label: str = ""
@@ -69,7 +71,7 @@ class Room(Protocol):
         """Show the background log as it is now."""
 
     def show_machine(self, shown: dict[str, Any]) -> None:
-        """Show an order in the time machine: {"order", "recording", "link"}, or nothing."""
+        """Show a workflow in the time machine: {"order", "recording", "link"}, or nothing."""
 
 
 class Panel:
@@ -95,14 +97,32 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the page calls a line, and what it says where there is none yet. `a`: the line with its article."""
+
+    one: str
+    many: str
+    a: str
+    reading: str
+    empty: str
+
+    def counted(self, number: int) -> str:
+        """A number of lines in words."""
+        return f"{number} {self.one if number == 1 else self.many}"
+
+
+@dataclass(frozen=True)
 class Board:
     """A control room's specification. `side` and `main` hold its panels, from top to bottom.
 
+    `feed`: makes what fills the board, for an engine, a function that shows a trait's value, and the lines of a page.
     `states`: name to [background, text] colours. `path`: (state, short word) for each state of an order that goes well.
     `ended`: final states.
     """
 
     title: str
+    words: Words
+    feed: Callable[[Engine, Show, int], Feed]
     columns: tuple[Column, ...]
     requests: tuple[Request, ...]
     side: tuple[type[Panel], ...]
@@ -124,6 +144,7 @@ class Board:
         ]
         return {
             "title": self.title,
+            "words": asdict(self.words),
             "columns": [asdict(column) for column in self.columns],
             "requests": requests,
             "side": [panel.name for panel in self.side],

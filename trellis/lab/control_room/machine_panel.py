@@ -12,7 +12,7 @@ from typing import Any
 
 from trellis.errors import BadInput
 from trellis.lab.control_room.board import Handler, Message, Panel, Room
-from trellis.lab.time_machines import Follower
+from trellis.lab.time_machines import Follower, ShowsPage, follow_order
 
 
 class TimeMachines(Panel):
@@ -31,12 +31,15 @@ class TimeMachines(Panel):
         if self._following is not None:
             self._following.cancel()
 
+    def follower(self, id_: str, show: ShowsPage) -> Follower:
+        """What replays the line with this id. Raises TrellisError with a sentence that says what to do."""
+        return follow_order(self.room.engine, id_, show)
+
     async def _open(self, message: Message) -> None:
-        order_id = message.get("id")
-        if not isinstance(order_id, str):
-            raise BadInput("Select an order first.")
-        self.close()
-        shown: dict[str, Any] = {"order": order_id, "recording": {}, "link": ""}
+        id_ = message.get("id")
+        if not isinstance(id_, str):
+            raise BadInput(f"Select {self.room.board.words.a} first.")
+        shown: dict[str, Any] = {"order": self.room.feed.name(id_), "recording": {}, "link": ""}
 
         def show(page: dict[str, Any] | None, words: str) -> None:
             nonlocal shown
@@ -45,8 +48,10 @@ class TimeMachines(Panel):
                 shown = {**shown, "link": words} | ({} if page is None else {"recording": page})
                 self._set(shown)
 
+        follower = self.follower(id_, show)
+        self.close()
         self._set(shown)
-        self._following = self.room.engine.submit(Follower(self.room.engine, order_id, show).run())
+        self._following = self.room.engine.submit(follower.run())
 
     async def _close(self, _: Message) -> None:
         self._set({})

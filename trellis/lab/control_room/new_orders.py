@@ -11,7 +11,7 @@ from typing import Any
 
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.control_room.board import Answer, Handler, Message, Panel
-from trellis.lab.control_room.panels import AT_ONCE, orders
+from trellis.lab.control_room.panels import AT_ONCE
 from trellis.model import Address, Step
 from trellis.parsing import parse_address, parse_item, parse_order
 from trellis.policies import PRESETS, AtWindowEnd, Policy, Retry, preset, tuned
@@ -54,6 +54,7 @@ class NewOrders(Panel):
                     failed.append(str(error))
 
         await asyncio.gather(*(one() for _ in range(form.count)))
+        orders = self.room.board.words.counted
         errors = {"form": f"{orders(len(failed))} could not be started. {failed[0]}"} if failed else {}
         done = f"Started {started[0] if len(started) == 1 else orders(len(started))}." if started else ""
         return {"errors": errors, "done": done, "started": started[0] if len(started) == 1 else None}

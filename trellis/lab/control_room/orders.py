@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from trellis.db.board import BoardReader
 from trellis.insight.colours import OUTCOMES, STATES, text_on
 from trellis.lab.control_room import rows
-from trellis.lab.control_room.board import Board, Column, Request
+from trellis.lab.control_room.board import Board, Column, Request, Words
 from trellis.lab.control_room.break_panel import Break, Experiments
 from trellis.lab.control_room.fault_panel import Faults
+from trellis.lab.control_room.feed import Show
 from trellis.lab.control_room.machine_panel import TimeMachines
 from trellis.lab.control_room.new_orders import NewOrders
-from trellis.lab.control_room.panels import Attempts, BackgroundLog, Orders
+from trellis.lab.control_room.order_feed import OrderFeed
+from trellis.lab.control_room.panels import Attempts, BackgroundLog, Lines
+from trellis.lab.engine import Engine
 from trellis.model import Address, State
 from trellis.parsing import parse_address
 
@@ -18,6 +22,13 @@ def read_address(text: str) -> Address:
     """An address from "street and number, city". Raises BadInput."""
     line1, _, city = text.partition(",")
     return parse_address({"line1": line1, "city": city})
+
+
+def feed(engine: Engine, show: Show, size: int) -> OrderFeed:
+    """What fills the board of an engine's orders."""
+    assert engine.desk.stack is not None
+    url = engine.desk.stack.database_url
+    return OrderFeed(engine.desk, BoardReader(engine.pool), url, lambda: engine.watch, show, size)
 
 
 COLUMNS = (
@@ -30,25 +41,33 @@ COLUMNS = (
 
 REQUESTS = (
     Request(
-        "approve", "Approve", "can_approve", "approved", lambda desk, id_, _: desk.approve(id_), style="go"
+        "approve", "Approve", "can_approve", "approved", lambda room, id_, _: room.engine.desk.approve(id_), style="go"
     ),
     Request(
         "cancel", "Cancel", "can_cancel", "cancelled",
-        lambda desk, id_, _: desk.cancel(id_, "from the control room"), style="stop",
+        lambda room, id_, _: room.engine.desk.cancel(id_, "from the control room"), style="stop",
     ),
     Request(
         "update_address", "Change address", "can_update_address", "sent elsewhere",
-        lambda desk, id_, address: desk.update_address(id_, address),
+        lambda room, id_, address: room.engine.desk.update_address(id_, address),
         field="new street and number, city", label="New address", read=read_address,
     ),
 )  # fmt: skip
 
 ORDERS = Board(
     title="Control room",
+    words=Words(
+        "order",
+        "orders",
+        "an order",
+        "Reading the ledger …",
+        "No orders yet. Describe one under “New order” and press Start: it appears here by itself.",
+    ),
+    feed=feed,
     columns=COLUMNS,
     requests=REQUESTS,
     side=(NewOrders, Break, Faults),
-    main=(Orders, Experiments, Attempts, TimeMachines, BackgroundLog),
+    main=(Lines, Experiments, Attempts, TimeMachines, BackgroundLog),
     states=tuple(State),
     ended=tuple(state for state in State if state.terminal),
     path=rows.PATH,

@@ -1,4 +1,4 @@
-"""The panels for existing orders: the board with its requests, one order's attempts, and the log."""
+"""The panels for existing lines: the board with its requests, one line's attempts, and the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from trellis.db.board import COUNTED, View
 from trellis.errors import BadInput, TrellisError
 from trellis.lab.control_room.board import Answer, Handler, Message, Panel, Request, Room
-from trellis.model import STEPS, Step
+from trellis.model import ATTEMPTS, STEPS, Step
 
 AT_ONCE = 10
 """At most this many requests, or starts, are under way at the same time."""
@@ -17,8 +17,8 @@ REFUSALS = 3
 """One verdict shows at most this many refusals in words. Further ones are only counted."""
 
 
-class Orders(Panel):
-    """The page of orders: filter, paging, selection, and requests to the selected orders with their verdicts."""
+class Lines(Panel):
+    """The page of lines: filter, paging, selection, and requests to the selected lines with their verdicts."""
 
     name = "board"
 
@@ -40,7 +40,8 @@ class Orders(Panel):
     async def _view(self, message: Message) -> None:
         states = tuple(state for state in message.get("states", ()) if state in self.room.board.states)
         feed = self.room.feed
-        await feed.set_view(View(states, str(message.get("prefix", ""))[:64].strip(), feed.size))
+        kind = str(message.get("type") or "")
+        await feed.set_view(View(states, str(message.get("prefix", ""))[:64].strip(), feed.size, kind))
 
     async def _turn(self, message: Message) -> None:
         await self.room.feed.turn_page(bool(message.get("forward")))
@@ -49,14 +50,14 @@ class Orders(Panel):
         await self.room.feed.focus(message.get("id"))
 
     async def _ask(self, message: Message) -> Answer:
-        """Send a request to the selected orders. Answers {error}: what is wrong with the text beside the button."""
+        """Send a request to the selected lines. Answers {error}: what is wrong with the text beside the button."""
         name = str(message.get("name"))
         request = next((one for one in self.room.board.requests if one.name == name), None)
         ids = [id_ for id_ in message.get("ids", ()) if (id_, name) not in self._under_way]
         if request is None:
             return {"error": None}
         try:
-            # Read once for all orders, before the first one is asked.
+            # Read once for all lines, before the first one is asked.
             given = request.read(str(message.get("text", "")))
         except BadInput as error:
             return {"error": str(error)}
@@ -67,27 +68,28 @@ class Orders(Panel):
     async def _send(self, request: Request, ids: list[str], given: Any) -> None:
         # Must stay before the first `await`: a second click is handled as soon as this one waits.
         self._under_way |= {(id_, request.name) for id_ in ids}
-        number = self.room.report(request.title, None, f"asking {orders(len(ids))} …")
+        words, name = self.room.board.words, self.room.feed.name
+        number = self.room.report(request.title, None, f"asking {words.counted(len(ids))} …")
         lanes, refused, pending = asyncio.Semaphore(AT_ONCE), [], 0
 
         async def one(id_: str) -> None:
             nonlocal pending
             try:
                 async with lanes:
-                    receipt = await request.send(self.room.engine.desk, id_, given)
+                    receipt = await request.send(self.room, id_, given)
                     pending += receipt.verdict == "pending"
             except TrellisError as error:
                 refused.append(str(error))
             except Exception as error:
-                refused.append(f"Order {id_}: {error}")
+                refused.append(f"{words.one.capitalize()} {name(id_)}: {error}")
             finally:
                 self._under_way.discard((id_, request.name))
 
         await asyncio.gather(*map(one, ids))
         accepted = len(ids) - len(refused) - pending
-        parts = [f"accepted ({ids[0] if len(ids) == 1 else orders(accepted)})"] if accepted else []
+        parts = [f"accepted ({name(ids[0]) if len(ids) == 1 else words.counted(accepted)})"] if accepted else []
         if pending:
-            parts.append(f"pending: no worker has judged {orders(pending)} yet")
+            parts.append(f"pending: no worker has judged {words.counted(pending)} yet")
         parts += refused[:REFUSALS]
         if len(refused) > REFUSALS:
             parts.append(f"… and {len(refused) - REFUSALS} more refusals")
@@ -101,7 +103,12 @@ class Attempts(Panel):
 
     def options(self) -> dict[str, Any]:
         shipping = STEPS[Step.DISPATCH].queue
-        return {"per_round": [step for step, info in STEPS.items() if info.queue == shipping]}
+        return {
+            "per_round": [step for step, info in STEPS.items() if info.queue == shipping],
+            "outcomes": ["succeeded", *ATTEMPTS.values()],
+            "hint": "Select an order, and every attempt at its steps is drawn here as it happens.",
+            "none": "No attempt has ended yet.",
+        }
 
 
 class BackgroundLog(Panel):
@@ -115,8 +122,3 @@ class BackgroundLog(Panel):
     async def _clear(self, _: Message) -> None:
         self.room.engine.log.clear()
         self.room.show_log()
-
-
-def orders(number: int) -> str:
-    """A number of orders in words."""
-    return f"{number} order" + "s" * (number != 1)

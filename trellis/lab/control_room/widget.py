@@ -17,11 +17,9 @@ from typing import Any
 import anywidget
 import traitlets as t
 
-from trellis.db.board import BoardReader
 from trellis.errors import TrellisError
 from trellis.lab.control_room import assets, break_panel
 from trellis.lab.control_room.board import Answer, Board, Handler, Message
-from trellis.lab.control_room.feed import Feed
 from trellis.lab.control_room.orders import ORDERS
 from trellis.lab.engine import Engine
 
@@ -44,6 +42,7 @@ class ControlRoom(anywidget.AnyWidget):
     changes = t.Dict().tag(sync=True)
     counts = t.Dict().tag(sync=True)
     link = t.Dict().tag(sync=True)
+    note = t.Dict().tag(sync=True)
     timeline = t.Dict().tag(sync=True)
     faults = t.Dict().tag(sync=True)
     breaking = t.Dict().tag(sync=True)
@@ -53,12 +52,9 @@ class ControlRoom(anywidget.AnyWidget):
     troubles: t.List[Any] = t.List().tag(sync=True)
 
     def __init__(self, engine: Engine, *, board: Board = ORDERS, size: int = PAGE) -> None:
-        desk = engine.desk
-        assert desk.stack is not None
         self.engine = engine
         self.board = board
-        reader = BoardReader(engine.pool)
-        self.feed = Feed(desk, reader, desk.stack.database_url, lambda: engine.watch, self._show, size)
+        self.feed = board.feed(engine, self._show, size)
         self._panels = [panel(self) for panel in board.panels]
         self._handlers: dict[str, Handler] = {}
         for panel in self._panels:

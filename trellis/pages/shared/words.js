@@ -1,6 +1,7 @@
 // States, numbers and times in words.
 
 export const words = (state) => (state ? state.toLowerCase().replaceAll("_", " ") : "starting");
+export const capital = (word) => word[0].toUpperCase() + word.slice(1);
 export const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
 export function duration(ms) {

@@ -1,7 +1,7 @@
-// The attempts of one order on a time axis.
+// The attempts of the line in focus on a time axis.
 
 import { h, text, set, keep } from "./dom.js";
-import { words, plural } from "./words.js";
+import { words, plural, capital } from "./words.js";
 
 function niceStep(span, most) {
   const raw = span / most;
@@ -27,7 +27,7 @@ export function attempts({ store, on, options }) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
-  const legend = h("div", { class: "tr-legend" }, ["succeeded", "failed", "timed out", "abandoned"].map((name) =>
+  const legend = h("div", { class: "tr-legend" }, options.outcomes.map((name) =>
     h("span", {}, h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` }), name)));
   const key = h("span", { hidden: true }, h("i", { class: "tr-band-key" }), "broken on purpose");
   legend.append(key);
@@ -35,40 +35,48 @@ export function attempts({ store, on, options }) {
   const svg = h("svg", { class: "tr-gantt", role: "img" }, [bands, ticks, bandNames, axis, lanes, marks, bars, running].map((part) => part.node));
   const picture = h("div", { class: "tr-picture" }, svg);
   const empty = h("div", { class: "tr-empty" });
-  const cells = ["Step", "Attempt", "Outcome", "After", "Took", "Error"];
+  const said = h("small", { class: "tr-quiet" });
+  const cells = [capital(options.step ?? "step"), "Attempt", "Outcome", "After", "Took", "Error"];
   const body = h("tbody");
   const kept = new Map();
   const table = h("details", { class: "tr-fold" }, h("summary", {}, "As a table"),
     h("div", { class: "tr-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, cells.map((name) => h("th", { scope: "col" }, name)))), body)));
   const seconds = (ms) => `${(ms / 1000).toFixed(3)} s`;
-  const keyOf = (bar) => [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
+  const keyOf = (bar) => bar.key ?? [bar.step, bar.round, bar.lane, bar.attempt].join(" ");
+  // An attempt that has not ended goes on until now, or ended with its workflow.
+  const ends = (bar) => bar.to ?? Math.max(bar.from, row?.ended ?? store.now());
+  const told = (bar) => `attempt ${bar.attempt}${bar.try ? `, try ${bar.try}` : ""}`;
   const inFocus = () => store.rows.get(model.get("timeline").id);
   let row;
 
   function draw() {
-    const { id, bars: tries = [], marks: events = [], round = 1, link: href, cut } = model.get("timeline");
+    const { id, bars: tries = [], marks: events = [], round = 1, link: href, cut, note } = model.get("timeline");
     row = inFocus();
     link.hidden = !href;
     if (href) set(link, "href", href);
     legend.hidden = picture.hidden = table.hidden = !tries.length;
     empty.hidden = !picture.hidden;
-    text(empty, id ? "No attempt has ended yet." : "Select an order, and every attempt at its steps is drawn here as it happens.");
-    text(title, !id ? "Attempts" : tries.length ? `${plural(tries.length, "attempt")} of ${id}${cut ? " (the newest)" : ""}` : `Attempts of ${id}`);
+    text(empty, id ? options.none : options.hint);
+    text(said, note ?? "");
+    const whose = id && store.name(id);
+    text(title, !id ? "Attempts" : tries.length ? `${plural(tries.length, "attempt")} of ${whose}${cut ? " (the newest)" : ""}` : `Attempts of ${whose}`);
     if (!tries.length) return;
     const lane = (bar) => bar.step + (bar.round > 1 ? ` ${bar.round}` : "");
     const names = [...new Set(tries.map(lane))];
-    const under = row?.step && row.attempt && !row.ended;
+    // The ledger's tries are noted when they end. An open attempt of a flight is a bar itself.
+    const open = tries.some((bar) => bar.to === null);
+    const under = options.per_round && row?.step && row.attempt && !row.ended;
     const now = under && lane({ step: row.step, round: options.per_round.includes(row.step) ? round : 0 });
     if (under && !names.includes(now)) names.push(now);
     const noted = events.filter((mark) => MARKS.includes(mark.type));
     // A refusal may come hours later. If the axis included it, all attempts would be too narrow to see.
     const happened = noted.filter((mark) => mark.type !== "REQUEST_REFUSED");
     const from = Math.min(...tries.map((bar) => bar.from));
-    const last = Math.max(...tries.map((bar) => bar.to), ...happened.map((mark) => mark.at));
-    const end = under ? Math.max(last, store.now()) : last;
+    const last = Math.max(...tries.map(ends), ...happened.map((mark) => mark.at));
+    const end = under || (open && !row?.ended) ? Math.max(last, store.now()) : last;
     const span = Math.max(end - from, 50);
     const width = Math.max(picture.clientWidth, 320);
-    const left = 84;
+    const left = Math.min(Math.max(84, 12 + 6.6 * Math.max(...names.map((name) => name.length))), options.per_round ? 84 : width * 0.3);
     const right = 14;
     const tall = 22;
     const broken = (model.get("breaking").experiments ?? []).map((one) => ({ ...one, to: one.healed ?? store.now() }))
@@ -99,7 +107,9 @@ export function attempts({ store, on, options }) {
     ticks.show(at.map((s, i) => [i, [{ class: "tr-tick", x1: place(s), x2: place(s), y1: top + 4, y2: height - 28 }, ""]]));
     axis.show([...at.map((s, i) => [i, [{ class: "tr-axis", x: place(s), y: height - 16, "text-anchor": "middle" }, String(s)]]),
       ["what", [{ class: "tr-axis", x: width - right, y: height - 3, "text-anchor": "end" }, "seconds since the first attempt"]]]);
-    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: top + i * tall + 19, "text-anchor": "end" }, name]]));
+    const most = Math.max(12, Math.floor((left - 12) / 6.4));
+    const short = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+    lanes.show(names.map((name, i) => [name, [{ class: "tr-lane", x: left - 10, y: top + i * tall + 19, "text-anchor": "end" }, short(name)]]));
     marks.show(noted.map((mark) => [`${mark.type} ${mark.at}`, [
       { class: "tr-mark", x1: x(mark.at), x2: x(mark.at), y1: top + 4, y2: height - 28 },
       `${words(mark.type)} after ${seconds(mark.at - from)}${mark.reason ? `: ${mark.reason}` : ""}`,
@@ -107,15 +117,15 @@ export function attempts({ store, on, options }) {
     // Hedged lanes run side by side: each gets its share of the line.
     const shares = Math.max(1, ...tries.map((bar) => Number(bar.lane ?? 0) + 1));
     // An attempt that failed at once is narrow. It is drawn last, so that no wider one covers it.
-    bars.show([...tries].sort((a, b) => b.to - b.from - (a.to - a.from)).map((bar) => [keyOf(bar), [
+    bars.show([...tries].sort((a, b) => ends(b) - b.from - (ends(a) - a.from)).map((bar) => [keyOf(bar), [
       {
         class: `tr-try tr-${bar.outcome.replace(" ", "-")}`, fill: setup.colours[bar.outcome][0], rx: 1.5,
         x: x(bar.from), y: top + names.indexOf(lane(bar)) * tall + 6 + (Number(bar.lane ?? 0) * 17) / shares,
-        width: Math.max(3, x(bar.to) - x(bar.from)), height: 17 / shares - (shares > 1 ? 1 : 0),
+        width: Math.max(3, x(ends(bar)) - x(bar.from)), height: 17 / shares - (shares > 1 ? 1 : 0),
       },
-      `${bar.step}, attempt ${bar.attempt}: ${bar.outcome}, ${seconds(bar.to - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
+      `${bar.step}, ${told(bar)}: ${bar.outcome}, ${seconds(ends(bar) - bar.from)}${bar.error ? `, ${bar.error}` : ""}`,
     ]]));
-    const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map((bar) => bar.to));
+    const since = Math.max(row?.event_at ?? from, ...tries.filter((bar) => bar.step === row?.step).map(ends));
     running.show(!under ? [] : [["now", [
       { class: "tr-running", x: x(since), y: top + names.indexOf(now) * tall + 6.5, width: Math.max(2, x(end) - x(since)), height: 16, rx: 1.5 },
       `${row.step}, attempt ${row.attempt}: under way`,
@@ -128,7 +138,8 @@ export function attempts({ store, on, options }) {
     const from = Math.min(...tries.map((bar) => bar.from));
     keep(body, kept, tries.map((bar) => [keyOf(bar), bar]), () => h("tr", {}, cells.map(() => h("td"))), (node, bar) => {
       const step = bar.step + (bar.round > 1 ? `, round ${bar.round}` : "") + (bar.lane > 0 ? `, lane ${bar.lane}` : "");
-      const values = [step, String(bar.attempt), bar.outcome, seconds(bar.from - from), seconds(bar.to - bar.from), bar.error ?? ""];
+      const number = bar.try ? `${bar.attempt}, try ${bar.try}` : String(bar.attempt);
+      const values = [step, number, bar.outcome, seconds(bar.from - from), seconds(ends(bar) - bar.from), bar.error ?? ""];
       values.forEach((value, i) => text(node.children[i], value));
     });
   }
@@ -137,15 +148,16 @@ export function attempts({ store, on, options }) {
   on(model, "change:timeline", draw);
   on(model, "change:breaking", draw);
   on(store, "focus", draw);
-  // An order's line and its attempts come apart, in either order.
+  // A line and its attempts come apart, one before the other.
   on(store, "rows", () => inFocus() !== row && draw());
   const watch = new ResizeObserver(() => draw());
   watch.observe(picture);
   draw();
   return {
-    node: h("section", { class: "tr-card tr-time", "aria-label": "Attempts of the order in focus" }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty, table),
+    node: h("section", { class: "tr-card tr-time", "aria-label": `Attempts of the ${setup.words.one} in focus` }, h("div", { class: "tr-bar" }, title, legend, link), picture, empty, said, table),
     beat: () => {
-      if (row?.attempt && !row.ended) draw();
+      const { bars = [] } = model.get("timeline");
+      if (row && !row.ended && (row.attempt || bars.some((bar) => bar.to === null))) draw();
     },
     end: () => watch.disconnect(),
   };

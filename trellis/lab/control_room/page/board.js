@@ -1,10 +1,11 @@
-// The board: one line for each order, with the columns of the specification.
+// The board: one line for each order or workflow, with the columns of the specification.
 
 import { h, text, set } from "./dom.js";
 import { cells } from "./cells.js";
 import { filter } from "./filter.js";
 import { requests } from "./requests.js";
 import { brokenLine } from "./breaking.js";
+import { capital } from "./words.js";
 
 const TICK = "26px"; // the column of checkboxes
 
@@ -25,7 +26,7 @@ function table(store, on) {
   const heads = setup.columns.map((column) => h("div", { role: "columnheader", "data-fold": column.fold || null }, column.title));
   const grid = h(
     "div",
-    { role: "grid", class: "tr-grid", style: layout(setup.columns), "aria-label": "Orders", "aria-multiselectable": "true" },
+    { role: "grid", class: "tr-grid", style: layout(setup.columns), "aria-label": capital(setup.words.many), "aria-multiselectable": "true" },
     h("div", { role: "rowgroup" }, h("div", { role: "row", class: "tr-line tr-head" }, h("div", { role: "columnheader" }, all), heads)),
     body,
   );
@@ -34,7 +35,7 @@ function table(store, on) {
   let shown = [];
 
   function makeLine(id) {
-    const tick = h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${id}`, onchange: () => store.select([id], tick.checked) });
+    const tick = h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${store.name(id)}`, onchange: () => store.select([id], tick.checked) });
     const made = setup.columns.map((column) => cells[column.cell](store, column));
     const node = h(
       "div",
@@ -81,9 +82,10 @@ function table(store, on) {
     const page = store.model.get("page");
     empty.hidden = store.order.length > 0;
     grid.hidden = !empty.hidden;
-    text(empty, !page.rows ? "Reading the ledger …"
-      : page.prefix || page.states.length ? "No order fits this filter. Choose “All”, or empty the search field."
-      : "No orders yet. Describe one under “New order” and press Start: it appears here by itself.");
+    const { words } = setup;
+    text(empty, !page.rows ? words.reading
+      : page.prefix || page.type || page.states.length ? `No ${words.one} fits this filter. Choose “All”, or empty the search field.`
+      : words.empty);
     // If the line with the focus left the page, the next line gets the focus.
     if (held && !lines.has(held)) (lines.get(cursor)?.node ?? empty).focus();
     shown = store.order;

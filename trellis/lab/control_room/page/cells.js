@@ -31,6 +31,26 @@ export const cells = {
     };
   },
 
+  // A name, and small words under it.
+  named() {
+    const name = h("b");
+    const small = h("small");
+    return {
+      nodes: [name, small],
+      show: (row) => {
+        text(name, row.name);
+        set(name, "title", row.name);
+        text(small, row.more);
+        set(small, "title", row.more);
+      },
+    };
+  },
+
+  state(store) {
+    const state = pill(store.setup, null);
+    return { nodes: [state], show: (row) => paint(store.setup, state, row.state) };
+  },
+
   path(store) {
     const picture = pathPicture(store.setup);
     const state = pill(store.setup, null);
@@ -47,10 +67,11 @@ export const cells = {
     const step = h("span");
     const since = h("small");
     const node = h("div", { class: "tr-now" }, step, since);
+    const due = (row) => (row.due && row.due > store.now() ? `in ${duration(row.due - store.now())}` : "");
     const show = (row) => {
       const left = row.deadline === null ? null : row.deadline - store.now();
       text(step, row.step ?? "");
-      text(since, row.step === null ? "" : left !== null ? countdown(left) : row.attempt ? `attempt ${row.attempt}` : "");
+      text(since, row.step === null ? "" : left !== null ? countdown(left) : row.attempt ? [`attempt ${row.attempt}`, due(row), row.note].filter(Boolean).join(", ") : row.note ?? "");
       set(node, "title", [row.step, since.textContent].filter(Boolean).join(", "));
       set(node, "data-soon", left !== null && left < 5000);
     };

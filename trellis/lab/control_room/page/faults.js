@@ -1,6 +1,6 @@
 // Sliders for the plan of faults in force.
 
-import { h, text, set } from "./dom.js";
+import { h, text, set, keep } from "./dom.js";
 
 const UNITS = {
   share: (value) => `${Math.round(value * 100)} %`,
@@ -9,8 +9,11 @@ const UNITS = {
 
 export function faults({ store, on, prefix, options }) {
   const { model } = store;
-  const step = h("select", { "aria-label": "Which step's calls fail" },
-    h("option", { value: "" }, "all steps"), options.steps.map((name) => h("option", { value: name }, name)));
+  const step = h("select", { "aria-label": `Which ${options.noun}'s calls fail` });
+  const app = h("select", { "aria-label": "Whose calls fail" });
+  const whose = h("div", { class: "tr-field", hidden: true }, h("label", {}, h("span", {}, "Workers on "), app));
+  const wrong = h("span", { class: "tr-wrong", role: "status" });
+  const [keptSteps, keptApps] = [new Map(), new Map()];
   const note = h("small", { class: "tr-quiet" });
   const sliders = options.sliders.map(({ name, label, says, unit, least, most, stride, steps }) => {
     const inWords = UNITS[unit];
@@ -34,14 +37,26 @@ export function faults({ store, on, prefix, options }) {
     });
     range.addEventListener("change", async () => {
       waiting += 1;
-      await store.request("fault", { step: step.value || null, name, value: Number(range.value) });
+      await store.request("fault", { app: app.value || null, step: step.value || null, name, value: Number(range.value) });
       waiting -= 1;
       release();
     });
     return { name, steps, range, out, inWords, held: () => held, node: h("div", { class: "tr-slider" }, h("label", { for: range.id }, label), out, range) };
   });
+  // What is on the page at once: the plan of the orders, or one plan for each app that a board shows.
+  function inForce() {
+    const faults = model.get("faults");
+    if (!faults.apps) return { ...faults, names: options.steps };
+    keep(app, keptApps, faults.apps.map((one) => [one.queue, one.queue]), (queue) => h("option", { value: queue }, queue), () => {});
+    whose.hidden = faults.apps.length < 2;
+    text(wrong, faults.why ?? "");
+    return faults.apps.find((one) => one.queue === app.value) ?? {};
+  }
   function show() {
-    const plan = model.get("faults");
+    const plan = inForce();
+    keep(step, keptSteps, ["", ...(plan.names ?? [])].map((name) => [name, name]),
+      (name) => h("option", { value: name }, name || `all ${options.noun}s`), () => {});
+    for (const node of [step, ...sliders.map((slider) => slider.range), ...presets]) node.disabled = !plan.mix;
     if (!plan.mix) return;
     const mix = (step.value && plan.steps[step.value]) || plan.mix;
     for (const slider of sliders) {
@@ -51,19 +66,20 @@ export function faults({ store, on, prefix, options }) {
         text(slider.out, slider.inWords(mix[slider.name]));
         set(slider.range, "aria-valuetext", slider.out.textContent);
       }
-      slider.range.disabled = slider.steps !== null && step.value !== "" && !slider.steps.includes(step.value);
+      slider.range.disabled = options.steps && slider.steps !== null && step.value !== "" && !slider.steps.includes(step.value);
     }
     const own = Object.keys(plan.steps);
     text(note, plan.script ? `A script is in force: ${plan.script}. Moving a slider ends it.`
-      : own.length ? `With a mix of their own: ${own.join(", ")}.` : `Plan ${plan.version}. Running orders follow within a second.`);
+      : own.length ? `With a mix of their own: ${own.join(", ")}.` : `Plan ${plan.version}. ${options.follow} within a second.`);
   }
+  const presets = Object.entries(options.presets).map(([name, label]) =>
+    h("button", { type: "button", onclick: () => store.request("preset faults", { app: app.value || null, name }) }, label));
   step.addEventListener("change", show);
+  app.addEventListener("change", show);
   on(model, "change:faults", show);
   show();
-  const presets = Object.entries(options.presets).map(([name, label]) =>
-    h("button", { type: "button", onclick: () => store.request("preset faults", { name }) }, label));
   const node = h("details", { class: "tr-card tr-fold" }, h("summary", {}, "Faults"), h("section", { "aria-label": "Faults" },
-    h("div", { class: "tr-bar" }, presets),
+    whose, wrong, h("div", { class: "tr-bar" }, presets),
     h("div", { class: "tr-field" }, h("label", {}, h("span", {}, "Calls of "), step)), sliders.map((slider) => slider.node), note));
   return { node, folds: () => true };
 }

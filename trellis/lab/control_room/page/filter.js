@@ -1,12 +1,15 @@
-// Which orders the board shows, page by page.
+// Which lines the board shows, page by page.
 
-import { h, text, set, button, enable } from "./dom.js";
-import { words } from "./words.js";
+import { h, text, set, button, enable, keep } from "./dom.js";
+import { words, capital } from "./words.js";
 
 export function filter(store, on, counted) {
   const { setup, model } = store;
   const open = setup.states.filter((state) => !setup.ended.includes(state));
-  const search = h("input", { type: "search", placeholder: "Order id begins with …", "aria-label": "Order id begins with", maxlength: 64 });
+  const begins = `${capital(setup.words.one)} id begins with`;
+  const search = h("input", { type: "search", placeholder: `${begins} …`, "aria-label": begins, maxlength: 64 });
+  const kind = h("select", { "aria-label": "Type", hidden: true, onchange: () => look(states) });
+  const kinds = new Map();
   let states = [];
   let later = 0;
   let asking = 0;
@@ -16,7 +19,7 @@ export function filter(store, on, counted) {
     later = 0;
     states = wanted;
     asking += 1;
-    await store.request("view", { states, prefix: search.value });
+    await store.request("view", { states, prefix: search.value, type: kind.value });
     asking -= 1;
     show();
   };
@@ -35,7 +38,7 @@ export function filter(store, on, counted) {
       text(count, each.some((n) => n >= counted) ? `${sum}+` : String(sum));
       const now = model.get("page").states ?? [];
       set(node, "aria-pressed", now.length === fitting.length && fitting.every((state) => now.includes(state)));
-      // A state without orders gets no chip, unless the filter shows it.
+      // A state without lines gets no chip, unless the filter shows it.
       node.hidden = fitting.length === 1 && sum === 0 && node.getAttribute("aria-pressed") !== "true";
     };
     on(model, "change:counts", tell);
@@ -49,6 +52,9 @@ export function filter(store, on, counted) {
   const where = h("span", { class: "tr-quiet", role: "status" });
   function show() {
     const page = model.get("page");
+    const types = page.types ?? [];
+    keep(kind, kinds, ["", ...types].map((type) => [type, type]), (type) => h("option", { value: type }, type || "all types"), () => {});
+    kind.hidden = types.length < 2 && !page.type;
     text(where, `page ${page.number ?? 1}`);
     enable(back, page.number > 1, "This is the first page");
     enable(forth, page.more, "This is the last page");
@@ -56,10 +62,11 @@ export function filter(store, on, counted) {
     if (!later && !asking) {
       states = page.states ?? [];
       search.value = page.prefix ?? "";
+      kind.value = page.type ?? "";
     }
   }
   on(model, "change:page", show);
   show();
-  return h("div", { class: "tr-bar" }, h("div", { class: "tr-chips", role: "group", "aria-label": "Show orders" }, chips),
-    h("div", { class: "tr-pages" }, search, back, where, forth));
+  return h("div", { class: "tr-bar" }, h("div", { class: "tr-chips", role: "group", "aria-label": `Show ${setup.words.many}` }, chips),
+    h("div", { class: "tr-pages" }, kind, search, back, where, forth));
 }

@@ -1,4 +1,4 @@
-// Requests to the selected orders, and their verdicts.
+// Requests to the selected lines, and their verdicts.
 
 import { h, text, set, keep, button, enable } from "./dom.js";
 import { clock } from "./words.js";
@@ -36,8 +36,8 @@ export function requests(store, on, prefix, moveTo) {
   function show() {
     const n = store.selected.size;
     const hidden = store.hidden().length;
-    const name = n === 1 && !hidden ? [...store.selected][0] : `${n} selected${hidden ? `, ${hidden} not shown` : ""}`;
-    text(chosen, n ? name : "Select an order to steer it");
+    const name = n === 1 && !hidden ? store.name([...store.selected][0]) : `${n} selected${hidden ? `, ${hidden} not shown` : ""}`;
+    text(chosen, n ? name : `Select ${setup.words.a} to steer it`);
     clear.hidden = !n;
     for (const { request, node } of asks) {
       const can = store.can(request);
@@ -60,7 +60,7 @@ export function requests(store, on, prefix, moveTo) {
   verdicts();
   show();
   return h("div", { class: "tr-requests" },
-    h("div", { class: "tr-bar", role: "group", "aria-label": "Requests to the selected orders" },
+    h("div", { class: "tr-bar", role: "group", "aria-label": `Requests to the selected ${setup.words.many}` },
       chosen, clear, h("div", { class: "tr-buttons" }, asks.map(({ field, node }) => [field, node]))),
     asks.filter((one) => one.field).map((one) => one.wrong), list);
 }

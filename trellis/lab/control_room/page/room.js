@@ -36,6 +36,9 @@ function render({ model, el }) {
   const prefix = `tr-${views}`;
   const light = h("span", { class: "tr-light", role: "status" });
   const banner = h("div", { class: "tr-banner", role: "alert", hidden: true });
+  // What is no failure, and still worth a sentence: for instance that no worker notes its attempts.
+  const note = h("small", { class: "tr-quiet tr-note", role: "status" });
+  const tell = () => text(note, model.get("note").text ?? "");
   const full = h("button", { type: "button", onclick: () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()) }, "Full screen");
   on(document, "fullscreenchange", () => text(full, document.fullscreenElement === root ? "Leave full screen" : "Full screen"));
   const { title, side, main, options } = store.setup;
@@ -43,7 +46,7 @@ function render({ model, el }) {
   const beside = side.map(make);
   const panels = [...beside, ...main.map(make)];
   const root = h("div", { class: "tr-page tr-room", role: "region", "aria-label": title },
-    h("header", { class: "tr-bar" }, h("h2", {}, title), light, full), banner,
+    h("header", { class: "tr-bar" }, h("h2", {}, title), light, full), banner, note,
     h("div", { class: "tr-layout", "data-side": beside.length > 0 },
       beside.length ? h("div", { class: "tr-side" }, beside.map((panel) => panel.node)) : null,
       h("div", { class: "tr-main" }, panels.slice(beside.length).map((panel) => panel.node))));
@@ -74,7 +77,9 @@ function render({ model, el }) {
     text(banner, live ? "" : sentence);
   };
   on(store, "link", link);
+  on(model, "change:note", tell);
   link();
+  tell();
   // For measurements: milliseconds from an event's commit to this page, and from a click to its verdict.
   root.delays = () => ({ commit: store.delays, verdict: store.verdictDelays });
   const beat = setInterval(() => {

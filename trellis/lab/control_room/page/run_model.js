@@ -91,7 +91,7 @@ export class RunModel {
       .sort((a, b) => (prefix ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)));
     const last = Math.max(1, Math.ceil(fitting.length / PAGE_SIZE));
     const number = (this.view.number = Math.min(Math.max(1, this.view.number), last));
-    this.set("page", { n: 0, now: this.moment, rows: fitting.slice((number - 1) * PAGE_SIZE, number * PAGE_SIZE), number, more: number < last, states, prefix });
+    this.set("page", { n: 0, now: this.moment, rows: fitting.slice((number - 1) * PAGE_SIZE, number * PAGE_SIZE), number, more: number < last, states, prefix, by_id: Boolean(prefix) });
     this.set("counts", counts);
     const broken = this.broken.findLast(([at]) => at <= this.moment)?.[1] ?? { experiments: [] };
     if (broken !== this.values.breaking) this.set("breaking", broken);

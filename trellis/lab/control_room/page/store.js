@@ -1,4 +1,4 @@
-// One state for all views of the widget: the orders on the page, the selection, and the requests to the kernel.
+// One state for all views of the widget: the lines on the page, the selection, and the requests to the kernel.
 
 // Numbers of requests are unique, so that a page that was loaded again ignores answers to the page before it.
 function unique() {
@@ -17,7 +17,8 @@ class Store extends EventTarget {
     this.frame = 0;
     this.view = "";
     this.selected = new Set();
-    this.judged = new Set(); // the selected orders that have their verdict
+    this.judged = new Set(); // the selected lines that have their verdict
+    this.names = new Map(); // of lines that a person calls by another name than their id
     this.focused = null;
     this.focusing = 0;
     this.offset = 0;
@@ -35,7 +36,7 @@ class Store extends EventTarget {
     this.takePage();
     this.follow();
     // The trait holds the last whole page without the changes since then, so ask for the page again. A page that was
-    // loaded again, or a second view, continues with the order in focus.
+    // loaded again, or a second view, continues with the line in focus.
     this.request("hello").then(() => {
       if (!this.selected.size && this.rows.has(this.focused)) this.select([this.focused], true);
     });
@@ -86,6 +87,9 @@ class Store extends EventTarget {
   now() {
     return Date.now() + this.offset;
   }
+  name(id) {
+    return this.names.get(id) ?? id;
+  }
   // The kernel's clock may not be the browser's.
   noteFrame(message) {
     const offset = message.now - Date.now();
@@ -97,9 +101,9 @@ class Store extends EventTarget {
     if (!page.rows) return;
     this.noteFrame(page);
     this.rows = new Map(page.rows.map((row) => [row.id, row]));
-    const view = JSON.stringify([page.states, page.prefix]);
+    const view = JSON.stringify([page.states, page.prefix, page.type]);
     if (view !== this.view) {
-      // A new filter hides selected orders. A person would not see them, so they are no longer selected.
+      // A new filter hides selected lines. A person would not see them, so they are no longer selected.
       this.view = view;
       this.keepSelected((id) => this.rows.has(id));
     }
@@ -121,7 +125,8 @@ class Store extends EventTarget {
     if (missed) this.request("hello");
   }
   sort() {
-    const byId = Boolean(this.model.get("page").prefix);
+    const byId = this.model.get("page").by_id;
+    for (const row of this.rows.values()) if (row.name) this.names.set(row.id, row.name);
     const less = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
     this.order = [...this.rows.values()]
       .sort((a, b) => (byId ? less(a.id, b.id) : b.created - a.created || less(b.id, a.id)))
@@ -130,7 +135,7 @@ class Store extends EventTarget {
     this.announce("rows");
   }
 
-  // --- which orders are selected ---
+  // --- which lines are selected ---
   hidden() {
     return [...this.selected].filter((id) => !this.rows.has(id));
   }
@@ -140,7 +145,7 @@ class Store extends EventTarget {
     for (const id of this.judged) if (!this.selected.has(id)) this.judged.delete(id);
     if (this.selected.size !== before) this.announce("selection");
   }
-  // An order that has its verdict and left the page is no longer selected.
+  // A line that has its verdict and left the page is no longer selected.
   forget() {
     this.keepSelected((id) => this.rows.has(id) || !this.judged.has(id));
   }
@@ -172,14 +177,14 @@ class Store extends EventTarget {
     });
     this.announce("focus");
   }
-  // The same room may be open in another view, where another order was chosen.
+  // The same room may be open in another view, where another line was chosen.
   follow() {
     const id = this.model.get("timeline").id ?? null;
     if (this.focusing || id === this.focused) return;
     this.focused = id;
     this.announce("focus");
   }
-  // Whether the request is still possible for any selected order. For orders that are not shown, assume that it is.
+  // Whether the request is still possible for any selected line. For lines that are not shown, assume that it is.
   can(request) {
     return [...this.selected].some((id) => {
       const row = this.rows.get(id);

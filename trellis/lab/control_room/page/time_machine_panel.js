@@ -1,10 +1,11 @@
-// The order in focus in the time machine. It opens inside the room, because a widget cannot open another output.
+// The line in focus in the time machine. It opens inside the room, because a widget cannot open another output.
 
 import { h, text, button, enable } from "./dom.js";
 import { timeMachine } from "./machine.js";
 
 export function timeMachinePanel({ store, on }) {
-  const { model } = store;
+  const { model, setup } = store;
+  const { one: line, a } = setup.words;
   const open = button("Open in time machine", {}, async () => {
     opening = true;
     show();
@@ -25,8 +26,8 @@ export function timeMachinePanel({ store, on }) {
 
   function show() {
     const id = store.focused;
-    enable(open, id && !opening && store.link.live, id ? null : "Select an order first");
-    text(hint, opening ? "Replaying …" : id ? "Step through what this order’s workflow did: its code, variables and commands." : "Select an order to step through its past.");
+    enable(open, id && !opening && store.link.live, id ? null : `Select ${a} first`);
+    text(hint, opening ? "Replaying …" : id ? `Step through what this ${line} did: its code, variables and commands.` : `Select ${a} to step through its past.`);
     const { order, recording, link } = model.get("machine") ?? {};
     close.hidden = !order;
     hint.hidden = Boolean(order) && !opening;
@@ -49,7 +50,7 @@ export function timeMachinePanel({ store, on }) {
   on(store, "link", show);
   show();
   return {
-    node: h("section", { class: "tr-card tr-open-machine", "aria-label": "Time machine of the order in focus" }, h("div", { class: "tr-bar" }, h("h3", {}, "Time machine"), open, close, hint), space),
+    node: h("section", { class: "tr-card tr-open-machine", "aria-label": `Time machine of the ${line} in focus` }, h("div", { class: "tr-bar" }, h("h3", {}, "Time machine"), open, close, hint), space),
     end: () => machine?.end(),
   };
 }

@@ -1,4 +1,7 @@
-"""The flaky call, which stands in for an outside system: it raises, hangs, waits in a queue, or passes."""
+"""The flaky call, which stands in for an outside system: it raises, hangs, waits in a queue, or passes.
+
+The steps of an order make it themselves. `trellis.plugin` makes it before each activity of somebody else's app.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,29 @@ from trellis.outages import RAISES, Capacity
 
 @dataclass
 class Marks:
-    """What time and load did to one call. The flaky call fills it in at once, because a call that its caller gives up
-    returns nothing.
+    """What was done to one call. The flaky call fills it in at once, because a call that its caller gives up returns
+    nothing.
 
     `outage`: how the outage in force failed the call. `queued`: seconds that the call had to wait in its provider's
     queue before it was served, also if its caller did not wait so long. None: there was no outage, or no queue.
+    `injected`: error, hang, reply-lost, latency or outage; None: nothing.
     """
 
     outage: str | None = None
     queued: float | None = None
+    injected: str | None = None
 
     def payload(self) -> dict[str, object]:
-        """The marks for the try's event."""
+        """What time and load did, for the try's event. What was drawn can be drawn again."""
         found = {"outage": self.outage, "queued": None if self.queued is None else round(self.queued, 4)}
         return {name: value for name, value in found.items() if value is not None}
 
 
 Reserve = Callable[[str, Capacity], Awaitable[float]]
 """Takes a place at a step's provider. Returns the seconds until the call is answered."""
+
+Pause = Callable[[float], Awaitable[object]]
+"""Waits so many seconds."""
 
 
 async def _at_once(step: str, capacity: Capacity) -> float:
@@ -56,7 +64,7 @@ class FlakyCall:
     def current(self) -> PlanInForce:
         return self._in_force()
 
-    async def __call__(self, force: PlanInForce, attempt: TryId, marks: Marks) -> bool:
+    async def __call__(self, force: PlanInForce, attempt: TryId, marks: Marks, pause: Pause = asyncio.sleep) -> bool:
         """Fail, hang or pass. True: the provider must be called, and its reply then lost.
 
         An outage comes before the outcome that is drawn. A call that raises or hangs never reaches the provider, so it
@@ -64,21 +72,24 @@ class FlakyCall:
         """
         plan, step = force.plan, attempt.step
         if outage := force.out(step, self._now()):
-            marks.outage = outage.how
+            marks.injected, marks.outage = "outage", outage.how
             if outage.how == RAISES:
                 raise InjectedError(f"{step} is out on purpose")
-            await asyncio.sleep(plan.hang_seconds)
+            await pause(plan.hang_seconds)
             return False
         outcome = plan.outcome(attempt)
+        if outcome is not Outcome.OK:
+            marks.injected = str(outcome)
         if outcome is Outcome.ERROR:
             raise InjectedError(f"{step} failed on purpose")
         if outcome is Outcome.HANG:
-            await asyncio.sleep(plan.hang_seconds)
+            await pause(plan.hang_seconds)
             return False
         if capacity := plan.capacity.get(step):
             seconds = await self._reserve(step, capacity)
             marks.queued = max(0.0, seconds - capacity.seconds)
-            await asyncio.sleep(seconds)
+            await pause(seconds)
         if (latency := plan.mix_of(step).latency) > 0:
-            await asyncio.sleep(latency)
+            marks.injected = marks.injected or "latency"
+            await pause(latency)
         return outcome is Outcome.REPLY_LOST

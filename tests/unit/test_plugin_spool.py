@@ -1,0 +1,153 @@
+"""The file in which rows wait for the book."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from trellis.plugin.spool import ROTATED_FROM, Spool, left_behind
+
+
+def row(number: int, text: str = "") -> bytes:
+    return b'{"n":%d,"error":"%s"}\n' % (number, text.encode())
+
+
+def drained(spool: Spool) -> list[bytes]:
+    found = []
+    while lines := spool.take():
+        found += lines
+        spool.commit()
+    return [one + b"\n" for one in found]
+
+
+def test_rows_come_out_in_order_and_leave_no_file(tmp_path: Path) -> None:
+    """What was committed is not kept, and a file with nothing in it is removed."""
+    spool = Spool(tmp_path, held=10)
+    for number in range(5):
+        spool.add(row(number))
+    assert drained(spool) == [row(number) for number in range(5)]
+    assert spool.waiting == 0
+    assert spool.close() == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_were_taken_and_not_committed_come_again(tmp_path: Path) -> None:
+    """A batch that the database refused is not lost."""
+    spool = Spool(tmp_path, held=10)
+    spool.add(row(1))
+    assert spool.take() == spool.take() == [row(1).rstrip()]
+    spool.add(row(2))
+    assert len(drained(spool)) == 2
+    spool.close()
+
+
+def test_more_rows_than_may_be_held_are_dropped_and_counted(tmp_path: Path) -> None:
+    """The oldest are kept; after a delivery there is room again."""
+    spool = Spool(tmp_path, held=3)
+    for number in range(5):
+        spool.add(row(number))
+    assert (spool.waiting, spool.dropped) == (3, 2)
+    assert drained(spool) == [row(0), row(1), row(2)]
+    spool.add(row(9))
+    assert drained(spool) == [row(9)]
+    spool.close()
+
+
+def test_a_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    """It is truncated when all is delivered, and replaced if something always waits."""
+    spool = Spool(tmp_path, held=10**6)
+    for number in range(200):
+        spool.add(row(number, "x" * 1000))
+    drained(spool)
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
+    written = 0
+    while written < ROTATED_FROM + 10**6:
+        spool.add(row(1, "x" * 50_000))
+        written += 50_000
+    spool.take()
+    spool.commit()
+    assert len(list(tmp_path.iterdir())) == 2
+    spool.add(row(7))
+    assert drained(spool)[-1] == row(7)
+    assert [path.stat().st_size < 100_000 for path in tmp_path.iterdir()] == [True]
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_line_is_ignored_and_harms_no_other(tmp_path: Path) -> None:
+    """A full disk takes a part of a line. That row is kept in memory, and the next ones are written whole."""
+    spool = Spool(tmp_path, held=10)
+    spool.add(row(1))
+    size = spool.path.stat().st_size
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # The limit of a file's size stands in for a full disk: the kernel writes what fits.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 6, before[1]))
+        spool.add(row(2))
+        spool.add(row(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    spool.add(row(4))
+    assert sorted(drained(spool)) == [row(1), row(2), row(3), row(4)]
+    assert spool.trouble
+    assert spool.torn == 1
+    spool.close()
+
+
+def test_without_a_folder_rows_are_kept_in_memory(tmp_path: Path) -> None:
+    """There is a reason in words, and nothing is raised."""
+    (tmp_path / "file").write_text("not a folder")
+    spool = Spool(tmp_path / "file" / "flights", held=10)
+    spool.add(row(1))
+    assert spool.trouble
+    assert drained(spool) == [row(1)]
+    spool.add(row(2))
+    assert spool.close() == (0, 1)
+
+
+def test_a_file_in_use_is_nobody_elses(tmp_path: Path) -> None:
+    """Its owner holds a lock. What the owner leaves behind can be taken once."""
+    spool = Spool(tmp_path, held=10)
+    spool.add(row(1))
+    assert list(left_behind(tmp_path)) == []
+    assert spool.close() == (1, 0)
+    [found] = left_behind(tmp_path)
+    assert list(left_behind(tmp_path)) == []
+    assert found.lines()[0] == [row(1).rstrip()]
+    found.close(remove=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_process_keeps_no_file_alive(tmp_path: Path) -> None:
+    """A forked child, as of a process pool, holds neither the file nor its lock: it could outlive its parent."""
+    spool = Spool(tmp_path, held=10)
+    spool.add(row(1))
+    context = get_context("fork")
+    asked, answer = context.Pipe()
+    child = context.Process(target=_tell_and_wait, args=(answer,))
+    child.start()
+    asked.recv()
+    try:
+        assert [str(one) for one in _open_files(child.pid) if one.suffix == ".rows"] == []
+        spool.close()
+        assert len(list(left_behind(tmp_path))) == 1
+    finally:
+        asked.send("end")
+        child.join(30)
+
+
+def _tell_and_wait(answer: Connection) -> None:
+    answer.send("runs")
+    answer.recv()
+
+
+def _open_files(pid: int | None) -> list[Path]:
+    folder = Path(f"/proc/{pid}/fd")
+    if not folder.is_dir():
+        return []
+    return [Path(os.readlink(one)) for one in folder.iterdir() if one.is_symlink()]

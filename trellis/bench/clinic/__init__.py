@@ -1,0 +1,1 @@
+"""Apps with planted misconfigurations, and sound ones, for the doctor to judge."""
