@@ -68,10 +68,10 @@ ALLOWED: dict[str, set[str]] = {
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "event_fields", "plugin", "stack", "threads", *WORDS},
-    "doctor": {"config", "db", "insight", *WORDS},
+    "doctor": {"config", "db", "insight", "plugin", *WORDS},
     "lab": {
-        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "event_fields", "insight",
+        "logs", "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
         "workflows", *WORDS,
     },
     "bench": {
