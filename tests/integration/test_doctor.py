@@ -88,7 +88,7 @@ async def test_what_is_planted_is_found_on_a_real_server(
     of attempts. What a busy machine does is left out: there even a sound app's tasks wait for their worker."""
 
     def soon(rule: str | None, how: Behaviour, own: Options) -> Case:
-        return Case(rule, how, own, runs=16, over=5.0)
+        return Case(rule, how, own, runs=16, over=3.0)
 
     cases = [
         soon("timeout kills good calls", Behaviour(median=0.9, width=0.4), Options(start_to_close=1.3)),
@@ -101,7 +101,7 @@ async def test_what_is_planted_is_found_on_a_real_server(
     client = house.desk.client
     plugin = TrellisPlugin(database_url=running.database_url, settings=settings)
     async with clinic.workers(client, cases, [plugin]):
-        await clinic.run(client, cases, seed=5, lasts=9.0, pause=3.0)
+        await clinic.run(client, cases, seed=5, lasts=7.0, pause=2.0)
         seen = await collect(client, clinic.EVERY_CASE, source=running.database_url)
         await clinic.end(client)
     assert seen.book is not None
