@@ -90,7 +90,9 @@ def test_a_workflow_of_somebody_appears_and_its_attempts_are_drawn_as_they_happe
 def test_without_the_plugin_describe_and_the_history_tell_what_they_know(app: Session) -> None:
     """The pending activity with its attempt and its last failure; the timeline says what it cannot show."""
     one = start(app, Parcel.run, 1000, queue=PLAIN)
-    with board(app, f"WorkflowId = '{one}'") as (room, seen):
+    nobody = start(app, Parcel.run, 0, queue="nobody-polls-it")
+    with board(app, f"WorkflowId IN ('{one}', '{nobody}')") as (room, seen):
+        assert eventually(lambda: line(seen, nobody).get("note") == "waits for a worker")
         assert eventually(lambda: (line(seen, one).get("attempt") or 0) >= 2)
         shown = line(seen, one)
         assert (shown["step"], shown["error"], shown["state"]) == ("weigh", "the scales are wet", "RUNNING")

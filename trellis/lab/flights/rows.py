@@ -15,6 +15,11 @@ from trellis.lab.flights.visibility import RUNNING, Described, Listed, Pending
 
 WITH_PLUGIN = "Run its worker with TrellisPlugin to see every attempt, as it happens (docs/your-own.md)."
 
+NOTHING_NOTED = (
+    "No attempts are noted here. Run the workers with TrellisPlugin to see every attempt, as it happens "
+    "(docs/your-own.md)."
+)
+
 FROM_HISTORY = f"From the workflow's history, which does not hold every attempt. {WITH_PLUGIN}"
 
 _ATTEMPTS = ("activity", "local activity")
@@ -77,13 +82,13 @@ def line(known: Known) -> dict[str, Any]:
         "can_cancel": running,
         "can_terminate": running,
         # In microseconds, as Postgres has it: two changes of one millisecond are two.
-        "event": 0 if book is None else int(book.changed_at.timestamp() * 1_000_000),
+        "event": 0 if book is None else round(book.changed_at.timestamp() * 1_000_000),
         "event_at": None if book is None else millis(book.changed_at),
     }
 
 
-def _nothing(note: str = "") -> dict[str, Any]:
-    return {"step": None, "attempt": None, "note": note, "due": None}
+def _nothing() -> dict[str, Any]:
+    return {"step": None, "attempt": None, "note": "", "due": None}
 
 
 def _doing(known: Known) -> dict[str, Any]:
@@ -100,6 +105,8 @@ def _doing(known: Known) -> dict[str, Any]:
             return _pending(pending)
         if described.task_attempt > 1:
             return {"step": "workflow task", "attempt": described.task_attempt, "note": "fails", "due": None}
+        if described.task_waits:
+            return {"step": "workflow task", "attempt": None, "note": "waits for a worker", "due": None}
     elif book is not None and book.outcome not in (SUCCEEDED, OPEN):
         return {"step": book.activity_type, "attempt": book.attempt, "note": book.outcome, "due": None}
     return _nothing()
