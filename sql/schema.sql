@@ -18,6 +18,16 @@ CREATE FUNCTION flights.grant_application_role() RETURNS void
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    PERFORM flights.grant_attempts();
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'trellis_app') THEN
+        GRANT SELECT, INSERT, UPDATE, DELETE ON flights.settled TO trellis_app;
+    END IF;
+END $$;
+
+CREATE FUNCTION flights.grant_attempts() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'trellis_app') THEN
         GRANT USAGE ON SCHEMA flights TO trellis_app;
         GRANT SELECT, INSERT, UPDATE, DELETE ON flights.attempts TO trellis_app;
@@ -578,6 +588,14 @@ CREATE TABLE flights.plans (
     since timestamp with time zone NOT NULL
 );
 
+CREATE TABLE flights.settled (
+    namespace text NOT NULL,
+    workflow_id text NOT NULL,
+    run_id text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    gone boolean DEFAULT false NOT NULL
+);
+
 CREATE TABLE provider.charges (
     idempotency_key text NOT NULL,
     order_id text NOT NULL,
@@ -722,6 +740,8 @@ ALTER TABLE ONLY flights.places
     ADD CONSTRAINT places_pkey PRIMARY KEY (namespace, queue, step, place);
 ALTER TABLE ONLY flights.plans
     ADD CONSTRAINT plans_pkey PRIMARY KEY (namespace, queue);
+ALTER TABLE ONLY flights.settled
+    ADD CONSTRAINT settled_pkey PRIMARY KEY (namespace, workflow_id, run_id);
 ALTER TABLE ONLY provider.charges
     ADD CONSTRAINT charges_pkey PRIMARY KEY (idempotency_key);
 ALTER TABLE ONLY provider.parcels
@@ -782,6 +802,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE flights.attempts TO trellis_app;
 GRANT SELECT ON TABLE flights.migrations TO trellis_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE flights.places TO trellis_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE flights.plans TO trellis_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE flights.settled TO trellis_app;
 GRANT SELECT ON TABLE provider.charges TO trellis_app;
 GRANT SELECT ON TABLE provider.parcels TO trellis_app;
 GRANT SELECT ON TABLE provider.places TO trellis_app;

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -26,12 +25,13 @@ from temporalio.service import RPCError, RPCStatusCode, ServiceClient
 from trellis import config
 from trellis.db import reading
 from trellis.errors import BadInput, SchemaMismatch, StackError, TemporalUnavailable, TrellisError
-from trellis.insight import doctor, download
+from trellis.insight import doctor, download, flights
 from trellis.insight.doctor import Report
 from trellis.insight.doctor.evidence import QUEUES
 from trellis.insight.frames import database_url
 from trellis.insight.history import PartialHistory
 from trellis.insight.history.frames import whole
+from trellis.plugin.where import where
 
 __all__ = ["LIMIT", "READS", "Collected", "collect", "examine", "read_only"]
 
@@ -208,20 +208,14 @@ def _described(answer: DescribeTaskQueueResponse, now: datetime) -> tuple[int, i
 def _book(history: pd.DataFrame, namespace: str, source: Any) -> tuple[pd.DataFrame | None, str | None]:
     """The attempts that the plugin noted of these workflows; None, and why in words, where there are none."""
     try:
-        flights = import_module("trellis.insight.flights").flights
-        url = reading.read_only(database_url(source) if source is not None else _workspace())
+        url = reading.read_only(database_url(source) if source is not None else where(config.load()).address()[0])
         ids = _chunks(history["workflow_id"].dropna().unique())
         # Settling would write.
         parts = [flights(url, namespace=namespace, workflow=list(some), settle=False) for some in ids]
-    except (ImportError, StackError, SchemaMismatch) as why:
+    except (StackError, SchemaMismatch) as why:
         return None, f"The book of attempts was not read ({str(why).rstrip('.')})."
     noted = pd.concat(parts, ignore_index=True) if parts else None
     return (None, None) if noted is None or noted.empty else (noted, None)
-
-
-def _workspace() -> str:
-    settings = config.load()
-    return settings.database_url or database_url(None)
 
 
 def _chunks(ids: Any, size: int = 2000) -> Iterable[Any]:

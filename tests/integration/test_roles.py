@@ -29,6 +29,7 @@ RIGHTS = {
     "flights.migrations": {"SELECT"},
     "flights.places": {"INSERT", "SELECT", "UPDATE"},
     "flights.plans": {"INSERT", "SELECT", "UPDATE"},
+    "flights.settled": {"DELETE", "INSERT", "SELECT", "UPDATE"},
     "order_edges": {"SELECT"},
     "orders": {"INSERT", "SELECT", "UPDATE"},
     "payments": {"INSERT", "SELECT", "UPDATE"},

@@ -164,7 +164,7 @@ BUGS = (
         "a long step stops sending heartbeats, so Temporal gives it to a worker again while it runs",
         (
             Edit(
-                "trellis/activities/retrying.py",
+                "trellis/retrying/loop.py",
                 "    while True:\n        await asyncio.sleep(BEAT_SECONDS)",
                 "    for _ in range(2):\n        await asyncio.sleep(BEAT_SECONDS)",
             ),
@@ -178,7 +178,7 @@ BUGS = (
         "a call that was refused for good is made again",
         (
             Edit(
-                "trellis/activities/retrying.py",
+                "trellis/retrying/loop.py",
                 "            except Stop:\n                raise\n            except Exception as failure:\n"
                 "                # Any exception",
                 "            except Exception as failure:\n                # Any exception",

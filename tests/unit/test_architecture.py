@@ -42,13 +42,15 @@ ALLOWED: dict[str, set[str]] = {
     # side effects, servers
     "flaky": WORDS,
     "db": WORDS,
-    "activities": {"db", "flaky", *WORDS},
+    "activities": {"db", "flaky", "retrying", *WORDS},
     "stack": {"config", "db", "errors"},
     "temporal_calls": {"errors"},
     "replay": {"config", "errors", "pages", "runtime", "sandbox", "stack", "threads"},
     "workers": {"activities", "config", "db", "flaky", "sandbox", "workflows", *WORDS},
     # other people's workflows
-    "plugin": {"config", "database_url", "db", "flaky", "stack", *WORDS},
+    "event_fields": set(),
+    "plugin": {"config", "database_url", "db", "event_fields", "flaky", "stack", *WORDS},
+    "retrying": {"errors", "flights", "governor", "plugin", "retry"},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
@@ -65,16 +67,16 @@ ALLOWED: dict[str, set[str]] = {
     },
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
-    "insight": {"config", "database_url", "db", "environment", "stack", "threads", *WORDS},
-    "doctor": {"config", "db", "insight", *WORDS},
+    "insight": {"config", "database_url", "db", "environment", "event_fields", "plugin", "stack", "threads", *WORDS},
+    "doctor": {"config", "db", "insight", "plugin", *WORDS},
     "lab": {
-        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "insight", "logs",
-        "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "event_fields", "insight",
+        "logs", "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
         "workflows", *WORDS,
     },
     "bench": {
-        "activities", "audit", "chaos", "config", "db", "desk", "doctor", "driving", "insight", "lab", "logs", "plugin",
-        "replay", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "db", "desk", "doctor", "driving", "event_fields", "insight", "lab",
+        "logs", "plugin", "replay", "retrying", "runtime", "sandbox", "stack", "workers", "workflows", *WORDS,
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "doctor", "driving", "environment",

@@ -336,6 +336,7 @@ def test_a_policy_can_be_pasted(name: str) -> None:
 
     from temporalio.common import RetryPolicy
 
+    import trellis.retrying
     from trellis.insight.policy_words import as_options
 
     text = as_options(preset(name), STEPS)
@@ -346,6 +347,9 @@ def test_a_policy_can_be_pasted(name: str) -> None:
     for one in made:
         assert one["start_to_close_timeout"] <= one["schedule_to_close_timeout"]
         one["retry_policy"]._validate()
+    loops = [part.split("\n# and where")[0] for part in text.split("\n@")[1:]]
+    rules = [eval(loop, vars(trellis.retrying))._rule for loop in loops]
+    assert set(rules) == ({preset(name).retry_of(step) for step in STEPS} if name == "swift" else set())
     assert ("the server's timers take about 1 s" in text) == (name == "swift")
 
 

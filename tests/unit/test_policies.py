@@ -228,12 +228,11 @@ def test_a_budget_that_does_not_fit_is_one_sentence(name: str, seconds: float, l
 
 
 def test_what_limits_retries_is_said_in_words_and_in_options() -> None:
-    """A rule with a budget says so, and the options to paste say that it needs the loop and the worker's gate."""
+    """A rule with a budget says so, in words and in the decorator to paste."""
     policy = tuned(preset("swift"), retry_share=0.1, slow_after=5, slow_backoff=2)
     assert "a retry budget of 0.1 for each first try, 2 s after 5 failures in a row" in rules(policy)
     text = as_options(policy, ["charge"])
-    assert "retry_share=0.1, slow_after=5, slow_backoff=2)" in text
-    assert "asks the worker's gate" in text
-    assert "gate" not in as_options(preset("swift"), ["charge"])
+    assert "retry_share=0.1, slow_after=5, slow_backoff=2))" in text
+    assert "retry_share" not in as_options(preset("swift"), ["charge"])
     assert policy.retry_of("charge").governed
     assert not any(one.retry_of(step).governed for one in PRESETS.values() for step in OUTSIDE_STEPS)

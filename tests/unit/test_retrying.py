@@ -10,11 +10,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from trellis.activities.gate import Gate, Gates
-from trellis.activities.retrying import Attempt, Retrying, Stop, beating
+from trellis.activities.attempts import expected_ends
 from trellis.errors import ConfigError
-from trellis.model import EventType
 from trellis.policies import Placement, Retry
+from trellis.retrying.gate import Gate, Gates
+from trellis.retrying.loop import Attempt, Miss, Retrying, Stop
 
 LOOP = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY)
 Seen = list[tuple[int, int, str]]
@@ -24,12 +24,12 @@ async def tried(rule: Retry, call: Callable[[Attempt], Awaitable[str]]) -> tuple
     """What an activity with such a loop returns, and the calls without success as (number, lane, how)."""
     seen: Seen = []
 
-    def missed(attempt: Attempt, type_: EventType, error: str) -> None:
-        seen.append((attempt.number, attempt.lane, type_.removeprefix("ATTEMPT_")))
+    def missed(attempt: Attempt, miss: Miss) -> None:
+        seen.append((attempt.number, attempt.lane, miss.outcome))
 
     @activity.defn
     async def greet() -> str:
-        async with beating():
+        async with expected_ends():
             return await Retrying[str]("greet", rule, on_missed=missed).run(call)
 
     try:
@@ -48,7 +48,7 @@ async def test_any_activity_can_try_until_it_succeeds() -> None:
             await asyncio.sleep(60)
         return "hello"
 
-    assert await tried(LOOP, call) == ("hello", [(1, 0, "FAILED"), (2, 0, "TIMED_OUT")])
+    assert await tried(LOOP, call) == ("hello", [(1, 0, "failed"), (2, 0, "timed out")])
 
 
 async def test_the_first_lane_that_succeeds_wins() -> None:
@@ -60,7 +60,7 @@ async def test_the_first_lane_that_succeeds_wins() -> None:
         return f"lane {attempt.lane}"
 
     assert await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call) == (
-        "lane 1", [(1, 0, "ABANDONED")],
+        "lane 1", [(1, 0, "abandoned")],
     )  # fmt: skip
 
 
@@ -74,7 +74,36 @@ async def test_tries_that_are_used_up_end_the_activity(hedge: int) -> None:
     rule = Retry(0.2, 0.001, 0.002, max_tries=2, placement=Placement.ACTIVITY, hedge=hedge)
     outcome, seen = await tried(rule, call)
     assert outcome == "TriesUsedUp: greet failed 2 times, last: line busy"
-    assert sorted(seen) == [(number, lane, "FAILED") for number in (1, 2) for lane in range(hedge)]
+    assert sorted(seen) == [(number, lane, "failed") for number in (1, 2) for lane in range(hedge)]
+
+
+async def test_an_error_that_is_not_to_be_retried_ends_all_lanes() -> None:
+    """As Temporal does with an attempt, the loop lets such an ApplicationError through."""
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.lane == 1:
+            raise ApplicationError("no such account", type="NoAccount", non_retryable=True)
+        await asyncio.sleep(60)
+        return "never"
+
+    outcome, seen = await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call)
+    assert (outcome, sorted(seen)) == ("NoAccount: no such account", [(1, 0, "abandoned"), (1, 1, "failed")])
+
+
+async def test_a_time_limit_of_the_calls_own_is_a_failure() -> None:
+    """A TimeoutError that the call raised by itself is not the try's timeout."""
+    errors = []
+
+    async def call(attempt: Attempt) -> str:
+        if attempt.number == 1:
+            raise TimeoutError
+        return "hello"
+
+    loop = Retrying[str](
+        "greet", Retry(30, 0, 0, placement=Placement.ACTIVITY), on_missed=lambda _, miss: errors.append(miss)
+    )
+    assert await loop.run(call) == "hello"
+    assert errors == [Miss("failed", "TimeoutError", "TimeoutError")]
 
 
 async def test_stop_ends_all_lanes_at_once() -> None:
@@ -87,7 +116,7 @@ async def test_stop_ends_all_lanes_at_once() -> None:
         return "never"
 
     outcome, seen = await tried(Retry(30, 0.001, 0.002, placement=Placement.ACTIVITY, hedge=2), call)
-    assert (outcome, seen) == ("Stopped: refused for good", [(1, 0, "ABANDONED")])
+    assert (outcome, seen) == ("Stopped: refused for good", [(1, 0, "abandoned")])
 
 
 async def test_with_placement_server_one_execution_makes_one_call() -> None:
@@ -96,7 +125,7 @@ async def test_with_placement_server_one_execution_makes_one_call() -> None:
     async def call(attempt: Attempt) -> str:
         raise ConnectionError("line busy")
 
-    assert await tried(Retry(0.2, 0.001, 0.002), call) == ("ConnectionError: line busy", [(1, 0, "FAILED")])
+    assert await tried(Retry(0.2, 0.001, 0.002), call) == ("ConnectionError: line busy", [(1, 0, "failed")])
 
 
 async def test_the_pause_is_the_rules_with_the_jitter_drawn() -> None:

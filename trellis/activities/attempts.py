@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from temporalio import activity
 
-from trellis.activities.gate import Gate
-from trellis.activities.retrying import Attempt, Retrying, Stop, beating
 from trellis.db.ledger import Ledger
 from trellis.db.provider import ProviderRefused
 from trellis.db.tries import FailedTry, Tried
 from trellis.faults import InjectedError
 from trellis.flaky import FlakyCall, Marks
+from trellis.flights import ABANDONED, FAILED, TIMED_OUT
 from trellis.model import EventType, TryId
 from trellis.policies import Retry
+from trellis.retrying.gate import Gate
+from trellis.retrying.loop import Attempt, Miss, Retrying, Stop, benign, heartbeats
+
+_EVENTS = {
+    FAILED: EventType.ATTEMPT_FAILED, TIMED_OUT: EventType.ATTEMPT_TIMED_OUT, ABANDONED: EventType.ATTEMPT_ABANDONED,
+}  # fmt: skip
 
 
 class Tries:
@@ -49,7 +55,7 @@ class Tries:
         loop: Retrying[tuple[object, Tried]] = Retrying(
             self._step, self._retry, on_missed=self._note, draw=self._jitter, gate=self._gate
         )
-        async with beating():
+        async with expected_ends():
             try:
                 return await loop.run(lambda attempt: self._one_try(call, attempt))
             finally:
@@ -79,10 +85,10 @@ class Tries:
     def _jitter(self, attempt: Attempt) -> float:
         return self._flaky.current.plan.draw(self._id(attempt), "jitter")
 
-    def _note(self, attempt: Attempt, type_: EventType, error: str) -> None:
+    def _note(self, attempt: Attempt, miss: Miss) -> None:
         """Write a try down without holding up the next one."""
         tried = self._tried(attempt, self._flaky.current.version, self._marks.pop(attempt, Marks()))
-        self._unsaved.append(FailedTry(tried, type_, error))
+        self._unsaved.append(FailedTry(tried, _EVENTS[miss.outcome], miss.error))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save())
             # `_flush` meets the same error and raises it. Here it is only retrieved, or asyncio would warn of it.
@@ -99,6 +105,20 @@ class Tries:
             await asyncio.wait({self._saver})
         # An execution whose tries cannot be written fails, and Temporal runs it again.
         await self._save()
+
+
+@asynccontextmanager
+async def expected_ends() -> AsyncIterator[None]:
+    """Send heartbeats during the block. Stop and cancellation become failures that are expected (BENIGN)."""
+    try:
+        async with heartbeats():
+            yield
+    except Stop as stop:
+        raise benign(str(stop), "Stopped", retry=False) from None
+    except asyncio.CancelledError:
+        # The order gave it up, the server timed it out, or the worker is shutting down. All three are expected, and
+        # only the last is tried again.
+        raise benign("abandoned", "Abandoned") from None
 
 
 def worker_name() -> str:

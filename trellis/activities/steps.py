@@ -8,8 +8,6 @@ from __future__ import annotations
 from temporalio import activity
 
 from trellis.activities.attempts import Tries
-from trellis.activities.gate import Gates
-from trellis.activities.retrying import Stop, benign
 from trellis.activities.undo import record, undo
 from trellis.db.ledger import Ledger
 from trellis.db.provider import Provider
@@ -18,6 +16,8 @@ from trellis.flaky import FlakyCall
 from trellis.messages import Dispatched, OrderInput, StepInput, Unwind, Unwound
 from trellis.model import UNDONE, State, Step, charge_key, dispatch_key
 from trellis.policies import Retry
+from trellis.retrying.gate import Gates
+from trellis.retrying.loop import Stop, benign
 
 
 class OutsideActivities:

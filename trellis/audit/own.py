@@ -196,11 +196,10 @@ class Frames:
 
 
 def _flights(url: str, namespace: str) -> pd.DataFrame:
+    from trellis import insight
+
     # Settling would write.
-    found: pd.DataFrame = importlib.import_module("trellis.insight.flights").flights(
-        url, namespace=namespace, settle=False
-    )
-    return found
+    return insight.flights(url, namespace=namespace, settle=False)
 
 
 async def check_own(own: Sequence[Invariant], frames: Frames, report: Report, tick: Callable[[int], None]) -> None:

@@ -31,7 +31,7 @@ async def run(
                 began = time.perf_counter()
                 report = await examine(client, limit=10_000, read_book=False)
                 took = time.perf_counter() - began
-                await running.end(client, all_, seed)
+                await running.end(client)
     return judged(all_, report) | {
         "workflows": report.workflows,
         "attempts": report.attempts,

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trellis.cli.common import Json, out, read_settings, say, show
-from trellis.errors import BadInput
+from trellis.errors import BadInput, SchemaMismatch, StackError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from trellis.insight.fit import Learned
     from trellis.insight.recommend import Recommendation
 
@@ -112,7 +114,29 @@ def _from_histories(query: str, namespace: str | None, since: datetime | None, u
         say(note)
     if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
         raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
-    return learn(histories)
+    book = _in_the_book(histories)
+    if book is not None:
+        flown = book["run_id"].nunique()
+        say(f"{flown:,} of these runs are in the book of flights, which holds their attempts without gaps.")
+    return learn(histories, book=book)
+
+
+def _in_the_book(histories: pd.DataFrame) -> pd.DataFrame | None:
+    """What the book of this workspace holds of these runs; None if there is no book, or nothing in it."""
+    from trellis import insight
+    from trellis.insight.flights import PartialBook
+
+    names = list(histories["namespace"].dropna().astype(str).unique())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PartialBook)
+        try:
+            found = insight.flights(
+                workflow=list(histories["workflow_id"].dropna().unique()), namespace=names, tries=True
+            )
+        except (StackError, SchemaMismatch):
+            return None
+    mine = found[found["run_id"].isin(histories["run_id"].dropna().unique())]
+    return mine if len(mine) else None
 
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)(?:\s+ago)?")

@@ -259,6 +259,25 @@ def bench_mutations(
     show(result, as_json)
 
 
+@commands.command("book")
+def bench_book(
+    workflows: Annotated[int, typer.Option(min=1, help="How many workflows, each of them twice.")] = 1000,
+    kills: Annotated[
+        int | None, typer.Option(min=0, help="How many workers are killed in each half. Default: one each 2 s or so.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the faults and of the kills.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether the book of flights holds every attempt that the server counts, while workers are killed; and whether the
+    same seed and ids give the same faults."""
+    from trellis.bench import book
+
+    settings = read_settings()
+    with progress("workflows", 2 * workflows, as_json) as tick:
+        result = run(book.run(settings, workflows, kills, seed, tick))
+    show(result, as_json)
+
+
 @commands.command("doctor")
 def bench_doctor(
     seed: Annotated[int, typer.Option(help="Seed of the cases and of their calls.")] = 100,

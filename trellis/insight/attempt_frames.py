@@ -13,7 +13,8 @@ import pandas as pd
 from trellis.db import reading
 from trellis.db.reading import OneOrMany
 from trellis.errors import BadInput
-from trellis.insight.frames import OUTCOMES, Source, TryFilters, _read, whole_attempts
+from trellis.insight.frames import OUTCOMES, Source, TryFilters, _read
+from trellis.insight.whole import whole_attempts
 from trellis.outages import HOW
 
 _OUTCOMES = {"ATTEMPT_FAILED": "failed", "ATTEMPT_TIMED_OUT": "timed out", "ATTEMPT_ABANDONED": "abandoned"}

@@ -10,6 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from trellis.db.reading import OneOrMany
 from trellis.errors import BadInput
 from trellis.insight.attempt_frames import attempts, steps
+from trellis.insight.flights import flights
 from trellis.insight.frames import Source, events, orders, payments
 
 _EXPORTED = 100_000
@@ -19,21 +20,22 @@ def export(
     path: str | Path,
     source: Source = None,
     *,
-    table: Literal["events", "orders", "payments", "attempts", "steps"] = "events",
+    table: Literal["events", "orders", "payments", "attempts", "steps", "flights"] = "events",
     order: OneOrMany = None,
     **filters: Any,
 ) -> int:
     """Write a table to `path`, .parquet or .csv, in bounded memory; returns the number of rows.
 
     `pd.read_parquet` returns the same frame, dtypes included. A .csv holds text, numbers and ISO times, but no dtypes.
-    Filters as for the table's own function. The file gets its name only when it is complete. Raises BadInput for
-    another ending or a missing folder.
+    Filters as for the table's own function; for flights, `order` is the workflow's id. The file gets its name only when
+    it is complete. Raises BadInput for another ending or a missing folder.
     """
     import pyarrow.csv  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     target = Path(path)
-    known = {"events": events, "orders": orders, "payments": payments, "attempts": attempts, "steps": steps}
+    known = {"events": events, "orders": orders, "payments": payments, "attempts": attempts, "steps": steps,
+             "flights": _flights}  # fmt: skip
     if table not in known:
         raise BadInput(f"There is no table {table!r}: choose {', '.join(known)}.")
     if target.suffix not in (".parquet", ".csv"):
@@ -60,6 +62,12 @@ def export(
     finally:
         part.unlink(missing_ok=True)
     return rows
+
+
+def _flights(source: Source, order: OneOrMany = None, **filters: Any) -> Any:
+    if order == "":
+        filters["settle"] = False  # only the dtypes are wanted
+    return flights(source, workflow=order, **filters)
 
 
 def _stored(schema: pa.Schema, plain: bool) -> pa.Schema:

@@ -27,9 +27,10 @@ from trellis.errors import BadInput
 OUTCOMES = ["succeeded", "failed", "timed out", "abandoned", "lost", "unknown", "open"]
 """How a try ended. The last two occur in histories only: `unknown`, the history does not say; `open`, not ended yet."""
 
-_ATTEMPTS_TIMES = ["started_at", "ended_at", "scheduled_at"]
-
-_CATEGORIES = {"type", "step", "worker", "state", "policy", "status"}
+_CATEGORIES = {
+    "type", "step", "worker", "state", "policy", "status", "workflow_type", "activity_type", "outcome", "queue",
+    "failure_type", "injected", "outage", "namespace",
+}  # fmt: skip
 _TYPES: dict[pa.DataType, Any] = {
     pa.int32(): pd.Int32Dtype(),
     pa.string(): pd.StringDtype("pyarrow"),
@@ -145,11 +146,18 @@ def _whole_orders(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list
 def _read(
     table: Table, source: Source, batches: int | None, order: OneOrMany, filters: Any, *, whole: bool = False
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    return read_table(table, database_url(source), batches, {"order": order, **filters}, whole=whole)
+
+
+def read_table(
+    table: Table, url: str, batches: int | None, filters: Mapping[str, Any], *, whole: bool = False
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """A table as a frame, or as frames of `batches` rows. With `whole`, frames hold whole orders. Filters: the table's,
+    and `driver`."""
     if batches is not None and batches < 1:
         raise BadInput("batches= is the number of rows of a frame: at least 1.")
-    driver = filters.get("driver")
-    text = reading.query(table, order=order, **{name: value for name, value in filters.items() if name != "driver"})
-    rows = map(_encoded, reading.stream(database_url(source), table, text, driver=driver))
+    text = reading.query(table, **{name: value for name, value in filters.items() if name != "driver"})
+    rows = map(_encoded, reading.stream(url, table, text, driver=filters.get("driver")))
     if batches is None:
         return _frame(table, list(rows))
     return (_frame(table, chunk) for chunk in (_whole_orders if whole else _chunks)(rows, batches))
@@ -280,38 +288,3 @@ def restored(
             raise BadInput(f"The column outcome holds {strange[0]!r}. Known are {', '.join(OUTCOMES)}.")
         made["outcome"] = pd.Categorical(outcome, categories=OUTCOMES)
     return frame.assign(**made)
-
-
-def whole_attempts(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
-    """A frame of attempts with its dtypes and an index of its own, after `pd.concat` or from a file.
-
-    Raises BadInput where a `needed` column is missing.
-    """
-    if missing := [name for name in needed if name not in frame.columns]:
-        raise BadInput(
-            f"This frame has no {', '.join(missing)}: give a frame that insight.attempts or insight.history_attempts "
-            f"returned."
-        )
-    counts = ["attempt", "round", "execution", "try", "lane", "maximum_attempts"]
-    return restored(
-        frame.reset_index(drop=True), times=_ATTEMPTS_TIMES, categories=["step", "worker", "queue", "outage"],
-        strings=["order_id", "error"], flags=["skewed"], integers=dict.fromkeys(counts, "Int32"),
-        numbers=["duration_ms", "queued"],
-    )  # fmt: skip
-
-
-def whole_orders(frame: pd.DataFrame, *needed: str) -> pd.DataFrame:
-    """A frame of orders or workflows with its dtypes, each of them once, after `pd.concat` or from a file.
-
-    Raises BadInput where a `needed` column is missing.
-    """
-    if missing := [name for name in needed if name not in frame]:
-        raise BadInput(
-            f"This frame has no {', '.join(missing)}: give a frame that insight.orders or insight.history_workflows "
-            f"returned."
-        )
-    typed = restored(
-        frame, times=["created_at", "began_at", "claimed_at", "closing_at", "ended_at"], categories=["state", "policy"],
-        strings=["order_id", "last_error"], numbers=["seconds"],
-    )  # fmt: skip
-    return typed.drop_duplicates("order_id", keep="last") if "order_id" in typed else typed

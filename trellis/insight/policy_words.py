@@ -55,8 +55,8 @@ def as_options(policy: Policy, steps: Iterable[str]) -> str:
 
 
 def _options(rule: Retry, budget: float) -> str:
-    attempts = f"    maximum_attempts={rule.max_tries},\n" if rule.max_tries else ""
     if rule.placement is Placement.SERVER:
+        attempts = f"    maximum_attempts={rule.max_tries},\n" if rule.max_tries else ""
         return (
             f"start_to_close_timeout=timedelta(seconds={rule.try_timeout:g}),\n"
             f"schedule_to_close_timeout=timedelta(seconds={budget:g}),\n"
@@ -68,23 +68,11 @@ def _options(rule: Retry, budget: float) -> str:
             f"),\n"
         )
     # The loop retries. Temporal's own retry is for a worker that was lost, and its timers take about a second anyway.
-    jitter = ", jitter=Jitter.FULL" if rule.jitter is Jitter.FULL else ""
-    lanes = f", hedge={rule.hedge}" if rule.hedge > 1 else ""
-    limits = lanes + ("" if rule.retry_share is None else f", retry_share={rule.retry_share:g}")
-    if rule.slow_after:
-        limits += f", slow_after={rule.slow_after}, slow_backoff={rule.slow_backoff:g}"
-    shared = (
-        "# A retry budget and longer pauses need state that all activities of a worker share. A RetryPolicy has none;\n"
-        "# this loop asks the worker's gate (trellis.activities.gate).\n"
-        if rule.governed
-        else ""
-    )
     return (
-        f"# A RetryPolicy cannot retry within a second, because the server's timers take about 1 s. Loop in the\n"
-        f"# activity, with heartbeats: Retry(try_timeout={rule.try_timeout:g}, first_backoff={rule.first_backoff:g}, "
-        f"max_backoff={rule.max_backoff:g},\n"
-        f"# multiplier={rule.multiplier:g}{jitter}, max_tries={rule.max_tries}, placement=Placement.ACTIVITY{limits})\n"
-        f"{shared}"
+        f"# A RetryPolicy cannot retry within a second, because the server's timers take about 1 s. So the activity\n"
+        f"# retries. Below @activity.defn, with `from trellis.retrying import Jitter, Placement, Retry, retrying`:\n"
+        f"{as_decorator(rule)}\n"
+        f"# and where the workflow calls it:\n"
         f"start_to_close_timeout=timedelta(seconds={budget:g}),\n"
         f"schedule_to_close_timeout=timedelta(seconds={budget:g}),\n"
         f"heartbeat_timeout=timedelta(seconds=3),\n"
@@ -93,4 +81,18 @@ def _options(rule: Retry, budget: float) -> str:
         f"    backoff_coefficient=1,\n"
         f"    maximum_interval=timedelta(seconds=1),\n"
         f"),\n"
+    )
+
+
+def as_decorator(rule: Retry) -> str:
+    """The rule as the decorator that `trellis.retrying` has, in Python, on two lines."""
+    jitter = ", jitter=Jitter.FULL" if rule.jitter is Jitter.FULL else ""
+    tries = f", max_tries={rule.max_tries}" if rule.max_tries else ""
+    lanes = f", hedge={rule.hedge}" if rule.hedge > 1 else ""
+    share = "" if rule.retry_share is None else f", retry_share={rule.retry_share:g}"
+    slow = f", slow_after={rule.slow_after}, slow_backoff={rule.slow_backoff:g}" if rule.slow_after else ""
+    return (
+        f"@retrying(Retry(try_timeout={rule.try_timeout:g}, first_backoff={rule.first_backoff:g}, "
+        f"max_backoff={rule.max_backoff:g}, multiplier={rule.multiplier:g}{jitter},\n"
+        f"                placement=Placement.ACTIVITY{tries}{lanes}{share}{slow}))"
     )

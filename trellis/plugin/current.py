@@ -5,6 +5,7 @@ Async and threaded activities know their attempt. An activity in a process pool 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
 
@@ -23,15 +24,16 @@ def attempt() -> FlightRow | None:
 def note_try(
     try_: int, lane: int, started_at: datetime, ended_at: datetime | None, outcome: str, *,
     failure_type: str | None = None, error: str | None = None, injected: str | None = None,
-    queued: float | None = None,
+    queued: float | None = None, limits: Mapping[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Note one try of a loop inside the current attempt. `try_` counts from 1 in its `lane`, `outcome` is a word of
-    `trellis.flights.OUTCOMES`. Nothing happens if no plugin notes attempts here."""
+    `trellis.flights.OUTCOMES`, `limits` are the timeouts and the retry policy of the loop, by the names of the columns.
+    Nothing happens if no plugin notes attempts here."""
     found = CURRENT.get()
     if found is None:
         return
     found.note_try(
         **{"try": try_}, lane=lane, started_at=started_at.isoformat(),
         ended_at=ended_at.isoformat() if ended_at else None, outcome=outcome, failure_type=failure_type,
-        error=error[:LONGEST] if error else None, injected=injected, queued=queued, heartbeats=0,
+        error=error[:LONGEST] if error else None, injected=injected, queued=queued, heartbeats=0, **(limits or {}),
     )  # fmt: skip

@@ -25,7 +25,9 @@ class Behaviour:
     """How calls go. `median`, `width`: lognormal durations [s]. `second`, `second_share`: another kind of call that
     takes so long [s], and its share. `fails`, `hangs`: shares. `poisoned`: in each workflow whose number it divides,
     calls never work (0: in none). `error`: the type of failures. `out_from`, `out_until`: seconds since the beginning
-    between which all calls fail. `beats`: seconds between heartbeats, 0 for none."""
+    between which all calls fail. On a machine that is late, the outage is late too: it begins with the first call of a
+    workflow that should begin then, and lasts as long.
+    `beats`: seconds between heartbeats, 0 for none."""
 
     median: float = 0.05
     width: float = 0.4
@@ -58,7 +60,7 @@ class Work:
     """What a workflow does: `calls` activities of type `activity_type` on `queue` (empty: its own), one by one.
 
     `code`: what is wrong with the workflow's own code: raises, changed; empty: nothing. `number`: which of its
-    case's workflows it is. `seed`: of the draws. `began`: when the benchmark began [s since 1970].
+    case's workflows it is. `seed`: of the draws. `planned`: when the workflow should begin [s since the beginning].
     """
 
     activity_type: str
@@ -67,7 +69,7 @@ class Work:
     calls: int
     number: int
     seed: int
-    began: float
+    planned: float
     queue: str = ""
     code: str = ""
 
@@ -120,7 +122,7 @@ async def go(work: Work, info: activity.Info) -> None:
     seconds = how.median * length**how.width
     if other < how.second_share:
         seconds = how.second
-    if how.out_from <= time.time() - work.began < how.out_until:
+    if _is_out(work):
         raise _failure("Unavailable")
     if how.poisoned and work.number % how.poisoned == 0:
         raise _failure(how.error)
@@ -133,6 +135,18 @@ async def go(work: Work, info: activity.Info) -> None:
         activity.heartbeat()
         seconds -= how.beats
     await asyncio.sleep(seconds)
+
+
+_began: dict[str, float] = {}
+"""When the outage of an activity type began [monotonic clock, s], in this process, which runs all calls."""
+
+
+def _is_out(work: Work) -> bool:
+    how, now = work.behaviour, time.monotonic()
+    if how.out_until and work.planned >= how.out_from:
+        _began.setdefault(f"{work.activity_type} {work.seed}", now)
+    began = _began.get(f"{work.activity_type} {work.seed}")
+    return began is not None and now < began + how.out_until - how.out_from
 
 
 def _failure(type_: str) -> ApplicationError:

@@ -16,6 +16,9 @@ from trellis.bench.clinic import app
 from trellis.bench.clinic.cases import Case
 
 SHARED = "clinic"
+
+EVERY_CASE = "WorkflowType STARTS_WITH 'Case'"
+"""A visibility query for the workflows of all cases."""
 _MANY = 2000
 """Slots of the worker that all cases share. Calls that hang hold theirs."""
 
@@ -58,9 +61,11 @@ def _queue(number: int, case: Case) -> str:
 
 
 async def run(
-    client: Client, cases: Sequence[Case], seed: int, lasts: float, tick: Callable[[int], None] = lambda number: None
-) -> None:
-    """Begin the workflows of all cases at their times, and wait until `lasts` seconds have passed."""
+    client: Client, cases: Sequence[Case], seed: int, lasts: float, tick: Callable[[int], None] = lambda number: None,
+    *, pause: float = 10.0,
+) -> None:  # fmt: skip
+    """Begin the workflows of all cases at their times, and wait until `lasts` seconds have passed, and longer on a
+    machine that is late: until for `pause` seconds none has ended."""
     began = time.time()
     plan = sorted(
         (case.over * place / case.runs, number, place)
@@ -69,12 +74,10 @@ async def run(
     )
     gate = asyncio.Semaphore(50)
 
-    async def begin(number: int, place: int) -> None:
+    async def begin(at: float, number: int, place: int) -> None:
         case, name = cases[number], type_of(number)
         unpolled = "" if case.polled or case.code else f"{name}-queue"
-        work = app.Work(
-            f"{name}-call", case.behaviour, case.options, case.calls, place, seed, began, unpolled, case.code
-        )
+        work = app.Work(f"{name}-call", case.behaviour, case.options, case.calls, place, seed, at, unpolled, case.code)
         async with gate:
             await client.start_workflow(name, work, id=f"{name}-{seed}-{place}", task_queue=_queue(number, case))
         tick(1)
@@ -82,12 +85,18 @@ async def run(
     begun: list[asyncio.Task[None]] = []
     for at, number, place in plan:
         await asyncio.sleep(max(0.0, began + at - time.time()))
-        begun.append(asyncio.create_task(begin(number, place)))
+        begun.append(asyncio.create_task(begin(at, number, place)))
     await asyncio.gather(*begun)
     await asyncio.sleep(max(0.0, began + lasts - time.time()))
+    running, patience = -1, time.time() + 3 * lasts
+    while time.time() < patience:
+        before, running = running, (await client.count_workflows(f'{EVERY_CASE} AND ExecutionStatus = "Running"')).count
+        if running == before:
+            break
+        await asyncio.sleep(pause)
 
 
-async def end(client: Client, cases: Sequence[Case], seed: int) -> None:
+async def end(client: Client) -> None:
     """Terminate what still runs, so that the workers can stop."""
     gate = asyncio.Semaphore(20)
 
@@ -95,5 +104,5 @@ async def end(client: Client, cases: Sequence[Case], seed: int) -> None:
         async with gate:
             await client.get_workflow_handle(id_, run_id=run_id).terminate("the benchmark is over")
 
-    running = [one async for one in client.list_workflows('ExecutionStatus = "Running"')]
+    running = [one async for one in client.list_workflows(f'{EVERY_CASE} AND ExecutionStatus = "Running"')]
     await asyncio.gather(*(one(each.id, each.run_id) for each in running), return_exceptions=True)

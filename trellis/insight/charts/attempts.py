@@ -12,7 +12,8 @@ from trellis.errors import BadInput
 from trellis.insight.charts.bands import BAND, band_layers, bands_on
 from trellis.insight.charts.theme import MOST, WIDTH, labels, need_rows, since_start
 from trellis.insight.colours import BLUE, GREY, INK, ORANGE, OUTCOMES, PAPER, SKY, VERMILION, on_paper
-from trellis.insight.frames import whole_attempts, whole_orders, words_of
+from trellis.insight.frames import words_of
+from trellis.insight.whole import whole_attempts, whole_orders
 
 if TYPE_CHECKING:
     import altair as alt

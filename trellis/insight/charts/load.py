@@ -10,7 +10,8 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.charts.theme import MOST, WIDTH, need_rows
 from trellis.insight.colours import BLUE, SKY, on_paper
-from trellis.insight.frames import whole_attempts, words_of
+from trellis.insight.frames import words_of
+from trellis.insight.whole import whole_attempts
 
 if TYPE_CHECKING:
     import altair as alt

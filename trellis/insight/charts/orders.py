@@ -12,7 +12,8 @@ import pandas as pd
 from trellis.errors import BadInput
 from trellis.insight.charts.theme import WIDTH, measured_or_predicted, need_rows, since_start
 from trellis.insight.colours import PAPER, PARTS, on_paper
-from trellis.insight.frames import whole_orders, words_of
+from trellis.insight.frames import words_of
+from trellis.insight.whole import whole_orders
 
 if TYPE_CHECKING:
     import altair as alt

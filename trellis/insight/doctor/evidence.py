@@ -70,7 +70,8 @@ class Group:
 
     `attempts`: one row per attempt with the columns of `Evidence.attempts`. `activities`: one row per activity:
     attempts [number of the last], outcome, failure_type, error [of its last attempt that failed], failed_first [bool],
-    scheduled_at, ended_at, run_id, queue. `workflows`: the number of runs that were read, of all types.
+    scheduled_at, ended_at, run_id, queue. `workflows`: the number of runs that were read, of all types. `from_book`:
+    there is no history of these runs, so nobody knows whether an activity that failed goes on.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Group:
     activities: pd.DataFrame
     workflows: int
     now: datetime
+    from_book: bool = False
 
     @cached_property
     def good(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -158,6 +160,7 @@ class Evidence:
                 name=str(key[0]), workflow_type=None if types.empty else str(types.mode().iloc[0]), local=bool(key[1]),
                 options=Options(**dict(zip([one.name for one in fields(Options)], values, strict=True))),
                 attempts=rows, activities=_activities(rows), workflows=self.runs, now=self.now,
+                from_book=not rows["run_id"].isin(self.workflows["run_id"]).any(),
             )  # fmt: skip
 
 

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
-from trellis.insight.frames import OUTCOMES, whole_attempts
+from trellis.insight.flights.attempts import flight_attempts
+from trellis.insight.flights.columns import is_of_the_book
+from trellis.insight.frames import OUTCOMES
 from trellis.insight.history.frames import in_order, whole
+from trellis.insight.whole import whole_attempts
 
 _NEEDED = ("step", "outcome", "duration_ms")
 _TRY = ["order_id", "step", "round", "execution", "try", "lane", "attempt", "outcome", "started_at", "ended_at"]
@@ -35,13 +38,16 @@ def whole_history(frame: pd.DataFrame) -> pd.DataFrame:
 def usable(attempts: pd.DataFrame) -> pd.DataFrame:
     """The attempts with times in UTC, numbers as floats and each try once. Raises BadInput with a sentence.
 
-    A frame that was read again from a file may hold its times as text, and frames that were put together may hold a try
-    twice. Where a clock was wrong the duration is taken as not known; how the try ended still counts.
+    A frame of `insight.flights` becomes attempts first. A frame that was read again from a file may hold its times as
+    text, and frames that were put together may hold a try twice. Where a clock was wrong the duration is taken as not
+    known; how the try ended still counts.
     """
+    if is_of_the_book(attempts):
+        attempts = flight_attempts(attempts)
     if missing := [name for name in _NEEDED if name not in attempts]:
         raise BadInput(
-            f"This frame has no {', '.join(missing)}: give a frame of insight.attempts, history_attempts or "
-            f"insight.history."
+            f"This frame has no {', '.join(missing)}: give a frame of insight.attempts, insight.flights, "
+            f"history_attempts or insight.history."
         )
     one_namespace(attempts)
     made = attempts.reset_index(drop=True)

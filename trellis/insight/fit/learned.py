@@ -20,6 +20,8 @@ from trellis.insight.fit.risks import OK, Risks
 from trellis.insight.fit.runs import measured_runs
 from trellis.insight.fit.step import UNKNOWN, Fit, fitted
 from trellis.insight.fit.tries import Tries
+from trellis.insight.flights.attempts import flight_attempts
+from trellis.insight.flights.columns import is_of_the_book
 from trellis.insight.frames import noun_of
 from trellis.insight.history.frames import history_attempts, history_workflows
 from trellis.insight.load import Load
@@ -144,9 +146,18 @@ class Learned:
         return f"{each} {in_words(lent)}"
 
 
-def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.DataFrame | None = None) -> Learned:
-    """Learn each step's calls from a frame of `insight.attempts`, of `history_attempts` or of `insight.history`.
+def learn(
+    frame: pd.DataFrame,
+    steps: Sequence[str] | None = None,
+    *,
+    runs: pd.DataFrame | None = None,
+    book: pd.DataFrame | None = None,
+) -> Learned:
+    """Learn each step's calls from a frame of `insight.attempts`, of `insight.flights`, of `history_attempts` or of
+    `insight.history`.
 
+    `book`: a frame of `insight.flights`, beside a whole `insight.history`. The history shows what the workflows do, and
+    the book fills its gaps: for the activities in both, every attempt counts with its own end and times.
     `steps`: the chain, in order. None: the chain is learned (`trellis.insight.structure`): an order's where the frame
     has its steps, else what the workflows' times show. A frame without times gives every step once, in the order in
     which the steps first appear. `runs`: the measured durations, as a frame of `insight.orders` or `history_workflows`.
@@ -159,7 +170,7 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadInput(f"A frame is learned from, not {type(frame).__name__}: give what insight.attempts returned.")
-    frame, attempts, runs = _read(frame, runs)
+    frame, attempts, runs = _read(frame, runs, book)
     names = attempts["step"].astype("string")
     there = list(dict.fromkeys(names))
     noun = noun_of(attempts)
@@ -189,17 +200,29 @@ def learn(frame: pd.DataFrame, steps: Sequence[str] | None = None, *, runs: pd.D
     )  # fmt: skip
 
 
-def _read(frame: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+def _read(
+    frame: pd.DataFrame, runs: pd.DataFrame | None, book: pd.DataFrame | None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
     """(what shows the chain, the attempts, the runs). A whole history holds its runs itself, and shows the chain better
     than its attempts do."""
     if "kind" not in frame:
+        if book is not None:
+            raise BadInput("book= fills the gaps of a history: give a frame of insight.history, or the book alone.")
         attempts = usable(frame)
         return attempts, attempts, runs
     frame = whole_history(frame)
-    attempts = usable(history_attempts(frame))
+    attempts = usable(history_attempts(frame) if book is None else _filled(frame, book))
     if not (frame["kind"] == "workflow").any():
         return attempts, attempts, runs
     return frame, attempts, history_workflows(frame) if runs is None else runs
+
+
+def _filled(history: pd.DataFrame, book: pd.DataFrame) -> pd.DataFrame:
+    """The attempts of a history, with those of the book in its gaps. Of other runs in the book nothing is taken."""
+    if not is_of_the_book(book):
+        raise BadInput("book= is a frame that insight.flights returned.")
+    mine = book[book["run_id"].isin(history["run_id"].dropna().unique()).to_numpy()]
+    return flight_attempts(mine, history) if len(mine) else history_attempts(history)
 
 
 def _steps(tries: Mapping[str, Tries]) -> dict[str, Fit]:

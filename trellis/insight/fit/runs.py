@@ -80,13 +80,13 @@ def _read(text: Any) -> Policy | None:
 
 def _of_histories(attempts: pd.DataFrame) -> dict[Any, Policy]:
     """Each run's policy, by the run's id. Of an activity that a run calls with several options, the first call's."""
-    calls = attempts[["order_id", "step", *POLICY]].drop_duplicates(["order_id", "step"])
+    calls = _options(attempts).drop_duplicates(["order_id", "step"])
     calls = calls.astype(dict.fromkeys(POLICY, "float64"))
     timed = calls["start_to_close_timeout"].notna() | calls["schedule_to_close_timeout"].notna()
     calls = calls[timed.to_numpy()]
     if calls.empty:
         return {}
-    code = calls.groupby(POLICY, dropna=False).ngroup().to_numpy()
+    code = calls.groupby([*POLICY, *_LOOP], dropna=False).ngroup().to_numpy()
     first = {int(one): int(row) for row, one in reversed(list(enumerate(code)))}
     rules = {one: _rule(calls.iloc[row]) for one, row in first.items()}
     steps, names = pd.factorize(calls["step"].astype(str))
@@ -102,6 +102,20 @@ def _of_histories(attempts: pd.DataFrame) -> dict[Any, Policy]:
     return {id_: policies[one] for id_, one in zip(ids, of.ravel(), strict=True)}
 
 
+_LOOP = ["loop", "lanes"]
+
+
+def _options(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The options of each attempt, and whether it is a try of a loop (1 or 0) with so many lanes. Tries come first: an
+    attempt that a loop never began in has the options that stand behind the loop."""
+    if "placement" not in attempts:
+        return attempts[["order_id", "step", *POLICY]].assign(loop=0.0, lanes=1.0)
+    loop = (attempts["placement"].astype(object) == Placement.ACTIVITY).astype("float64")
+    last = attempts["lane"].astype("float64").groupby([attempts["order_id"], attempts["step"]], observed=True)
+    made = attempts[["order_id", "step", *POLICY]].assign(loop=loop, lanes=last.transform("max") + 1.0)
+    return made.sort_values("loop", ascending=False, kind="stable")
+
+
 def _rule(options: pd.Series[Any]) -> Retry:
     def given(name: str, default: float) -> float:
         return float(options[name]) if pd.notna(options[name]) else default
@@ -113,7 +127,8 @@ def _rule(options: pd.Series[Any]) -> Retry:
         max_backoff=given("maximum_interval", first * _TIMES_FIRST),
         multiplier=given("backoff_coefficient", _COEFFICIENT),
         max_tries=int(given("maximum_attempts", 0)),
-        placement=Placement.SERVER,
+        placement=Placement.ACTIVITY if options["loop"] else Placement.SERVER,
+        hedge=int(options["lanes"]) if options["loop"] else 1,
     )
 
 

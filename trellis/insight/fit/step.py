@@ -12,6 +12,8 @@ from trellis.errors import BadInput
 from trellis.insight.calls import Calls
 from trellis.insight.fit.risks import CUT, ERROR, OK, Risks
 from trellis.insight.fit.tries import Tries
+from trellis.insight.flights.attempts import flight_attempts
+from trellis.insight.flights.columns import is_of_the_book
 
 _MISS = 0.05 / 3
 """P(a share lies outside its interval). With a third of 5 % for each, all three hold at once at 95 % (Bonferroni)."""
@@ -103,6 +105,8 @@ UNKNOWN = Fit(
 
 def fit(attempts: pd.DataFrame, step: str = "") -> Fit:
     """Learn from these attempts, all of one kind. Raises BadInput where there are none, or none that worked."""
+    if is_of_the_book(attempts):
+        attempts = flight_attempts(attempts)
     of = f" of {step}" if step else ""
     tries = Tries.read(attempts)
     if not tries.worked:

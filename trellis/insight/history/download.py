@@ -89,7 +89,7 @@ def history(
     limit]; for activities also schedule_to_start_timeout, heartbeat_timeout [s]. NaN where a value is not set or not
     known.
     reset_from [string: the id of the run that was reset to make this one], copied [boolean: the row ended before the
-    reset, and was copied from there].
+    reset, and was copied from there]. activity_id [string: of an activity].
     Kinds: workflow, workflow task (one that failed or timed out, named by its cause; `retried`, with the number of the
     attempt, where it fails still), activity, local activity, timer, signal, signal sent, update, child, marker, request
     to cancel, nexus, unknown event, gap (a run whose history was gone when its turn came).

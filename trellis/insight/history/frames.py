@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from trellis.errors import BadInput
+from trellis.event_fields import NEVER_STARTED
 from trellis.insight.frames import restored
-from trellis.insight.history.rows import NEVER_STARTED
 from trellis.outages import HOW
 
 POLICY = [
@@ -20,7 +20,7 @@ POLICY = [
 
 _ONLY_ACTIVITIES = ["schedule_to_start_timeout", "heartbeat_timeout"]
 
-_STRINGS = ["workflow_id", "run_id", "error", "parent", "target", "reset_from"]
+_STRINGS = ["workflow_id", "run_id", "error", "parent", "target", "reset_from", "activity_id"]
 
 _CATEGORIES = [
     "workflow_type", "kind", "name", "queue", "worker", "failure_type", "namespace", "build_id", "endpoint", "service",
@@ -32,7 +32,7 @@ _COLUMNS = [
     "workflow_id", "run_id", "workflow_type", "event", "kind", "name", "attempt", "outcome", "queue", "worker",
     "scheduled_at", "started_at", "ended_at", "schedule_to_start", "start_to_close", "failure_type", "error",
     "task", "end_event", "namespace", "build_id", "parent", "target", "endpoint", "service", *POLICY,
-    *_ONLY_ACTIVITIES, "reset_from", "copied",
+    *_ONLY_ACTIVITIES, "reset_from", "copied", "activity_id",
 ]  # fmt: skip
 
 _STATES = {
@@ -103,6 +103,19 @@ def order_ids(frame: pd.DataFrame) -> pd.Series[Any]:
     return ids.where(~several.astype(bool), ids + " " + frame["run_id"]).astype(pd.StringDtype("pyarrow"))
 
 
+def activities(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a history's activity attempts, in order and each once, with their order_id.
+
+    The outcome of an attempt that never began is `unknown`, or `lost` where the activity timed out before any began.
+    """
+    frame = whole(frame)
+    acts = frame.assign(order_id=order_ids(frame))
+    acts = in_order(once(acts[acts["kind"].isin(["activity", "local activity"])])) if len(acts) else acts
+    never = acts["outcome"].eq("timed out") & acts["started_at"].isna() & acts["attempt"].isna()
+    outcome = acts["outcome"].mask(never, "unknown").mask(never & acts["failure_type"].eq(NEVER_STARTED), "lost")
+    return acts.assign(outcome=outcome)
+
+
 def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """The activities of a `history` frame, with the columns of `insight.attempts`. Charts and fits accept both.
 
@@ -116,16 +129,12 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     `lost` where the activity timed out before any attempt began. What a reset copied from another run of the frame is
     left out here: that run has it.
     """
-    frame = whole(frame)
-    acts = frame.assign(order_id=order_ids(frame))
-    acts = in_order(once(acts[acts["kind"].isin(["activity", "local activity"])])) if len(acts) else acts
+    acts = activities(frame)
     n = len(acts)
     step = acts["name"].cat.remove_unused_categories()
     # The attempts of one activity are neighbours, and all carry the number of the event that scheduled it.
     by = [acts["order_id"], step]
     first = (acts["event"] != acts["event"].groupby(by, observed=True).shift()).fillna(True)
-    never = acts["outcome"].eq("timed out") & acts["started_at"].isna() & acts["attempt"].isna()
-    outcome = acts["outcome"].mask(never, "unknown").mask(never & acts["failure_type"].eq(NEVER_STARTED), "lost")
     made = pd.DataFrame(
         {
             "order_id": acts["order_id"],
@@ -135,7 +144,7 @@ def history_attempts(frame: pd.DataFrame) -> pd.DataFrame:
             "execution": acts["attempt"],
             "try": pd.array([1] * n, dtype="Int32"),
             "lane": pd.array([0] * n, dtype="Int32"),
-            "outcome": outcome,
+            "outcome": acts["outcome"],
             "started_at": acts["started_at"],
             "ended_at": acts["ended_at"],
             "duration_ms": acts["start_to_close"] * 1000,

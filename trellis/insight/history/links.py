@@ -8,7 +8,8 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 
-from trellis.insight.history.rows import CLOSED, RESET
+from trellis.event_fields import RESET
+from trellis.insight.history.rows import CLOSED
 
 _CLOSES = {EventType.Value(f"EVENT_TYPE_{name}") for name in CLOSED}
 

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType, PendingActivityState, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflow.v1 import PendingActivityInfo, PendingWorkflowTaskInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from trellis.insight.history import fields
-from trellis.insight.history.fields import time
-
-_LOCAL = "core_local_activity"
-
-RESET = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
-
-NEVER_STARTED = "never started"
-"""The type of failure of an activity that timed out before any attempt began."""
+from trellis import event_fields as fields
+from trellis.event_fields import NEVER_STARTED, RESET, time
 
 CLOSED = {
     "WORKFLOW_EXECUTION_COMPLETED": "succeeded", "WORKFLOW_EXECUTION_CONTINUED_AS_NEW": "succeeded",
@@ -93,9 +86,8 @@ class _Reader:
 
     def read(self, events: Iterable[HistoryEvent]) -> None:
         for event in events:
-            try:
-                name = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
-            except ValueError:
+            name = fields.name_of(event)
+            if name is None:
                 self._row(event, "unknown event", f"type {int(event.event_type)}", outcome="unknown")
                 continue
             attributes = event.WhichOneof("attributes")
@@ -134,7 +126,7 @@ class _Reader:
         elif name == "ACTIVITY_TASK_SCHEDULED":
             self._scheduled[a.activity_id] = event.event_id
             self._open["activity", event.event_id] = self._row(
-                event, "activity", a.activity_type.name, queue=a.task_queue.name,
+                event, "activity", a.activity_type.name, queue=a.task_queue.name, activity_id=a.activity_id,
                 schedule_to_start_timeout=fields.seconds(a.schedule_to_start_timeout),
                 heartbeat_timeout=fields.seconds(a.heartbeat_timeout),
                 **fields.limits(a.start_to_close_timeout, a.schedule_to_close_timeout, fields.policy(a)),
@@ -310,7 +302,7 @@ class _Reader:
         )  # fmt: skip
 
     def _marker(self, event: HistoryEvent, a: Any) -> None:
-        if a.marker_name != _LOCAL:
+        if a.marker_name != fields.LOCAL_ACTIVITY:
             self._instant(event, "marker", a.marker_name)
             return
         found = fields.local_activity(a)
@@ -321,7 +313,7 @@ class _Reader:
             outcome="failed" if failed else "succeeded", end_event=event.event_id,
             scheduled_at=fields.time_in_json(found.get("original_schedule_time")),
             ended_at=fields.time_in_json(found.get("complete_time")) or time(event.event_time),
-            failure_type=type_, error=message,
+            failure_type=type_, error=message, activity_id=found.get("activity_id"),
         )  # fmt: skip
         if found.get("attempt"):
             self._reached(row, int(found["attempt"]), None)

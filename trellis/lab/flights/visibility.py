@@ -23,7 +23,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.db.board import View
 from trellis.errors import BadInput, TrellisError
-from trellis.insight.history.fields import failed, time
+from trellis.event_fields import failed, time
 from trellis.temporal_calls import unavailable
 
 PATIENCE = timedelta(seconds=4)

@@ -171,12 +171,11 @@ class _NeverGoesAway(ActivityRule):
     """What two rules share: errors that no retry of this type ever got past.
 
     Failures are alike if type and message are, apart from digits. Such an error counts as permanent where no activity
-    that met it worked later, an activity had five attempts or more, and at least twelve attempts were wasted: an
-    activity that works every third time would have worked once with a probability of 99 %.
+    that met it worked later, an activity had five attempts or more, and at least eight attempts were wasted: a call
+    that works every third time would have worked with a probability of 96 %.
     """
 
     cause = "errors"
-    local = True
 
     def stuck(self, group: Group) -> tuple[str | None, pd.DataFrame]:
         """(the error's type, the activities that never got past it)."""
@@ -188,7 +187,7 @@ class _NeverGoesAway(ActivityRule):
         left = acts[(acts["outcome"] != "succeeded") & ~acts["cut"]]
         left = left[~alike[left.index].isin(passed)]
         wasted = left["attempts"] - 1
-        if left.empty or left["attempts"].max() < 5 or wasted.sum() < 12:
+        if left.empty or left["attempts"].max() < 5 or wasted.sum() < 8:
             return None, left.iloc[:0]
         kind = kinds[left.index].mode().iloc[0]
         return None if kind == "?" else str(kind), left
@@ -207,6 +206,8 @@ class NoLimit(_NeverGoesAway):
         if own.limited:
             return None
         kind, left = self.stuck(group)
+        # What ended by itself had an end.
+        left = left[~left["outcome"].isin(["failed", "timed out"]) | group.from_book]
         if left.empty:
             return None
         worked = group.activities[group.activities["outcome"] == "succeeded"]

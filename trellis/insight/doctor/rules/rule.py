@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -57,6 +58,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     number = float(value)
+    if not math.isfinite(number):
+        return None
     return int(number) if number.is_integer() else float(f"{number:.4g}")
 
 

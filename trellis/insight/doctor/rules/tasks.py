@@ -17,9 +17,9 @@ _HARMLESS = ("unhandled command", "reset workflow", "schedule to start timeout",
 class WorkflowTasksFail(Rule):
     """Workflow tasks fail or time out: Temporal retries them for ever, and the workflow stands still.
 
-    Needs a workflow whose task fails still, at its third attempt or later, or failures in two workflows of a type. One
-    failure that went away with the next attempt is a worker that was stopped in the middle. A timeout of a sticky
-    queue, an unhandled command and a reset are no failures of the code.
+    Needs a workflow whose task fails still, or failures in two workflows of a type. A task that timed out must have
+    done so three times: one timeout is a worker that was stopped in the middle. A timeout of a sticky queue, an
+    unhandled command and a reset are no failures of the code.
     """
 
     name = "workflow tasks fail"
@@ -29,9 +29,10 @@ class WorkflowTasksFail(Rule):
         tasks = evidence.tasks
         tasks = tasks[~tasks["name"].astype(str).isin(_HARMLESS)]
         for name, mine in tasks.groupby(tasks["workflow_type"].astype(str), sort=True):
-            stuck = mine[(mine["name"] == "retried") & (mine["attempt"].fillna(0) >= 3)]
-            causes = mine[mine["name"] != "retried"]
-            stuck = stuck[stuck["run_id"].isin(causes["run_id"])]
+            again, causes = mine[mine["name"] == "retried"], mine[mine["name"] != "retried"]
+            failed = again["run_id"].isin(causes.loc[causes["outcome"] == "failed", "run_id"])
+            late = again["run_id"].isin(causes["run_id"]) & (again["attempt"].fillna(0) >= 3)
+            stuck = again[failed | late]
             if causes.empty or (stuck.empty and causes["run_id"].nunique() < 2):
                 continue
             yield self._finding(evidence, str(name), stuck, causes)

@@ -20,6 +20,8 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 _PATIENCE = 5.0
 """A task that waits for less [s] may have a worker that is just starting."""
 
+_LATELY = 3600.0
+
 
 class NobodyPolls(Rule):
     """Tasks wait in a queue that no worker polls.
@@ -74,11 +76,16 @@ def _never_began(evidence: Evidence) -> pd.DataFrame:
     gone = (rows["outcome"] == "lost") | (
         (rows["outcome"] == "timed out") & (rows["failure_type"].eq("never started") | error.str.contains("ToStart"))
     )
+    # What a workflow's end cut off waits no longer, and what timed out long ago says nothing about today's workers.
+    closed = evidence.workflows.loc[evidence.workflows["outcome"] != "open", "run_id"]
     waits = (rows["outcome"] == "open") & (rows["attempt"].isna() | (rows["attempt"] == 1))
+    waits &= ~rows["run_id"].isin(closed)
+    gone &= (pd.Timestamp(evidence.now) - rows["ended_at"]).dt.total_seconds() < _LATELY
     rows = rows[waits | gone]
     until = rows["ended_at"].where(rows["ended_at"].notna(), pd.Timestamp(evidence.now))
     waited = (until - rows["scheduled_at"]).dt.total_seconds()
-    return rows.assign(waited=waited)[(waited >= _PATIENCE) | gone.reindex(rows.index)]
+    found: pd.DataFrame = rows.assign(waited=waited)[(waited >= _PATIENCE) | gone.reindex(rows.index)]
+    return found
 
 
 def _types_on(evidence: Evidence, queue: str) -> pd.Series[Any]:

@@ -1,13 +1,13 @@
-"""A loop of tries for any activity: a retry rule, hedged lanes, a heartbeat. It knows no ledger and no faults.
+"""A loop of tries for any activity: a retry rule, hedged lanes, a heartbeat. It knows no ledger, no book and no faults.
 
 Give it one call of an outside system, and it calls until a call succeeds:
 
-    async with beating():
+    async with heartbeats():
         answer = await Retrying("greet", rule).run(lambda attempt: greet(name))
 
 `on_missed` is called for each call without success. The same rule works with both placements. With ACTIVITY the loop
 runs here. With SERVER each execution makes one call, and Temporal's retry policy does the rest. A rule with a retry
-budget or a longer pause needs the worker's gate, which all activities of the step share (`trellis.activities.gate`).
+budget or a longer pause needs the worker's gate, which all activities of the step share (`trellis.retrying.gate`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Generic, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from trellis.activities.gate import Gate
 from trellis.errors import ConfigError
-from trellis.model import EventType
-from trellis.policies import Placement, Retry
+from trellis.flights import ABANDONED, FAILED, TIMED_OUT
+from trellis.retry import Placement, Retry
+from trellis.retrying.gate import Gate
 
 T = TypeVar("T")
 
@@ -52,8 +52,25 @@ class Attempt:
         return (time.monotonic() - self.clock) * 1000
 
 
-Missed = Callable[[Attempt, EventType, str], None]
-"""Called once for each call without success, with ATTEMPT_FAILED, ATTEMPT_TIMED_OUT or ATTEMPT_ABANDONED and why."""
+@dataclass(frozen=True)
+class Miss:
+    """How a call without success ended: `failed`, `timed out` or `abandoned`, and why. `type`: the error's, where the
+    call raised one."""
+
+    outcome: str
+    error: str
+    type: str | None = None
+
+
+Missed = Callable[[Attempt, Miss], None]
+"""Called once for each call without success."""
+
+
+class TriesUsedUp(ApplicationError):
+    """The last try of a lane failed. Temporal does not run the activity again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="TriesUsedUp", non_retryable=True, category=ApplicationErrorCategory.BENIGN)
 
 
 def benign(message: str, type_: str, *, retry: bool = True) -> ApplicationError:
@@ -62,28 +79,36 @@ def benign(message: str, type_: str, *, retry: bool = True) -> ApplicationError:
 
 
 @asynccontextmanager
-async def beating() -> AsyncIterator[None]:
-    """Send heartbeats during the block. Stop and cancellation become failures that are expected (BENIGN)."""
-    beat = asyncio.create_task(_heartbeat())
+async def heartbeats() -> AsyncIterator[None]:
+    """Send heartbeats during the block."""
+    beat = asyncio.create_task(beats())
     try:
         yield
-    except Stop as stop:
-        raise benign(str(stop), "Stopped", retry=False) from None
-    except asyncio.CancelledError:
-        # The order gave it up, the server timed it out, or the worker is shutting down. All three are expected, and
-        # only the last is tried again.
-        raise benign("abandoned", "Abandoned") from None
     finally:
         beat.cancel()
 
 
-async def _heartbeat() -> None:
+async def beats() -> None:
+    """Send heartbeats for ever."""
     while True:
         await asyncio.sleep(BEAT_SECONDS)
         activity.heartbeat()
 
 
-def _ignore(attempt: Attempt, type_: EventType, error: str) -> None:
+def _raised(failure: Exception) -> Miss:
+    """The error of a call, with its type as Temporal names it."""
+    named = failure.type if isinstance(failure, ApplicationError) else None
+    return Miss(FAILED, str(failure) or type(failure).__name__, named or type(failure).__name__)
+
+
+def _for_good(failure: BaseException) -> bool:
+    """Whether a call must not be tried again, in any lane."""
+    if isinstance(failure, ApplicationError):
+        return failure.non_retryable and not isinstance(failure, TriesUsedUp)
+    return isinstance(failure, Stop)
+
+
+def _ignore(attempt: Attempt, miss: Miss) -> None:
     """The default of `on_missed`: do nothing."""
 
 
@@ -131,7 +156,7 @@ class Retrying(Generic[T]):
             done, _ = await asyncio.wait({running}, timeout=self._retry.try_timeout)
             if not done:
                 # From now on the server counts this try as timed out and ignores its result.
-                self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, f"no answer in {self._retry.try_timeout:g} s")
+                self._missed(attempt, Miss(TIMED_OUT, f"no answer in {self._retry.try_timeout:g} s"))
                 # Wait until a heartbeat brings the server's cancellation. Ending earlier would turn the timeout into a
                 # failure, which Temporal retries at another time.
                 await asyncio.sleep(self._retry.try_timeout + 10)
@@ -139,14 +164,14 @@ class Retrying(Generic[T]):
             return await running
         except asyncio.CancelledError:
             if not running.done() or running.cancelled():
-                self._missed(attempt, EventType.ATTEMPT_ABANDONED, "cancelled")
+                self._missed(attempt, Miss(ABANDONED, "cancelled"))
             raise
         except (Stop, ApplicationError):
             raise
         except Exception as failure:
-            error = str(failure) or type(failure).__name__
-            self._missed(attempt, EventType.ATTEMPT_FAILED, error)
-            raise benign(error, type(failure).__name__) from None
+            miss = _raised(failure)
+            self._missed(attempt, miss)
+            raise benign(miss.error, type(failure).__name__) from None
         finally:
             running.cancel()
 
@@ -161,7 +186,7 @@ class Retrying(Generic[T]):
                     last = lane.exception()
                     if last is None:
                         return lane.result()
-                    if isinstance(last, Stop):
+                    if _for_good(last):
                         raise last
             raise last or RuntimeError("a hedge without lanes")
         finally:
@@ -176,28 +201,33 @@ class Retrying(Generic[T]):
             await self._may_begin(number, lane)
             attempt = Attempt(number, lane)
             try:
-                async with asyncio.timeout(self._retry.try_timeout):
+                async with asyncio.timeout(self._retry.try_timeout) as limit:
                     value = await call(attempt)
                 if self._gate is not None:
                     self._gate.succeeded(retried=number > 1 or lane > 0)
                 return value
-            except TimeoutError:
-                error = f"no answer in {self._retry.try_timeout:g} s"
-                self._missed(attempt, EventType.ATTEMPT_TIMED_OUT, error)
+            except TimeoutError as failure:
+                # The call may have a shorter time limit of its own.
+                miss = _raised(failure)
+                if limit.expired():
+                    miss = Miss(TIMED_OUT, f"no answer in {self._retry.try_timeout:g} s")
+                self._missed(attempt, miss)
             except asyncio.CancelledError:
                 why = "another lane was first" if self._retry.hedge > 1 else "cancelled"
-                self._missed(attempt, EventType.ATTEMPT_ABANDONED, why)
+                self._missed(attempt, Miss(ABANDONED, why))
                 raise
             except Stop:
                 raise
             except Exception as failure:
                 # Any exception of an outside call is a failed try, as it is for Temporal's own retries.
-                error = str(failure) or type(failure).__name__
-                self._missed(attempt, EventType.ATTEMPT_FAILED, error)
+                miss = _raised(failure)
+                self._missed(attempt, miss)
+                if _for_good(failure):
+                    raise
             if self._gate is not None:
                 self._gate.failed()
             if self._retry.max_tries and number >= self._retry.max_tries:
-                raise benign(f"{self._what} failed {number} times, last: {error}", "TriesUsedUp", retry=False)
+                raise TriesUsedUp(f"{self._what} failed {number} times, last: {miss.error}")
             await asyncio.sleep(self._pause(number, self._draw(attempt)))
 
     async def _may_begin(self, number: int, lane: int) -> None:
@@ -214,8 +244,8 @@ class Retrying(Generic[T]):
             return self._gate.pause(self._retry, failures, draw)
         return self._retry.backoff(failures, draw)
 
-    def _missed(self, attempt: Attempt, type_: EventType, error: str) -> None:
+    def _missed(self, attempt: Attempt, miss: Miss) -> None:
         # A call that timed out may be cancelled afterwards. Only the first is reported.
         if attempt not in self._reported:
             self._reported.add(attempt)
-            self._on_missed(attempt, type_, error)
+            self._on_missed(attempt, miss)

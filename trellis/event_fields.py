@@ -9,11 +9,29 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import RetryPolicy
-from temporalio.api.enums.v1 import TimeoutType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+
+LOCAL_ACTIVITY = "core_local_activity"
+"""The name of the marker that records a local activity."""
+
+RESET = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+"""The cause of the failed workflow task with which a run begins that a reset made."""
+
+NEVER_STARTED = "never started"
+"""The type of failure of an activity that timed out before any attempt began."""
 
 # These failures only say where another one occurred.
 _WRAPPERS = {"activity_failure_info", "child_workflow_execution_failure_info", "nexus_operation_execution_failure_info"}
+
+
+def name_of(event: HistoryEvent) -> str | None:
+    """The type of an event without its prefix: ACTIVITY_TASK_SCHEDULED. None for a type that this SDK does not know."""
+    try:
+        return EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+    except ValueError:
+        return None
 
 
 def time(stamp: Timestamp) -> datetime | None:

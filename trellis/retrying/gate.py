@@ -6,7 +6,7 @@ import asyncio
 from functools import lru_cache
 
 from trellis.governor import Governor
-from trellis.policies import Retry
+from trellis.retry import Retry
 
 
 class Gate:

@@ -1,0 +1,238 @@
+"""Is the book complete? Workflows of an app run under faults while its workers are killed, and the book is compared
+with what the server counted. Then all run again with the same seed and ids, and the same must have been injected."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHandle
+
+from trellis import event_fields, runtime, stack
+from trellis.bench.flown import worker
+from trellis.bench.flown.trip import Trip
+from trellis.bench.flown.worker import QUEUE
+from trellis.config import Settings
+from trellis.db.migrate import migrate
+from trellis.errors import StackError
+from trellis.insight.flights import flights
+from trellis.plugin.batches import deliver_leftovers
+
+WORKERS = 2
+
+PAUSE = 2.0
+"""The usual time between two kills [s]."""
+
+PATIENCE = 600.0
+"""How long workflows may take altogether [s]. They take a tenth of that."""
+
+Key = tuple[str, str, str, int]
+"""Workflow id, activity id, when a local activity was first scheduled (else empty), and attempt."""
+
+
+@dataclass
+class Flight:
+    """What one flight gave. `server`: the attempts that the server counted. `book`: those in the book. `injected`: what
+    was injected into each attempt whose end a worker wrote. `again`: attempts of local activities that began anew,
+    because their worker was killed; the server never heard of them. `lost`: attempts that no worker ended."""
+
+    server: set[Key] = field(default_factory=set)
+    book: set[Key] = field(default_factory=set)
+    injected: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    again: int = 0
+    lost: int = 0
+    kills: int = 0
+    tries: int = 0
+
+
+async def run(
+    settings: Settings, workflows: int, kills: int | None, seed: int, tick: Callable[[], None]
+) -> dict[str, Any]:
+    """{workflows, attempts, server, missing, extra, same_outcomes, compared, kills, lost, begun_again, tries}.
+
+    attempts: in the book; server: counted by the server; missing, extra: in one of them only. same_outcomes: of
+    `compared` attempts that both flights noted, those in which the same was injected. kills: of both flights.
+    `kills` None: one each two seconds or so, for as long as workflows run.
+    """
+    with runtime.workspace(settings, own_servers=True) as own:
+        found = await stack.up(own)
+        await migrate(found.database_url)
+        client = await stack.connect(found.temporal)
+        names = [f"trip-{number}" for number in range(workflows)]
+        both = [await fly(own, client, names, kills, seed, tick) for _ in range(2)]
+    return judged(workflows, both)
+
+
+def judged(workflows: int, both: Sequence[Flight]) -> dict[str, Any]:
+    """The answer of `run` for two flights."""
+    first, second = both
+    common = set(first.injected) & set(second.injected)
+    return {
+        "workflows": workflows * len(both),
+        "attempts": sum(len(one.book) for one in both),
+        "server": sum(len(one.server) for one in both),
+        "missing": sum(len(one.server - one.book) for one in both),
+        "extra": sum(len(one.book - one.server) for one in both),
+        "same_outcomes": sum(first.injected[key] == second.injected[key] for key in common),
+        "compared": len(common),
+        "kills": sum(one.kills for one in both),
+        "lost": sum(one.lost for one in both),
+        "begun_again": sum(one.again for one in both),
+        "tries": sum(one.tries for one in both),
+    }
+
+
+async def fly(
+    settings: Settings, client: Client, names: Sequence[str], kills: int | None, seed: int, tick: Callable[[], None]
+) -> Flight:
+    """Run these workflows to their end while workers are killed, and compare the book with the server."""
+    flight = Flight()
+    async with _crew(settings, client.service_client.config.target_host, seed) as crew:
+        handles = []
+        for name in names:
+            # A workflow task whose worker was killed is given out again after this time.
+            handles.append(
+                await client.start_workflow(
+                    Trip.run, name, id=name, task_queue=QUEUE, task_timeout=timedelta(seconds=3)
+                )
+            )
+
+        async def ended(handle: WorkflowHandle[Any, str]) -> None:
+            await handle.result()
+            tick()
+
+        killing = asyncio.create_task(crew.kill(random.Random(seed), kills))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(ended(handle) for handle in handles))
+                if kills is not None:
+                    await killing
+        finally:
+            killing.cancel()
+            await asyncio.wait({killing})
+        flight.kills = crew.kills
+    runs = {str(handle.first_execution_run_id) for handle in handles}
+    url = stack.require(settings).database_url
+    await deliver_leftovers(settings)
+    # In a thread, because it waits for the server with an event loop of its own.
+    book = await asyncio.to_thread(
+        flights, url, workflow=list(names), tries=True, client=client.service_client.config.target_host
+    )
+    gate = asyncio.Semaphore(16)
+    await asyncio.gather(*(_counted(handle, gate, flight) for handle in handles))
+    _noted(book[book["run_id"].isin(runs)], flight)
+    return flight
+
+
+async def _counted(handle: WorkflowHandle[Any, str], gate: asyncio.Semaphore, flight: Flight) -> None:
+    """What the server counted, straight from the history: not by the code that completed the book."""
+    async with gate:
+        events = (await handle.fetch_history()).events
+    ids: dict[int, str] = {}
+    for event in events:
+        scheduled = event.activity_task_scheduled_event_attributes
+        began = event.activity_task_started_event_attributes
+        marker = event.marker_recorded_event_attributes
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            ids[event.event_id] = scheduled.activity_id
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            activity_id = ids[began.scheduled_event_id]
+            flight.server |= {(handle.id, activity_id, "", number) for number in range(1, began.attempt + 1)}
+        elif marker.marker_name == "core_local_activity":
+            said = json.loads(marker.details["data"].payloads[0].data)
+            at = _moment(event_fields.time_in_json(said["original_schedule_time"]))
+            flight.server |= {(handle.id, said["activity_id"], at, one) for one in range(1, said["attempt"] + 1)}
+
+
+def _noted(book: pd.DataFrame, flight: Flight) -> None:
+    """What the book holds."""
+    lives = {(id_, activity_id): at for id_, activity_id, at, _ in flight.server if at}
+    whole = book.assign(own=book["ended_at"].notna() & ~book["outcome"].isin(["lost", "open"]))
+    columns = ["workflow_id", "activity_id", "attempt", "try", "local", "scheduled_at", "own", "injected", "outcome"]
+    for id_, activity_id, attempt, try_, local, scheduled_at, own, injected, outcome in whole[columns].itertuples(
+        index=False, name=None
+    ):
+        if try_:
+            flight.tries += 1
+            continue
+        at = _moment(scheduled_at) if local else ""
+        flight.lost += outcome == "lost"
+        if local and lives.get((id_, activity_id)) != at:
+            flight.again += 1
+        else:
+            flight.book.add((id_, activity_id, at, int(attempt)))
+        if own:
+            flight.injected[id_, activity_id, int(attempt)] = str(injected)
+
+
+def _moment(at: datetime | None) -> str:
+    return "" if at is None else at.isoformat(timespec="milliseconds")
+
+
+class _Crew:
+    """Worker processes of the app. Each that is killed is replaced."""
+
+    def __init__(self, settings: Settings, address: str, seed: int) -> None:
+        self._settings, self._address, self._seed = settings, address, seed
+        self._members: list[subprocess.Popen[str]] = []
+        self.kills = 0
+
+    async def hire(self) -> None:
+        """Start one, and wait until it works. Raises StackError."""
+        member = await asyncio.to_thread(self._started)
+        self._members.append(member)
+        assert member.stdout is not None
+        if not await asyncio.to_thread(member.stdout.readline):
+            raise StackError(f"A worker of the benchmark did not start: {self._log.read_text('utf-8')[-300:]}")
+
+    def _started(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", worker.__name__, self._address, str(self._seed)]
+        environment = {**os.environ, **self._settings.environment()}
+        with self._log.open("a") as log:
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+
+    @property
+    def _log(self) -> Path:
+        return self._settings.home / "flown.log"
+
+    async def kill(self, luck: random.Random, most: int | None) -> None:
+        """Kill one after the other, at random times: `most`, or for ever."""
+        while most is None or self.kills < most:
+            await asyncio.sleep(luck.uniform(0.5, 1.5) * PAUSE)
+            member = self._members.pop(luck.randrange(len(self._members)))
+            await asyncio.to_thread(_ended, member)
+            self.kills += 1
+            await self.hire()
+
+    def end(self) -> None:
+        while self._members:
+            _ended(self._members.pop())
+
+
+def _ended(member: subprocess.Popen[str]) -> None:
+    member.kill()
+    member.wait()
+    if member.stdout is not None:
+        member.stdout.close()
+
+
+@asynccontextmanager
+async def _crew(settings: Settings, address: str, seed: int) -> AsyncIterator[_Crew]:
+    crew = _Crew(settings, address, seed)
+    try:
+        await asyncio.gather(*(crew.hire() for _ in range(WORKERS)))
+        yield crew
+    finally:
+        await asyncio.to_thread(crew.end)
