@@ -23,6 +23,7 @@ NOTHING_NOTED = (
 FROM_HISTORY = f"From the workflow's history, which does not hold every attempt. {WITH_PLUGIN}"
 
 _ATTEMPTS = ("activity", "local activity")
+_HISTORY_TIMES = ("started_at", "scheduled_at", "ended_at")
 
 
 @dataclass
@@ -117,7 +118,7 @@ def _pending(pending: Sequence[Pending]) -> dict[str, Any]:
     notes = []
     if first.paused:
         notes.append("paused")
-    elif not first.started and (first.due is None or first.attempt == 1):
+    elif first.waits:
         notes.append("waits for a worker")
     if len(pending) > 1:
         notes.append(f"and {len(pending) - 1} more")
@@ -177,7 +178,7 @@ def bars_of_history(workflow_id: str, run_id: str, events: Iterable[Any], descri
     found = [
         row for row in rows_of(workflow_id, events, run_id=run_id, described=described) if row["kind"] in _ATTEMPTS
     ]
-    shown = [row for row in found if row.get("started_at") or row.get("scheduled_at")]
+    shown = [row for row in found if any(row.get(name) for name in _HISTORY_TIMES)]
     spans: dict[tuple[str, int], list[float]] = {}
     for row in shown:
         began = _history_from(row)
@@ -197,7 +198,7 @@ def bars_of_history(workflow_id: str, run_id: str, events: Iterable[Any], descri
                 "error": row.get("error"), "from": from_, "to": to,
             }
         )  # fmt: skip
-    return bars, len(found) - len(shown)
+    return bars, sum(row["outcome"] != OPEN for row in found) - sum(row["outcome"] != OPEN for row in shown)
 
 
 def side_by_side(spans: Mapping[tuple[str, Any], Sequence[float]]) -> dict[tuple[str, Any], str]:
@@ -221,5 +222,5 @@ def _from(row: FlightRow) -> float:
 
 
 def _history_from(row: Mapping[str, Any]) -> float:
-    at: datetime = row.get("started_at") or row["scheduled_at"]
+    at: datetime = next(row[name] for name in _HISTORY_TIMES if row.get(name))
     return at.timestamp()

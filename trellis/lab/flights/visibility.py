@@ -28,7 +28,7 @@ from trellis.temporal_calls import unavailable
 
 PATIENCE = timedelta(seconds=4)
 SLOW = timedelta(seconds=3)
-"""A workflow task that is not started after this time waits for a worker."""
+"""A task that is not started after this time waits for a worker."""
 
 ALL_STATUSES = tuple(status.name for status in WorkflowExecutionStatus)
 """RUNNING, and then those of a run that has ended."""
@@ -58,14 +58,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Pending:
-    """An activity that has not ended, by Describe. `due`: when its next attempt is scheduled, None while one runs or
-    waits for a worker. `started`: whether an attempt is under way. `since`: when it began."""
+    """An activity that has not ended, by Describe. `started`: whether an attempt is under way. `due`: when its next
+    attempt is scheduled, None while one runs. `waits`: it has waited for a worker for a while."""
 
     activity_type: str
     attempt: int
     started: bool
-    since: datetime | None
     due: datetime | None
+    waits: bool
     error: str | None
     paused: bool = False
 
@@ -207,10 +207,11 @@ def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
     for one in found.pending_activities:
         started = one.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
         due = None if started else time(one.next_attempt_schedule_time)
+        waits = not started and at - (due or time(one.scheduled_time) or at) > SLOW
         pending.append(
             Pending(
                 one.activity_type.name, one.attempt, started and not one.paused,
-                time(one.last_started_time) if started else None, due,
+                due, waits,
                 _in_words(one.last_failure) if one.HasField("last_failure") else None, one.paused,
             )
         )  # fmt: skip
@@ -227,5 +228,8 @@ def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
 
 
 def _in_words(failure: Any) -> str:
+    """As the plugin notes it: an application's error with its type."""
     type_, message = failed(failure)
-    return message or (type_ or "failed").replace("_", " ")
+    if not message:
+        return (type_ or "failed").replace("_", " ")
+    return f"{type_}: {message}" if type_ and failure.HasField("application_failure_info") else message
