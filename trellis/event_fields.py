@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -125,7 +125,7 @@ def local_activity(a: Any) -> dict[str, Any]:
 
 def time_in_json(value: Any) -> datetime | None:
     if isinstance(value, dict) and "seconds" in value:
-        return datetime.fromtimestamp(value["seconds"] + value.get("nanos", 0) / 1e9, UTC)
+        return datetime.fromtimestamp(value["seconds"], UTC) + timedelta(microseconds=value.get("nanos", 0) // 1000)
     if isinstance(value, str):
         return datetime.fromisoformat(value)
     return None

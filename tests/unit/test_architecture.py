@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     # other people's workflows
     "event_fields": set(),
     "plugin": {"config", "database_url", "db", "event_fields", "flaky", "stack", *WORDS},
-    "retrying": {"errors", "flights", "governor", "plugin", "retry"},
+    "retrying": {"flaky", "errors", "flights", "governor", "plugin", "retry"},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},

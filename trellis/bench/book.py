@@ -38,19 +38,21 @@ PAUSE = 2.0
 PATIENCE = 600.0
 """How long workflows may take altogether [s]. They take a tenth of that."""
 
-Key = tuple[str, str, str, int]
-"""Workflow id, activity id, when a local activity was first scheduled (else empty), and attempt."""
+Key = tuple[str, str, int]
+"""Workflow id, activity id, and attempt."""
 
 
 @dataclass
 class Flight:
-    """What one flight gave. `server`: the attempts that the server counted. `book`: those in the book. `injected`: what
-    was injected into each attempt whose end a worker wrote. `again`: attempts of local activities that began anew,
-    because their worker was killed; the server never heard of them. `lost`: attempts that no worker ended."""
+    """What one flight gave. `server`: the attempts that the server counted. `lives`: when it heard that each local
+    activity had begun. `book`: the attempts in the book. `injected`: what was injected into each attempt whose end a
+    worker wrote. `again`: attempts of local activities that had to begin anew, because their worker was killed; the
+    server never heard of them. `lost`: attempts that no worker ended."""
 
     server: set[Key] = field(default_factory=set)
     book: set[Key] = field(default_factory=set)
-    injected: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    lives: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    injected: dict[Key, str] = field(default_factory=dict)
     again: int = 0
     lost: int = 0
     kills: int = 0
@@ -95,11 +97,17 @@ def judged(workflows: int, both: Sequence[Flight]) -> dict[str, Any]:
 
 
 async def fly(
-    settings: Settings, client: Client, names: Sequence[str], kills: int | None, seed: int, tick: Callable[[], None]
+    settings: Settings,
+    client: Client,
+    names: Sequence[str],
+    kills: int | None,
+    seed: int,
+    tick: Callable[[], None],
+    workers: int = WORKERS,
 ) -> Flight:
     """Run these workflows to their end while workers are killed, and compare the book with the server."""
     flight = Flight()
-    async with _crew(settings, client.service_client.config.target_host, seed) as crew:
+    async with _crew(settings, client.service_client.config.target_host, seed, workers) as crew:
         handles = []
         for name in names:
             # A workflow task whose worker was killed is given out again after this time.
@@ -149,36 +157,33 @@ async def _counted(handle: WorkflowHandle[Any, str], gate: asyncio.Semaphore, fl
             ids[event.event_id] = scheduled.activity_id
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
             activity_id = ids[began.scheduled_event_id]
-            flight.server |= {(handle.id, activity_id, "", number) for number in range(1, began.attempt + 1)}
+            flight.server |= {(handle.id, activity_id, number) for number in range(1, began.attempt + 1)}
         elif marker.marker_name == "core_local_activity":
             said = json.loads(marker.details["data"].payloads[0].data)
-            at = _moment(event_fields.time_in_json(said["original_schedule_time"]))
-            flight.server |= {(handle.id, said["activity_id"], at, one) for one in range(1, said["attempt"] + 1)}
+            flight.server |= {(handle.id, said["activity_id"], number) for number in range(1, said["attempt"] + 1)}
+            at = event_fields.time_in_json(said["original_schedule_time"])
+            if at is not None:
+                flight.lives[handle.id, said["activity_id"]] = at
 
 
 def _noted(book: pd.DataFrame, flight: Flight) -> None:
     """What the book holds."""
-    lives = {(id_, activity_id): at for id_, activity_id, at, _ in flight.server if at}
-    whole = book.assign(own=book["ended_at"].notna() & ~book["outcome"].isin(["lost", "open"]))
-    columns = ["workflow_id", "activity_id", "attempt", "try", "local", "scheduled_at", "own", "injected", "outcome"]
-    for id_, activity_id, attempt, try_, local, scheduled_at, own, injected, outcome in whole[columns].itertuples(
-        index=False, name=None
+    columns = ["workflow_id", "activity_id", "attempt", "try", "local", "scheduled_at", "outcome", "injected"]
+    for id_, activity_id, attempt, try_, local, began, outcome, injected in zip(
+        *(book[name] for name in columns), strict=True
     ):
+        key = (str(id_), str(activity_id), int(attempt))
         if try_:
             flight.tries += 1
             continue
-        at = _moment(scheduled_at) if local else ""
         flight.lost += outcome == "lost"
-        if local and lives.get((id_, activity_id)) != at:
+        # The two times were written by different programs.
+        if local and abs(flight.lives[key[:2]] - began) > timedelta(milliseconds=1):
             flight.again += 1
-        else:
-            flight.book.add((id_, activity_id, at, int(attempt)))
-        if own:
-            flight.injected[id_, activity_id, int(attempt)] = str(injected)
-
-
-def _moment(at: datetime | None) -> str:
-    return "" if at is None else at.isoformat(timespec="milliseconds")
+            continue
+        flight.book.add(key)
+        if outcome not in ("lost", "open"):
+            flight.injected[key] = str(injected)
 
 
 class _Crew:
@@ -229,10 +234,10 @@ def _ended(member: subprocess.Popen[str]) -> None:
 
 
 @asynccontextmanager
-async def _crew(settings: Settings, address: str, seed: int) -> AsyncIterator[_Crew]:
+async def _crew(settings: Settings, address: str, seed: int, size: int) -> AsyncIterator[_Crew]:
     crew = _Crew(settings, address, seed)
     try:
-        await asyncio.gather(*(crew.hire() for _ in range(WORKERS)))
+        await asyncio.gather(*(crew.hire() for _ in range(size)))
         yield crew
     finally:
         await asyncio.to_thread(crew.end)

@@ -59,6 +59,11 @@ def _who_must(error: psycopg.Error) -> DatabaseUnavailable:
     )
 
 
+def _equal(columns: dict[str, str]) -> sql.Composed:
+    conditions = [sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in columns.items()]
+    return sql.SQL(" AND ").join([sql.Composed([sql.SQL("true")]), *conditions])
+
+
 class FlightBook:
     """The book in the database of this pool. Every call raises DatabaseUnavailable and SchemaMismatch."""
 
@@ -83,22 +88,24 @@ class FlightBook:
         )  # fmt: skip
 
     async def of_workflow(self, namespace: str, workflow_id: str, run_id: str | None = None) -> list[FlightRow]:
-        """The attempts of one workflow, in the order in which they were scheduled."""
-        return await self._rows(
-            "SELECT * FROM flights.attempts WHERE namespace = %s AND workflow_id = %s "
-            "AND (%s::text IS NULL OR run_id = %s) ORDER BY scheduled_at, activity_id, attempt, lane, try",
-            namespace, workflow_id, run_id, run_id,
+        """The attempts of one workflow, of all its runs or of one."""
+        run = {} if run_id is None else {"run_id": run_id}
+        return await self.attempts(namespace=namespace, workflow_id=workflow_id, **run)
+
+    async def attempts(self, **columns: str) -> list[FlightRow]:
+        """The attempts with these values in these columns, tries inside them too, in the order of their schedule."""
+        found = await self._all(
+            sql.SQL(
+                "SELECT * FROM flights.attempts WHERE {} ORDER BY scheduled_at, activity_id, attempt, lane, try"
+            ).format(_equal(columns)), (), dict_row,
         )  # fmt: skip
+        return [FlightRow.from_columns(row) for row in found]
 
     async def count(self, **columns: str) -> int:
-        """How many attempts have these values in these columns; tries of loops inside attempts are not counted."""
-        where = sql.SQL(" AND ").join(
-            [
-                sql.SQL("try = 0"),
-                *(sql.SQL("{} = {}").format(sql.Identifier(one), value) for one, value in columns.items()),
-            ]
+        """How many attempts have these values in these columns; tries inside them are not counted."""
+        found = await self._all(
+            sql.SQL("SELECT count(*) FROM flights.attempts WHERE try = 0 AND {}").format(_equal(columns)), ()
         )
-        found = await self._all(sql.SQL("SELECT count(*) FROM flights.attempts WHERE {}").format(where), ())
         return int(found[0][0])
 
     async def plan(self, namespace: str, queue: str) -> PlanInForce | None:

@@ -19,6 +19,7 @@ from psycopg import sql
 
 from trellis.db.pool import unavailable
 from trellis.errors import BadInput, SchemaMismatch, StackError
+from trellis.flights import OUTCOMES
 from trellis.model import EventType, State, Step
 
 TEXT, INT, BIG, REAL, TIME, FLAG = (
@@ -29,7 +30,7 @@ OneOrMany = str | Sequence[str] | None
 
 WORDS: dict[str, Sequence[str]] = {
     "state": list(State), "step": list(Step), "type": list(EventType),
-    "status": ["PENDING", "CHARGED", "REFUNDED", "FAILED"],
+    "status": ["PENDING", "CHARGED", "REFUNDED", "FAILED"], "outcome": OUTCOMES,
 }  # fmt: skip
 """The values that a filter can have. Another value is a mistake and would give an empty frame."""
 

@@ -12,6 +12,14 @@ import psycopg
 from trellis.db.pool import Pool, borrowed
 from trellis.errors import SchemaMismatch
 
+_MISSING: LiteralString = (
+    "FROM flights.attempts a LEFT JOIN flights.settled s USING (namespace, workflow_id, run_id) "
+    "WHERE (%(namespace)s::text IS NULL OR a.namespace = %(namespace)s) AND a.workflow_id <> '' "
+    "AND (s.at IS NULL OR (a.outcome = 'open' AND (NOT s.gone OR %(workflows)s::text[] IS NOT NULL))) "
+    "AND (%(workflows)s::text[] IS NULL OR a.workflow_id = ANY(%(workflows)s)) "
+    "AND (%(types)s::text[] IS NULL OR a.workflow_type = ANY(%(types)s))"
+)
+
 
 @dataclass(frozen=True)
 class Unsettled:
@@ -27,13 +35,12 @@ class SettledRuns:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def namespaces(self) -> list[str]:
-        """The namespaces that have runs to compare."""
+    async def namespaces(self, workflows: Sequence[str] | None = None, types: Sequence[str] | None = None) -> list[str]:
+        """The namespaces that have such runs to compare."""
         rows = await self._all(
-            "SELECT DISTINCT namespace FROM flights.attempts a LEFT JOIN flights.settled s "
-            "USING (namespace, workflow_id, run_id) WHERE workflow_id <> '' "
-            "AND (s.at IS NULL OR (a.outcome = 'open' AND NOT s.gone)) ORDER BY 1"
-        )
+            f"SELECT DISTINCT a.namespace {_MISSING} ORDER BY 1",
+            namespace=None, workflows=_listed(workflows), types=_listed(types),
+        )  # fmt: skip
         return [str(row[0]) for row in rows]
 
     async def missing(
@@ -44,11 +51,7 @@ class SettledRuns:
         A run whose history is gone is asked for again only by its workflow's id.
         """
         rows = await self._all(
-            "SELECT a.workflow_id, a.run_id FROM flights.attempts a LEFT JOIN flights.settled s "
-            "USING (namespace, workflow_id, run_id) WHERE a.namespace = %(namespace)s AND a.workflow_id <> '' "
-            "AND (s.at IS NULL OR (a.outcome = 'open' AND (NOT s.gone OR %(workflows)s::text[] IS NOT NULL))) "
-            "AND (%(workflows)s::text[] IS NULL OR a.workflow_id = ANY(%(workflows)s)) "
-            "AND (%(types)s::text[] IS NULL OR a.workflow_type = ANY(%(types)s)) "
+            f"SELECT a.workflow_id, a.run_id {_MISSING} "
             "GROUP BY 1, 2 ORDER BY max(a.scheduled_at) DESC LIMIT %(limit)s",
             namespace=namespace, workflows=_listed(workflows), types=_listed(types), limit=limit,
         )  # fmt: skip

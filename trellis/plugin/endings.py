@@ -55,15 +55,16 @@ def ending(
     if details is not None and details.timed_out:
         return Ending(TIMED_OUT, kind, text)
     late = _late_by(attempt, info)
-    if late >= (0.0 if info.is_local else SERVER_TIMERS):
+    # If the server knows the attempt no longer, it was not waiting for a timer of its own.
+    gone = info.is_local or (details is not None and details.not_found)
+    if late >= (0.0 if gone else SERVER_TIMERS):
         return Ending(TIMED_OUT, kind, text)
+    if late >= 0:
+        return Ending("open", kind, text)
     if isinstance(error, asyncio.CancelledError | TemporalCancelled) and details is not None:
         if details.paused or details.reset:
             return Ending(FAILED, "ActivityPause" if details.paused else "ActivityReset", text)
-        # Not found: the server has closed the attempt or its workflow, and the attempt was in time.
         return Ending(ABANDONED, kind, text or _why(details))
-    if late >= 0:
-        return Ending("open", kind, text)
     return Ending(SUCCEEDED) if error is None else Ending(FAILED, kind, text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from temporalio import activity
@@ -17,10 +18,10 @@ from temporalio.exceptions import CancelledError as TemporalCancelled
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from trellis.faults import InjectedError
-from trellis.flaky import Marks
+from trellis.flaky import Marks, Pause
 from trellis.model import TryId
 from trellis.plugin.app import App
-from trellis.plugin.current import CURRENT
+from trellis.plugin.current import CURRENT, FAULTS, LOOPS
 from trellis.plugin.endings import hangs_at_most
 
 LOOKED = 0.1
@@ -45,38 +46,48 @@ class _Inbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
-        lose_reply = await self._injected(info, woken=input.executor is None)
+        if getattr(input.fn, LOOPS, False):
+            FAULTS.set(partial(self._of_try, info))
+            return await self.next.execute_activity(input)
+        marks = Marks()
+        if (attempt := CURRENT.get()) is not None:
+            attempt.marks = marks
+        lost = await self._injected(info, try_of(info), marks, _Pause(info, woken=input.executor is None))
         result = await self.next.execute_activity(input)
-        if lose_reply:
-            raise _failure(f"the reply of {info.activity_type} was lost on purpose")
+        if lost is not None:
+            raise lost
         return result
 
-    async def _injected(self, info: Info, *, woken: bool) -> bool:
-        """Fail, hang or pass, as the plan says. True: the activity must run, and its reply then be lost."""
+    async def _of_try(self, info: Info, number: int, lane: int, marks: Marks) -> ApplicationError | None:
+        # The loop itself ends a try that hangs.
+        return await self._injected(info, try_of(info, number, lane), marks, asyncio.sleep)
+
+    async def _injected(self, info: Info, call: TryId, marks: Marks, pause: Pause) -> ApplicationError | None:
+        """Fail, hang or pass, as the plan says. An error that is returned must be raised after the call was made."""
         try:
-            call = self.app.call(info.workflow_type or "")
-            if call is None:
-                return False
-            force, flaky = call
-            marks = Marks()
-            if (attempt := CURRENT.get()) is not None:
-                attempt.marks = marks
-            return await flaky(force, try_of(info), marks, _Pause(info, woken=woken))
+            plan = self.app.call(info.workflow_type or "")
+            if plan is None:
+                return None
+            force, flaky = plan
+            if await flaky(force, call, marks, pause):
+                return _failure(f"the reply of {info.activity_type} was lost on purpose")
+            return None
         except InjectedError as error:
             raise _failure(str(error)) from None
         except (asyncio.CancelledError, TemporalCancelled, ApplicationError):
             raise
         except Exception as error:
             self.app.trouble(error)
-            return False
+            return None
 
 
-def try_of(info: Info) -> TryId:
-    """What the luck of an attempt depends on, besides the plan: workflow id, activity id, type and attempt.
+def try_of(info: Info, number: int = 1, lane: int = 0) -> TryId:
+    """What the luck of a call depends on, besides the plan: workflow id, activity id, type and attempt, and lane and
+    number of a try that a loop makes inside the attempt.
 
     Never on the run or the time: another run with the same ids has the same luck.
     """
-    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, 1)
+    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, number, lane)
 
 
 class _Pause:

@@ -19,6 +19,7 @@ cannot be read is reported and tried again the next time; it never stops the oth
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -193,13 +194,16 @@ def settled(rows: Sequence[FlightRow], counted: Run, heard: Mapping[str, datetim
     `rows`: all rows of the run. `heard`: when each worker last wrote of another attempt, by its name.
     """
     found: list[FlightRow] = []
+    if not rows:
+        return found  # dropped meanwhile, because they were older than rows are kept
     attempts = [row for row in rows if row.try_ == 0]
     groups: dict[tuple[str, datetime], list[FlightRow]] = {}
     for row in attempts:
         groups.setdefault((row.activity_id, row.scheduled_at), []).append(row)
     done: dict[tuple[object, ...], FlightRow] = {}
+    uses = Counter(one.activity_id for one in counted.activities)
     for activity in counted.activities:
-        mine = _rows_of(activity, groups)
+        mine = _rows_of(activity, groups, once=uses[activity.activity_id] == 1)
         for row in mine:
             if row.outcome == OPEN and (end := _end(row, activity, mine, heard)):
                 done[_key(row)] = end
@@ -223,9 +227,16 @@ def _key(row: FlightRow) -> tuple[object, ...]:
     return row.activity_id, row.scheduled_at, row.attempt, row.attempt_scheduled_at
 
 
-def _rows_of(activity: Counted, groups: Mapping[tuple[str, datetime], list[FlightRow]]) -> list[FlightRow]:
-    """The rows of an activity. A workflow may use an activity's id again: then the time of its scheduling decides."""
-    return next((rows for rows in groups.values() if _is_of(rows[0], activity)), [])
+def _rows_of(
+    activity: Counted, groups: Mapping[tuple[str, datetime], list[FlightRow]], *, once: bool
+) -> list[FlightRow]:
+    """The rows of an activity. A workflow may use an activity's id again: then the time of its scheduling decides.
+    `once`: it does not."""
+    same = [rows for (id_, _), rows in groups.items() if id_ == activity.activity_id]
+    if len(same) == 1 and once and not activity.local:
+        # After a reset the server tells workers another time than the event has that was copied.
+        return same[0]
+    return next((rows for rows in same if _is_of(rows[0], activity)), [])
 
 
 def _unknown(row: FlightRow, counted: Run) -> bool:

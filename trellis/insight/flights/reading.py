@@ -125,8 +125,8 @@ async def _settled(
     notes: list[str] = []
     pool = await open_pool(url, size=4)
     try:
-        wanted = _several(filters.get("namespace"))
-        for namespace in await SettledRuns(pool).namespaces():
+        wanted, workflows, types = (_several(filters.get(name)) for name in ("namespace", "workflow", "workflow_type"))
+        for namespace in await SettledRuns(pool).namespaces(workflows, types):
             if wanted is not None and namespace not in wanted:
                 continue
             try:
@@ -134,7 +134,6 @@ async def _settled(
             except (StackError, BadInput) as error:
                 notes.append(f"The book of namespace {namespace} was not compared with the server: {error}")
                 continue
-            workflows, types = (_several(filters.get(name)) for name in ("workflow", "workflow_type"))
             done = await settle_runs(pool, reader, workflows=workflows, types=types)
             notes += done.notes()
     finally:

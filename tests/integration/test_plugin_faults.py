@@ -1,0 +1,186 @@
+"""Faults in somebody else's activities: async, threaded and local ones, and only where they may be."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from tests.integration.flown_app import ACTIVITIES, THREADS, Call, Calls, beat, compose
+from tests.integration.flying import Airfield, said
+from trellis import runtime
+from trellis.config import Settings
+from trellis.db.flights import FlightBook
+from trellis.db.pool import Pool
+from trellis.errors import ConfigError
+from trellis.faults import AnyName, FaultPlan, Mix
+from trellis.outages import Capacity, Outage
+from trellis.plugin import TrellisPlugin
+from trellis.retrying import Placement, Retry, retrying
+
+GREETING = {"word": "Hello", "name": "World"}
+
+
+@pytest.fixture
+async def airfield(opened: runtime.Runtime, pool: Pool, tmp_path: Path) -> Airfield:
+    return Airfield(
+        opened.desk.client, FlightBook(pool), opened.stack.database_url,
+        Settings.model_validate({"TRELLIS_HOME": tmp_path}),
+    )  # fmt: skip
+
+
+async def test_the_same_plan_seed_and_ids_give_the_same_outcomes(airfield: Airfield) -> None:
+    """Run again with the same workflow ids, each attempt has the same fate. Nothing depends on the run or the time."""
+    plan = FaultPlan(Mix(error=0.4, reply_lost=0.2), seed=7)
+    # Local ones are retried at once. A server's timer would take a second for each retry.
+    calls = [Call(one, [GREETING], attempts=9, local=True) for one in ("compose", "compose_in_thread")]
+    found: list[list[tuple[object, ...]]] = []
+    seen: set[str] = set()
+    for _ in range(2):
+        async with airfield.worker(airfield.plugin(plan)):
+            for number in range(5):
+                await airfield.call(*calls, Call("compose", [GREETING], attempts=1), id_=f"{airfield.queue}-{number}")
+        rows = [row for row in await airfield.book.attempts(queue=airfield.queue) if row.run_id not in seen]
+        seen |= {row.run_id for row in rows}
+        found.append(
+            sorted((row.workflow_id, row.activity_id, row.attempt, row.outcome, str(row.injected)) for row in rows)
+        )
+    assert found[0] == found[1]
+    assert {injected for *_, injected in found[0]} == {"None", "error", "reply-lost"}
+    assert {row.failure_type for row in rows if row.outcome == "failed"} == {"InjectedError"}
+
+
+async def test_a_reply_is_lost_after_the_work_was_done(airfield: Airfield) -> None:
+    """The activity ran, its caller hears a failure. The name with the workflow type is for that type alone."""
+    THREADS.clear()
+    text = "Calls/compose_in_thread: reply-lost, ok; Others/compose: error*"
+    async with airfield.worker(airfield.plugin(text)):
+        assert (
+            await airfield.call(Call("compose_in_thread", [GREETING]), Call("compose", [GREETING]))
+            == ["Hello, World!"] * 2
+        )
+    rows = await airfield.book.attempts(queue=airfield.queue)
+    assert [(row.activity_type, row.outcome, row.injected) for row in rows] == [
+        ("compose_in_thread", "failed", "reply-lost"), ("compose_in_thread", "succeeded", None),
+        ("compose", "succeeded", None),
+    ]  # fmt: skip
+    assert len(THREADS) >= 1
+
+
+async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(airfield: Airfield) -> None:
+    """Async, threaded and local: left without an answer, the server times it out. A cancelled one ends at once."""
+    before = set(threading.enumerate())
+    THREADS.clear()
+    hang = "compose: hang, ok; compose_in_thread: hang, ok; beat_in_thread: hang; fail_until: hang"
+    async with airfield.worker(airfield.plugin(hang)):
+        assert await airfield.call(
+            Call("compose", [GREETING], start_to_close=0.5),
+            Call("compose_in_thread", [GREETING], start_to_close=0.5),
+            Call("compose", [GREETING], start_to_close=0.5, local=True),
+            # No deadline is near: only the cancellation can end these.
+            Call("beat_in_thread", [3], start_to_close=3000, heartbeat=2, cancel_after=0.3),
+            Call("fail_until", [1], start_to_close=3000, heartbeat=2, cancel_after=0.3),
+        ) == ["Hello, World!"] * 3 + ["CancelledError"] * 2  # fmt: skip
+        # The first attempt of the threaded one never reached a thread.
+        assert len(THREADS) == 1
+    rows = await airfield.book.attempts(queue=airfield.queue)
+    found = [(row.activity_type, row.local, row.attempt, row.outcome, row.injected) for row in rows]
+    assert found[:6] == [
+        ("compose", False, 1, "timed out", "hang"), ("compose", False, 2, "succeeded", None),
+        ("compose_in_thread", False, 1, "timed out", "hang"), ("compose_in_thread", False, 2, "succeeded", None),
+        ("compose", True, 1, "timed out", "hang"), ("compose", True, 2, "succeeded", None),
+    ]  # fmt: skip
+    assert {row.injected for row in rows[6:]} == {"hang"}
+    assert all(row.ended_at is not None for row in rows)
+    assert [one.name for one in set(threading.enumerate()) - before if "flown" in one.name] == []
+
+
+async def test_faults_act_on_each_try_of_a_loop(airfield: Airfield) -> None:
+    """With `retrying` the server sees one attempt. The calls inside it fail as the plan says, until one is good."""
+    loop = retrying(Retry(try_timeout=0.3, first_backoff=0.01, placement=Placement.ACTIVITY))
+    async with airfield.worker(
+        airfield.plugin("compose: error, hang, reply-lost, ok; beat: error, ok"), activities=[loop(compose), beat]
+    ):
+        calls = Call("compose", [GREETING], start_to_close=30), Call("beat", [1])
+        assert (await airfield.call(*calls))[0] == "Hello, World!"
+    rows = await airfield.book.attempts(queue=airfield.queue)
+    assert sorted((row.activity_type, row.attempt, row.try_, row.outcome, str(row.injected)) for row in rows) == [
+        ("beat", 1, 0, "failed", "error"), ("beat", 2, 0, "succeeded", "None"),
+        ("compose", 1, 0, "succeeded", "None"), ("compose", 1, 1, "failed", "error"),
+        ("compose", 1, 2, "timed out", "hang"), ("compose", 1, 3, "failed", "reply-lost"),
+        ("compose", 1, 4, "succeeded", "None"),
+    ]  # fmt: skip
+
+
+async def test_a_stored_plan_is_followed_while_the_worker_runs(airfield: Airfield) -> None:
+    """A board writes it; the worker's own names are followed, others are said. Outages and queues are in the rows."""
+    with said() as lines:
+        async with airfield.worker(airfield.plugin()):
+            assert await airfield.call(Call("compose", [GREETING])) == ["Hello, World!"]
+            plan = FaultPlan(
+                steps={"refund": Mix(error=1)}, outages=(Outage(0, 3600, step="beat"),),
+                capacity={"compose": Capacity(1, 0.05)}, names=AnyName(),
+            ).check()  # fmt: skip
+            force = await airfield.book.set_plan("default", airfield.queue, plan)
+            while await airfield.call(Call("beat", [1], attempts=1)) != ["ApplicationError"]:
+                pass
+            assert await airfield.call(Call("compose", [GREETING])) == ["Hello, World!"]
+            again = await airfield.book.set_plan("default", airfield.queue, plan, keep_outages=True)
+            assert (again.version, again.since) == (force.version + 1, force.since)
+    rows = await airfield.book.attempts(queue=airfield.queue)
+    assert (rows[-2].injected, rows[-2].outage, rows[-2].failure_type) == ("outage", "error", "InjectedError")
+    assert [row.queued is None for row in rows if row.activity_type == "compose"] == [True, False]
+    assert any("names refund" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("faults", "why"),
+    [
+        ("charge: error", "no step that calls out: 'charge'. Known are compose"),
+        (FaultPlan(steps={"Calls/charge": Mix()}), "There is no step 'Calls/charge'"),
+        (FaultPlan(Mix(error=2)), "must be from 0 to 1"),
+    ],
+)
+async def test_a_plan_that_makes_no_sense_here_is_refused_when_the_worker_is_made(
+    airfield: Airfield, faults: FaultPlan | str, why: str
+) -> None:
+    """In one sentence, before anything runs."""
+    with pytest.raises(ConfigError, match=why):
+        Worker(airfield.client, task_queue="q", activities=[compose], plugins=[airfield.plugin(faults)])
+
+
+async def test_faults_beyond_loopback_need_the_namespaces_name() -> None:
+    """The sentence says what to write. Without faults nothing is refused."""
+    far = await Client.connect("temporal.example.com:7233", namespace="prod", lazy=True)
+
+    def made(plugin: TrellisPlugin) -> None:
+        Worker(far, task_queue="q", workflows=[Calls], activities=ACTIVITIES[:1], plugins=[plugin])
+
+    with pytest.raises(ConfigError, match=r"temporal.example.com:7233 is not on this machine.*namespace='prod'"):
+        made(TrellisPlugin("calm"))
+    for allowed in (TrellisPlugin("calm", namespace="prod"), TrellisPlugin()):
+        # The SDK's own refusal comes after the plugin's.
+        with pytest.raises(RuntimeError, match=r"[Ll]azy"):
+            made(allowed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"faults": 3}, {"retention_days": 0}, {"retention_days": "a week"}, {"held": 0}, {"held": 1.5},
+        {"database_url": "mysql://root:s3cret@host/name"}, {"faults": "nonsense"},
+    ],
+)  # fmt: skip
+async def test_a_value_that_cannot_be_used_is_refused_in_words(airfield: Airfield, options: dict[str, object]) -> None:
+    """One sentence without secrets, when the plugin is made or when its worker is."""
+
+    def made() -> Worker:
+        plugin = TrellisPlugin(**options)  # type: ignore[arg-type]
+        return Worker(airfield.client, task_queue="q", activities=[compose], plugins=[plugin])
+
+    with pytest.raises(ConfigError) as refused:
+        made()
+    assert "s3cret" not in str(refused.value)
