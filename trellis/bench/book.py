@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -129,7 +129,8 @@ async def fly(
                     await killing
         finally:
             killing.cancel()
-            await asyncio.wait({killing})
+            with suppress(asyncio.CancelledError):
+                await killing
         flight.kills = crew.kills
     runs = {str(handle.first_execution_run_id) for handle in handles}
     url = stack.require(settings).database_url
