@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from temporalio import activity
@@ -17,10 +19,10 @@ from temporalio.exceptions import CancelledError as TemporalCancelled
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from trellis.faults import InjectedError
-from trellis.flaky import Marks
+from trellis.flaky import Marks, Pause
 from trellis.model import TryId
 from trellis.plugin.app import App
-from trellis.plugin.current import CURRENT
+from trellis.plugin.current import CURRENT, FAULTS, TRIES
 from trellis.plugin.endings import hangs_at_most
 
 LOOKED = 0.1
@@ -45,23 +47,42 @@ class _Inbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
-        lose_reply = await self._injected(info, woken=input.executor is None)
+        if getattr(input.fn, TRIES, False):
+            # Each try is a call of an outside system. A fault of the attempt would hit a loop that is there to survive
+            # such faults.
+            FAULTS.set(partial(self._try, info))
+            return await self.next.execute_activity(input)
+        marks = Marks()
+        if (attempt := CURRENT.get()) is not None:
+            attempt.marks = marks
+        lose_reply = await self._injected(info, try_of(info), marks, _Pause(info, woken=input.executor is None))
         result = await self.next.execute_activity(input)
         if lose_reply:
-            raise _failure(f"the reply of {info.activity_type} was lost on purpose")
+            raise _lost_reply(info)
         return result
 
-    async def _injected(self, info: Info, *, woken: bool) -> bool:
-        """Fail, hang or pass, as the plan says. True: the activity must run, and its reply then be lost."""
+    async def _try(
+        self, info: Info, try_: int, lane: int, call: Callable[[], Awaitable[Any]], said: dict[str, Any]
+    ) -> Any:
+        """One try of a loop inside the attempt. The loop's own timeout ends one that hangs."""
+        marks = Marks()
+        try:
+            lose_reply = await self._injected(info, try_of(info, try_, lane), marks, asyncio.sleep)
+            value = await call()
+        finally:
+            said.update(vars(marks))
+        if lose_reply:
+            raise _lost_reply(info)
+        return value
+
+    async def _injected(self, info: Info, one: TryId, marks: Marks, pause: Pause) -> bool:
+        """Fail, hang or pass, as the plan says. True: the call must be made, and its reply then be lost."""
         try:
             call = self.app.call(info.workflow_type or "")
             if call is None:
                 return False
             force, flaky = call
-            marks = Marks()
-            if (attempt := CURRENT.get()) is not None:
-                attempt.marks = marks
-            return await flaky(force, try_of(info), marks, _Pause(info, woken=woken))
+            return await flaky(force, one, marks, pause)
         except InjectedError as error:
             raise _failure(str(error)) from None
         except (asyncio.CancelledError, TemporalCancelled, ApplicationError):
@@ -71,12 +92,13 @@ class _Inbound(ActivityInboundInterceptor):
             return False
 
 
-def try_of(info: Info) -> TryId:
-    """What the luck of an attempt depends on, besides the plan: workflow id, activity id, type and attempt.
+def try_of(info: Info, try_: int = 1, lane: int = 0) -> TryId:
+    """What the luck of an attempt depends on, besides the plan: workflow id, activity id, type and attempt; and the try
+    and the lane of a loop inside it.
 
     Never on the run or the time: another run with the same ids has the same luck.
     """
-    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, 1)
+    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, try_, lane)
 
 
 class _Pause:
@@ -112,6 +134,10 @@ class _Pause:
             raise _failure(f"{self._info.activity_type} hung on purpose")
         # Leaves the attempt without an answer, and frees the slot.
         activity.raise_complete_async()
+
+
+def _lost_reply(info: Info) -> ApplicationError:
+    return _failure(f"the reply of {info.activity_type} was lost on purpose")
 
 
 def _failure(text: str) -> ApplicationError:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from temporalio import activity
 
 from trellis.errors import ConfigError
+from trellis.plugin.current import TRIES
 from trellis.retry import Placement, Retry, contradictions
 from trellis.retrying.gate import Gate, Gates
 from trellis.retrying.loop import Retrying, Stop, beats, benign
@@ -88,6 +89,8 @@ class Loop:
                 value: T = await tries(lambda: function(*args, **kwargs))
                 return value
 
+        # Faults are then injected into each try, and not into the attempt.
+        setattr(tried, TRIES, self._rule.placement is Placement.ACTIVITY)
         return tried
 
     async def __aenter__(self) -> Tries[Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trellis.flights import FAILED, OPEN, SUCCEEDED
 from trellis.plugin import current
@@ -28,7 +28,7 @@ class Notes:
             made = Counter()
             _numbers.set(made)
         self._made = made
-        self._open: dict[Attempt, int] = {}
+        self._open: dict[Attempt, tuple[int, dict[str, Any]]] = {}
         self._limits: dict[str, float] = {
             "start_to_close_timeout": rule.try_timeout, "initial_interval": rule.first_backoff,
             "backoff_coefficient": rule.multiplier, "maximum_interval": rule.max_backoff,
@@ -38,10 +38,10 @@ class Notes:
     async def call(self, attempt: Attempt, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call of a try. Its begin is noted at once, so that a try whose worker dies is in the book too."""
         self._made[attempt.lane] += 1
-        number = self._open[attempt] = self._made[attempt.lane]
+        number, said = self._open[attempt] = self._made[attempt.lane], {}
         current.note_try(number, attempt.lane, attempt.started_at, None, OPEN, limits=self._limits)
         try:
-            value = await call()
+            value = await current.call_with_faults(number, attempt.lane, call, said)
         except Stop as stop:
             # Stopped for good: that is no miss of the loop's.
             self.missed(attempt, Miss(FAILED, str(stop), "Stopped"))
@@ -53,9 +53,9 @@ class Notes:
         self._ended(attempt, miss.outcome, miss.type, miss.error)
 
     def _ended(self, attempt: Attempt, outcome: str, failure_type: str | None = None, error: str | None = None) -> None:
-        number = self._open.pop(attempt, None)
-        if number is not None:
+        if attempt in self._open:
+            number, said = self._open.pop(attempt)
             current.note_try(
                 number, attempt.lane, attempt.started_at, datetime.now(UTC), outcome, failure_type=failure_type,
-                error=error, limits=self._limits,
+                error=error, limits=self._limits, **said,
             )  # fmt: skip
