@@ -9,7 +9,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from tests.integration.flown_app import ACTIVITIES, THREADS, Call, Calls, compose
+from tests.integration.flown_app import ACTIVITIES, THREADS, Call, Calls, beat, compose
 from tests.integration.flying import Airfield, said
 from trellis import runtime
 from trellis.config import Settings
@@ -19,6 +19,7 @@ from trellis.errors import ConfigError
 from trellis.faults import AnyName, FaultPlan, Mix
 from trellis.outages import Capacity, Outage
 from trellis.plugin import TrellisPlugin
+from trellis.retrying import Placement, Retry, retrying
 
 GREETING = {"word": "Hello", "name": "World"}
 
@@ -95,6 +96,23 @@ async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(
     assert {row.injected for row in rows[6:]} == {"hang"}
     assert all(row.ended_at is not None for row in rows)
     assert [one.name for one in set(threading.enumerate()) - before if "flown" in one.name] == []
+
+
+async def test_faults_act_on_each_try_of_a_loop(airfield: Airfield) -> None:
+    """With `retrying` the server sees one attempt. The calls inside it fail as the plan says, until one is good."""
+    loop = retrying(Retry(try_timeout=0.3, first_backoff=0.01, placement=Placement.ACTIVITY))
+    async with airfield.worker(
+        airfield.plugin("compose: error, hang, reply-lost, ok; beat: error, ok"), activities=[loop(compose), beat]
+    ):
+        calls = Call("compose", [GREETING], start_to_close=30), Call("beat", [1])
+        assert (await airfield.call(*calls))[0] == "Hello, World!"
+    rows = await airfield.book.attempts(queue=airfield.queue)
+    assert sorted((row.activity_type, row.attempt, row.try_, row.outcome, str(row.injected)) for row in rows) == [
+        ("beat", 1, 0, "failed", "error"), ("beat", 2, 0, "succeeded", "None"),
+        ("compose", 1, 0, "succeeded", "None"), ("compose", 1, 1, "failed", "error"),
+        ("compose", 1, 2, "timed out", "hang"), ("compose", 1, 3, "failed", "reply-lost"),
+        ("compose", 1, 4, "succeeded", "None"),
+    ]  # fmt: skip
 
 
 async def test_a_stored_plan_is_followed_while_the_worker_runs(airfield: Airfield) -> None:

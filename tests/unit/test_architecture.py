@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     # other people's workflows
     "event_fields": set(),
     "plugin": {"config", "database_url", "db", "event_fields", "flaky", "stack", *WORDS},
-    "retrying": {"errors", "flights", "governor", "plugin", "retry"},
+    "retrying": {"flaky", "errors", "flights", "governor", "plugin", "retry"},
     # orders, for everybody who is not a workflow
     "status": {"db", "temporal_calls", *WORDS},
     "desk": {"config", "db", "stack", "status", "temporal_calls", *WORDS},
@@ -65,14 +65,15 @@ ALLOWED: dict[str, set[str]] = {
     "chaos": {
         "audit", "config", "crew", "db", "desk", "driving", "edited", "logs", "runtime", "stack", "workflows", *WORDS,
     },
+    "flying": {"errors", "plugin", "stack"},
     # surfaces
     "api": {"config", "desk", "logs", "runtime", "status", *WORDS},
     "insight": {"config", "database_url", "db", "environment", "event_fields", "plugin", "stack", "threads", *WORDS},
     "doctor": {"config", "db", "insight", "plugin", *WORDS},
     "lab": {
-        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "event_fields", "insight",
-        "logs", "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls", "workers",
-        "workflows", *WORDS,
+        "activities", "audit", "chaos", "config", "crew", "db", "desk", "driving", "edited", "event_fields", "flying",
+        "insight", "logs", "pages", "plugin", "replay", "runtime", "sandbox", "stack", "status", "temporal_calls",
+        "workers", "workflows", *WORDS,
     },
     "bench": {
         "activities", "audit", "chaos", "config", "db", "desk", "doctor", "driving", "event_fields", "insight", "lab",
@@ -80,7 +81,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {
         "api", "audit", "bench", "chaos", "config", "database_url", "db", "desk", "doctor", "driving", "environment",
-        "insight", "lab", "logs", "reconcile", "replay", "runtime", "stack", "status", "workers", *WORDS,
+        "flying", "insight", "lab", "logs", "plugin", "reconcile", "replay", "runtime", "stack", "status", "workers",
+        *WORDS,
     },
     "__main__": {"cli"},
     "trellis": set(),

@@ -19,7 +19,7 @@ class Moves:
 
     others_s: orders without anything in flight, from the moment a new worker worked (0 if others moved them earlier).
     in_flight_s: orders whose step was in flight, from the latest possible end of its heartbeat.
-    task_s: orders whose workflow task was in flight, from the end of Temporal's timeout for it.
+    task_s: orders whose workflow task the killed worker held, from the end of Temporal's timeout for it.
     Where new workers came later than the timeout, both count from the moment a new worker worked.
     """
 
@@ -42,7 +42,8 @@ async def after_kill(house: House, arrivals: Arrivals) -> Moves:
         lost = {
             order_of(task.workflow_id): task.timed_out
             for task in await lost_tasks(house.runtime.desk.client, killed, killed)
-            if task.started <= killed < task.timed_out
+            # The server may still hand a task to the worker that dies: it then begins after the kill.
+            if task.started <= worked and killed < task.timed_out
         }
         for move in await books.moves(ids, killed):
             if move.order_id in lost:

@@ -22,6 +22,7 @@ from trellis.cli.chaos import chaos
 from trellis.cli.check import check
 from trellis.cli.common import say
 from trellis.cli.doctor import doctor
+from trellis.cli.fly import fly
 from trellis.cli.processes import api, lab, notebooks, worker
 from trellis.cli.replay import replay
 from trellis.cli.running import demo, load
@@ -32,8 +33,8 @@ from trellis.errors import TrellisError
 __all__ = ["app", "main"]
 
 COMMANDS = (
-    up, down, reset, status, migrate, worker, api, lab, demo, audit, load, chaos, check, replay, reconcile, recommend,
-    doctor, notebooks,
+    up, down, reset, status, migrate, worker, api, lab, demo, fly, audit, load, chaos, check, replay, reconcile,
+    recommend, doctor, notebooks,
 )  # fmt: skip
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A flight simulator for durable workflows.")

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,11 @@ from trellis.policies import Policy, preset
 from trellis.status import OrderStatus
 
 if TYPE_CHECKING:
+    from temporalio.converter import DataConverter
+
     from trellis.lab.control_room.recording import RunRecorder
     from trellis.lab.control_room.widget import ControlRoom
+    from trellis.lab.flights.flight import Flight, Flights
     from trellis.lab.time_machines import OrderMachine
     from trellis.replay.recording import Recording
     from trellis.replay.saving import Books
@@ -51,6 +54,7 @@ class Session(Engine):
 
     def __init__(self, settings: config.Settings, processes: int = 0) -> None:
         self._room: ControlRoom | None = None
+        self._flights: Flights | None = None
         self._boards: dict[tuple[str | None, str], ControlRoom] = {}
         super().__init__(settings, processes)
 
@@ -158,6 +162,38 @@ class Session(Engine):
             self._room = ControlRoom(self)
         return self._room
 
+    def fly(
+        self,
+        workflows: Iterable[type] = (),
+        activities: Iterable[Callable[..., Any]] = (),
+        *,
+        task_queue: str | None = None,
+        namespace: str | None = None,
+        faults: FaultPlan | str | None = None,
+        data_converter: DataConverter | None = None,
+        **worker_options: Any,
+    ) -> Flight:
+        """Run your own workflows and activities in this lab, with every attempt noted: `session.fly([Trip], [book])`.
+
+        task_queue: by default named after the module. A flight that is on this queue already is replaced: its running
+        workflows go on with the new code, and files that were edited are read again. namespace: by default the
+        session's; one that the workspace's own server does not have is made. faults: a plan whose steps are activity
+        types; without one the plan counts that the board's sliders put in force. data_converter: that of your own
+        client, such as `pydantic_data_converter`. worker_options: further arguments of the SDK's Worker.
+        Raises BadInput, TemporalUnavailable; then a flight that was on this queue goes on.
+        """
+        return self.do(
+            self._all_flights().fly(
+                workflows, activities, task_queue=task_queue, namespace=namespace, faults=faults,
+                data_converter=data_converter, options=worker_options,
+            )
+        )  # fmt: skip
+
+    @property
+    def flights(self) -> tuple[Flight, ...]:
+        """The flights that are not closed, the oldest first."""
+        return () if self._flights is None else self._flights.running
+
     def board(self, query: str | None = None, *, namespace: str | None = None) -> ControlRoom:
         """The control room for any workflows, in this lab or elsewhere: `session.board("WorkflowType = 'Trip'")`.
 
@@ -225,6 +261,16 @@ class Session(Engine):
         if not outcome.startswith("Reloaded"):
             self.log.add("error", outcome, int(time.time() * 1000))
         return outcome
+
+    def _all_flights(self) -> Flights:
+        # Imported here: the first cell of most notebooks flies nothing, and must be fast.
+        from trellis.lab.flights.flight import Flights
+
+        if self._flights is None:
+            self._flights = Flights(self, lambda query, namespace: self.board(query, namespace=namespace))
+            # The last in, so the first out: connections must be there while the workers end.
+            self._resources.push_async_callback(self._flights.close)
+        return self._flights
 
     async def _reload(self) -> str:
         if self.breaker.current is not None:

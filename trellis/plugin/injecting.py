@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from trellis.faults import InjectedError
 from trellis.flaky import Marks, Pause
 from trellis.model import TryId
 from trellis.plugin.app import App
-from trellis.plugin.current import CURRENT, FAULTS, TRIES
+from trellis.plugin.current import CURRENT, FAULTS, LOOPS
 from trellis.plugin.endings import hangs_at_most
 
 LOOKED = 0.1
@@ -47,58 +46,48 @@ class _Inbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
-        if getattr(input.fn, TRIES, False):
-            # Each try is a call of an outside system. A fault of the attempt would hit a loop that is there to survive
-            # such faults.
-            FAULTS.set(partial(self._try, info))
+        if getattr(input.fn, LOOPS, False):
+            FAULTS.set(partial(self._of_try, info))
             return await self.next.execute_activity(input)
         marks = Marks()
         if (attempt := CURRENT.get()) is not None:
             attempt.marks = marks
-        lose_reply = await self._injected(info, try_of(info), marks, _Pause(info, woken=input.executor is None))
+        lost = await self._injected(info, try_of(info), marks, _Pause(info, woken=input.executor is None))
         result = await self.next.execute_activity(input)
-        if lose_reply:
-            raise _lost_reply(info)
+        if lost is not None:
+            raise lost
         return result
 
-    async def _try(
-        self, info: Info, try_: int, lane: int, call: Callable[[], Awaitable[Any]], said: dict[str, Any]
-    ) -> Any:
-        """One try of a loop inside the attempt. The loop's own timeout ends one that hangs."""
-        marks = Marks()
-        try:
-            lose_reply = await self._injected(info, try_of(info, try_, lane), marks, asyncio.sleep)
-            value = await call()
-        finally:
-            said.update(vars(marks))
-        if lose_reply:
-            raise _lost_reply(info)
-        return value
+    async def _of_try(self, info: Info, number: int, lane: int, marks: Marks) -> ApplicationError | None:
+        # The loop itself ends a try that hangs.
+        return await self._injected(info, try_of(info, number, lane), marks, asyncio.sleep)
 
-    async def _injected(self, info: Info, one: TryId, marks: Marks, pause: Pause) -> bool:
-        """Fail, hang or pass, as the plan says. True: the call must be made, and its reply then be lost."""
+    async def _injected(self, info: Info, call: TryId, marks: Marks, pause: Pause) -> ApplicationError | None:
+        """Fail, hang or pass, as the plan says. An error that is returned must be raised after the call was made."""
         try:
-            call = self.app.call(info.workflow_type or "")
-            if call is None:
-                return False
-            force, flaky = call
-            return await flaky(force, one, marks, pause)
+            plan = self.app.call(info.workflow_type or "")
+            if plan is None:
+                return None
+            force, flaky = plan
+            if await flaky(force, call, marks, pause):
+                return _failure(f"the reply of {info.activity_type} was lost on purpose")
+            return None
         except InjectedError as error:
             raise _failure(str(error)) from None
         except (asyncio.CancelledError, TemporalCancelled, ApplicationError):
             raise
         except Exception as error:
             self.app.trouble(error)
-            return False
+            return None
 
 
-def try_of(info: Info, try_: int = 1, lane: int = 0) -> TryId:
-    """What the luck of an attempt depends on, besides the plan: workflow id, activity id, type and attempt; and the try
-    and the lane of a loop inside it.
+def try_of(info: Info, number: int = 1, lane: int = 0) -> TryId:
+    """What the luck of a call depends on, besides the plan: workflow id, activity id, type and attempt, and lane and
+    number of a try that a loop makes inside the attempt.
 
     Never on the run or the time: another run with the same ids has the same luck.
     """
-    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, try_, lane)
+    return TryId(f"{info.workflow_id or ''}\x1f{info.activity_id}", info.activity_type, 1, info.attempt, number, lane)
 
 
 class _Pause:
@@ -134,10 +123,6 @@ class _Pause:
             raise _failure(f"{self._info.activity_type} hung on purpose")
         # Leaves the attempt without an answer, and frees the slot.
         activity.raise_complete_async()
-
-
-def _lost_reply(info: Info) -> ApplicationError:
-    return _failure(f"the reply of {info.activity_type} was lost on purpose")
 
 
 def _failure(text: str) -> ApplicationError:

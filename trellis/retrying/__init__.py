@@ -26,7 +26,9 @@ For a part of an activity:
 - Heartbeats are sent while the tries run. Give the activity a `heartbeat_timeout` of some seconds, so that Temporal
   soon gives the work of a lost worker to another one. It then begins with a new loop.
 - With placement SERVER there is no loop: each attempt makes one call, and the activity's RetryPolicy does the rest.
-- Where the worker has TrellisPlugin, each try is a row of the book of attempts. Without it nothing is needed.
+- Where the worker has TrellisPlugin, each try is a row of the book of attempts, and faults act on each try of a
+  decorated activity. Without it nothing is needed.
+- An activity that exists can be decorated as it is: `activities=[retrying(QUICK)(charge)]`. Its name stays.
 """
 
 from trellis.retry import Jitter, Placement, Retry

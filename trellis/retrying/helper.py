@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from temporalio import activity
 
 from trellis.errors import ConfigError
-from trellis.plugin.current import TRIES
+from trellis.plugin.current import LOOPS
 from trellis.retry import Placement, Retry, contradictions
 from trellis.retrying.gate import Gate, Gates
 from trellis.retrying.loop import Retrying, Stop, beats, benign
@@ -24,6 +24,9 @@ from trellis.retrying.noting import Notes
 P = ParamSpec("P")
 T = TypeVar("T")
 Tries = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
+
+_DEFINITION = "__temporal_activity_definition"
+"""Where the SDK keeps what `activity.defn` said of a function (temporalio/activity.py)."""
 
 _KEYS = uuid.UUID("5f0c6d1e-8a0b-5b1e-9f3a-7c0d2e4b6a81")
 
@@ -76,7 +79,10 @@ class Loop:
         self._beats: dict[object, list[asyncio.Task[None] | None]] = {}
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """`function` in a loop of tries. Raises ConfigError for a function that is not async."""
+        """`function` in a loop of tries. An activity stays an activity of the same name.
+
+        Raises ConfigError for a function that is not async.
+        """
         if not inspect.iscoroutinefunction(function):
             raise ConfigError(
                 f"{getattr(function, '__name__', function)} is not async, so a try of it could not be ended. Make the "
@@ -89,9 +95,16 @@ class Loop:
                 value: T = await tries(lambda: function(*args, **kwargs))
                 return value
 
-        # Faults are then injected into each try, and not into the attempt.
-        setattr(tried, TRIES, self._rule.placement is Placement.ACTIVITY)
-        return tried
+        if self._rule.placement is Placement.ACTIVITY:
+            setattr(tried, LOOPS, True)
+        # Of an activity, `wraps` copied the definition too, and that one names the function without the loop.
+        definition = vars(tried).pop(_DEFINITION, None)
+        if definition is None:
+            return tried
+        unseen = definition.no_thread_cancel_exception
+        if definition.name is None:
+            return activity.defn(dynamic=True, no_thread_cancel_exception=unseen)(tried)
+        return activity.defn(name=definition.name, no_thread_cancel_exception=unseen)(tried)
 
     async def __aenter__(self) -> Tries[Any]:
         # A function that is tried outside of a worker has nobody to send heartbeats to.

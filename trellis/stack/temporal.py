@@ -154,7 +154,7 @@ async def up(settings: Settings) -> TemporalTarget:
         return target
     target = running(settings)
     if target is not None:
-        await _ensure_namespace(target)
+        await ensure_namespace(target)
         return target
     if set("?#%") & set(str(settings.home)):
         raise TemporalUnavailable(
@@ -175,7 +175,7 @@ async def up(settings: Settings) -> TemporalTarget:
     raise TemporalUnavailable(f"The local Temporal server does not start ({last[:300]}). See {log}.")
 
 
-async def _ensure_namespace(target: TemporalTarget) -> None:
+async def ensure_namespace(target: TemporalTarget) -> None:
     """Create the namespace: TEMPORAL_NAMESPACE may have changed since our server was started."""
     try:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Behaviour:
     takes so long [s], and its share. `fails`, `hangs`: shares. `poisoned`: in each workflow whose number it divides,
     calls never work (0: in none). `error`: the type of failures. `out_from`, `out_until`: seconds since the beginning
     between which all calls fail. On a machine that is late, the outage is late too: it begins with the first call of a
-    workflow that should begin then, and lasts as long.
+    workflow that should begin then, and lasts as long, and until it has failed ten calls.
     `beats`: seconds between heartbeats, 0 for none."""
 
     median: float = 0.05
@@ -137,16 +138,24 @@ async def go(work: Work, info: activity.Info) -> None:
     await asyncio.sleep(seconds)
 
 
+_AT_LEAST = 10
+
 _began: dict[str, float] = {}
 """When the outage of an activity type began [monotonic clock, s], in this process, which runs all calls."""
+
+_failed: Counter[str] = Counter()
+"""How many first attempts it failed."""
 
 
 def _is_out(work: Work) -> bool:
     how, now = work.behaviour, time.monotonic()
+    of = f"{work.activity_type} {work.seed}"
     if how.out_until and work.planned >= how.out_from:
-        _began.setdefault(f"{work.activity_type} {work.seed}", now)
-    began = _began.get(f"{work.activity_type} {work.seed}")
-    return began is not None and now < began + how.out_until - how.out_from
+        _began.setdefault(of, now)
+    if of not in _began or (now >= _began[of] + how.out_until - how.out_from and _failed[of] >= _AT_LEAST):
+        return False
+    _failed[of] += activity.info().attempt == 1
+    return True
 
 
 def _failure(type_: str) -> ApplicationError:

@@ -5,6 +5,7 @@ The sound ones are hostile: slow but rightly limited, flaky but rightly retried,
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,14 +39,16 @@ Maker = Callable[[random.Random], Case]
 
 
 def _kills(draw: random.Random) -> Case:
-    limit = draw.uniform(1.2, 2.5)
-    how = Behaviour(median=limit * draw.uniform(0.6, 0.85), width=draw.uniform(0.25, 0.45), fails=draw.choice([0, 0.1]))
+    limit, width = draw.uniform(1.2, 2.5), draw.uniform(0.25, 0.45)
+    # It ends 10 to 24 % of the good calls.
+    median = limit * math.exp(-width * draw.uniform(0.7, 1.3))
+    how = Behaviour(median=median, width=width, fails=draw.choice([0, 0.1]))
     return Case("timeout kills good calls", how, Options(start_to_close=limit), runs=20)
 
 
 def _far(draw: random.Random) -> Case:
     how = Behaviour(median=draw.uniform(0.03, 0.2), hangs=draw.uniform(0.12, 0.2))
-    limit = draw.uniform(20.0, 60.0)
+    limit = draw.uniform(30.0, 60.0)
     return Case(
         "timeout far above the slowest good call", how, Options(start_to_close=limit), runs=24, calls=2, over=30
     )

@@ -20,6 +20,7 @@ from trellis.lab.flights.fault_panel import FlightFaults, no_faults_in
 from trellis.lab.flights.feed import FlightFeed
 from trellis.lab.flights.machine_panel import FlightMachines, flights_in
 from trellis.lab.flights.rows import run_of
+from trellis.lab.flights.talk import Talk
 from trellis.lab.flights.visibility import ALL_STATUSES, PATIENCE, Visibility, of_types
 from trellis.temporal_calls import unavailable
 
@@ -111,7 +112,7 @@ def flight_board(engine: Engine, query: str | None, namespace: str | None) -> Bo
         feed=feed,
         columns=COLUMNS,
         requests=REQUESTS,
-        side=(FlightFaults,),
+        side=(Talk, FlightFaults),
         main=(Lines, FlightAttempts, FlightMachines, BackgroundLog),
         states=ALL_STATUSES,
         ended=ALL_STATUSES[1:],

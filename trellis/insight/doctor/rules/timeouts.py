@@ -65,7 +65,7 @@ class HeartbeatTooShort(ActivityRule):
 class KillsGoodCalls(ActivityRule):
     """The timeout of an attempt lies in the tail of the good calls: it ends calls that would have worked.
 
-    Needs four timeouts. With 15 good calls or more, their durations say how many are missing above the timeout
+    Needs three timeouts. With 15 good calls or more, their durations say how many are missing above the timeout
     (`tail`): at least 1 % (lower limit). Three of them, or one in twenty, must have needed more than 70 % of the
     timeout: an estimate that no call near the timeout supports is a guess about a shape. Where no attempt ever ended
     before the timeout, and eight did not, the timeout is below every call, or the activity never answers; then the
@@ -80,7 +80,7 @@ class KillsGoodCalls(ActivityRule):
         own = group.options
         limit = own.start_to_close_timeout or own.schedule_to_close_timeout
         killed = group.timed_out("start", "close")
-        if limit is None or killed < 4 or (own.heartbeat_timeout or limit) < limit:
+        if limit is None or killed < 3 or (own.heartbeat_timeout or limit) < limit:
             return None
         option = "start_to_close_timeout"
         if own.schedule_to_close_timeout is not None and own.schedule_to_close_timeout <= limit:
@@ -190,7 +190,7 @@ class FarAboveGoodCalls(ActivityRule):
         if limit is None or len(good) < 15:
             return None
         bound = slowest(good)
-        value = rounded_up(max(2 * bound, MAX_TIME_SHIFT))
+        value = rounded_up(max(1.5 * bound, MAX_TIME_SHIFT))
         hung, waited = self._hung(group, bound)
         costs = hung >= 2 and limit >= 4 * value and limit - value >= 2.0
         could = (

@@ -10,11 +10,12 @@ import { breaking } from "./breaking.js";
 import { experiments } from "./experiments.js";
 import { attempts } from "./attempts.js";
 import { timeMachinePanel } from "./time_machine_panel.js";
+import { talk } from "./talk.js";
 import { log } from "./log.js";
 
 // Each panel receives { store, on, prefix, options } and returns { node, beat, end, folds }. Only the node is required.
 // `beat` runs four times a second. `folds` is for a panel at the side: may it be folded when there is only one column?
-const PANELS = { board, new_orders: newOrders, faults, breaking, experiments, attempts, time_machine: timeMachinePanel, log };
+const PANELS = { board, new_orders: newOrders, faults, breaking, experiments, attempts, time_machine: timeMachinePanel, talk, log };
 
 const TWO_COLUMNS = 860; // px, as in room.css
 

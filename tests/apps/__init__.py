@@ -1,0 +1,1 @@
+"""Somebody's apps, as their users write them: nothing here knows Trellis."""
