@@ -157,6 +157,7 @@ class Evidence:
             **{name: self.attempts[name].astype(float).round(3).fillna(-1.0) for name in _OPTIONS}
         )
         where: dict[Any, Any] = dict(keyed.groupby(by, observed=True, sort=False).indices)
+        activities = _activities(self.attempts)
         for key in sorted(where, key=lambda one: (str(one[0]), -len(where[one]))):
             rows = self.attempts.iloc[where[key]]
             values = [None if value < 0 else float(value) for value in key[2:]]
@@ -164,7 +165,7 @@ class Evidence:
             yield Group(
                 name=str(key[0]), workflow_type=None if types.empty else str(types.mode().iloc[0]), local=bool(key[1]),
                 options=Options(**dict(zip([one.name for one in fields(Options)], values, strict=True))),
-                attempts=rows, activities=_activities(rows), workflows=self.runs, now=self.now,
+                attempts=rows, activities=activities.loc[rows["activity"].unique()], workflows=self.runs, now=self.now,
                 from_book=not rows["run_id"].isin(self.workflows["run_id"]).any(),
             )  # fmt: skip
 
