@@ -71,14 +71,13 @@ class Pending:
 @dataclass(frozen=True)
 class Described:
     """What Describe adds to a run. `at`: when it was asked. `task_attempt`: above 1, its workflow task fails again and
-    again. `events`: how long its history is."""
+    again."""
 
     at: datetime
     status: str
     pending: tuple[Pending, ...]
     task_attempt: int
     closed_at: datetime | None
-    events: int
 
 
 class Visibility:
@@ -88,9 +87,9 @@ class Visibility:
         self.client = client
         self.query = query
 
-    def narrowed(self, view: View, query: str | None = None) -> str:
+    def narrowed(self, view: View) -> str:
         """The query with the page's filter."""
-        parts = [f"({one})"] if (one := self.query if query is None else query) else []
+        parts = [f"({self.query})"] if self.query else []
         if view.states:
             names = ", ".join(f"'{_QUERIED[state]}'" for state in view.states)
             parts.append(f"ExecutionStatus IN ({names})")
@@ -217,7 +216,6 @@ def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
         tuple(pending),
         found.pending_workflow_task.attempt,
         time(info.close_time),
-        info.history_length,
     )
 
 
