@@ -159,17 +159,17 @@ class Delivery:
             self._explain(error)
         finally:
             with suppress(Exception):
-                self._loop.run_until_complete(asyncio.wait_for(self._let_go(), 1.0))
+                self._loop.run_until_complete(self._let_go(asyncio.all_tasks(self._loop)))
             self._loop.close()
             self._ended.set_result(None)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, others: set[asyncio.Task[Any]]) -> None:
         """End what somebody still asks, and the threads that looked up names."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
         for one in others:
             one.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._loop.shutdown_default_executor()
+        if others:
+            await asyncio.wait(others, timeout=1.0)
+        await asyncio.wait_for(self._loop.shutdown_default_executor(), 1.0)
 
     async def _work(self) -> None:
         if self.spool.trouble:
