@@ -3,6 +3,7 @@ readable as frames."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from trellis import insight, runtime
 from trellis.bench.book import Flight, fly, judged
+from trellis.cli.advice import in_the_book
 from trellis.config import Settings
 from trellis.errors import BadInput
+from trellis.insight.fit import learn
 from trellis.insight.flights import PartialBook
 from trellis.insight.frames import OUTCOMES
 from trellis.insight.history.frames import POLICY
@@ -98,7 +101,9 @@ async def test_the_frame_of_the_book_says_what_it_holds(flown: Flown, tmp_path: 
     pd.testing.assert_frame_equal(insight.flight_attempts(pd.read_parquet(path)), insight.flight_attempts(frame))
 
 
-async def test_the_book_fills_the_gaps_of_a_history(opened: runtime.Runtime, flown: Flown) -> None:
+async def test_the_book_fills_the_gaps_of_a_history(
+    opened: runtime.Runtime, flown: Flown, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Joined, each attempt is there once, and none is unknown; the rounds are the history's."""
     prefix = flown.names[0].rpartition("-")[0]
     history = await insight.download(opened.desk.client, f'WorkflowId STARTS_WITH "{prefix}-"')
@@ -113,6 +118,11 @@ async def test_the_book_fills_the_gaps_of_a_history(opened: runtime.Runtime, flo
     sure = known[known["outcome"].isin(["succeeded", "failed"])].set_index(key)["outcome"].astype(str)
     same = filled[~filled.duplicated(key, keep="last")].set_index(key)["outcome"].astype(str)
     assert (same.loc[sure.index] == sure).all()
+    # `trellis recommend --query` finds the same rows by itself.
+    monkeypatch.setenv("TRELLIS_HOME", str(settings.home))
+    found = await asyncio.to_thread(in_the_book, history)
+    assert found is not None
+    assert learn(history, book=found).tries == len(insight.flight_attempts(found, history))
     assert insight.gantt(filled[filled["order_id"] == filled["order_id"].iloc[0]]).to_dict()
     assert insight.attempts_per_step(book).to_dict()
 
