@@ -134,7 +134,7 @@ async def test_heartbeats_are_sent_unless_they_are_switched_off() -> None:
     assert sent[False] == 0
 
 
-def test_a_file_that_holds_workflows_too_may_import_the_helper() -> None:
+async def test_a_file_that_holds_workflows_too_may_import_the_helper() -> None:
     """The sandbox imports the file again for the workflow, and lets the helper in, without any plugin."""
     SandboxedWorkflowRunner().prepare_workflow(workflow._Definition.must_from_class(Trip))
 
