@@ -15,6 +15,7 @@ from tests.integration.flying import Airfield, database, outcomes, said
 from trellis import runtime
 from trellis.config import Settings
 from trellis.db.flights import FlightBook, check_flights, migrate_flights
+from trellis.db.migrate import BOOK
 from trellis.db.pool import Pool, open_pool
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch
 from trellis.flights import CHANNEL, FlightRow, changed
@@ -145,7 +146,7 @@ async def test_a_book_of_a_newer_trellis_is_left_alone(airfield: Airfield) -> No
     """One sentence; nothing is noted, and the worker goes on."""
     async with database(airfield.url) as (url, create):
         book = await create()
-        assert await migrate_flights(url) == ["flights/001_attempts.sql"]
+        assert await migrate_flights(url) == BOOK.names()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as inside:
             await inside.execute("INSERT INTO flights.migrations VALUES (999, 'future', '')")
         newer = replace(airfield, url=url, book=book)
@@ -155,8 +156,7 @@ async def test_a_book_of_a_newer_trellis_is_left_alone(airfield: Airfield) -> No
                     while not lines:
                         assert await newer.call(Call("compose", [GREETING])) == ["Hello, World!"]
         assert lines == [
-            "No attempts are noted: The book of flights's schema is newer than this Trellis. "
-            "Update Trellis and try again."
+            "No attempts are noted: The book's schema is newer than this Trellis. Update Trellis and try again."
         ]
         assert await book.attempts() == []
         for refused in (migrate_flights(url), check_flights(url)):

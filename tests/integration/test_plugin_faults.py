@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from tests.integration.flown_app import ACTIVITIES, THREADS, Call, Calls, beat, compose
-from tests.integration.flying import Airfield, said
+from tests.integration.flying import Airfield, outcomes, said
 from trellis import runtime
 from trellis.config import Settings
 from trellis.db.flights import FlightBook
@@ -71,21 +72,33 @@ async def test_a_reply_is_lost_after_the_work_was_done(airfield: Airfield) -> No
 
 
 async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(airfield: Airfield) -> None:
-    """Async, threaded and local: left without an answer, the server times it out. A cancelled one ends at once."""
+    """Async, threaded and local: left without an answer, the server times it out. The worker's end ends it too."""
     before = set(threading.enumerate())
     THREADS.clear()
-    hang = "compose: hang, ok; compose_in_thread: hang, ok; beat_in_thread: hang; fail_until: hang"
+    hang = "compose: hang, ok; compose_in_thread: hang, ok; beat_in_thread: hang*; fail_until: hang*"
     async with airfield.worker(airfield.plugin(hang)):
         assert await airfield.call(
             Call("compose", [GREETING], start_to_close=0.5),
             Call("compose_in_thread", [GREETING], start_to_close=0.5),
             Call("compose", [GREETING], start_to_close=0.5, local=True),
-            # No deadline is near: only the cancellation can end these.
-            Call("beat_in_thread", [3], start_to_close=3000, heartbeat=2, cancel_after=0.3),
-            Call("fail_until", [1], start_to_close=3000, heartbeat=2, cancel_after=0.3),
-        ) == ["Hello, World!"] * 3 + ["CancelledError"] * 2  # fmt: skip
+            # Without an answer to its heartbeats the worker cannot know that it was cancelled; its deadline is near.
+            Call("fail_until", [1], start_to_close=3000, heartbeat=1, cancel_after=0.3),
+        ) == ["Hello, World!"] * 3 + ["CancelledError"]  # fmt: skip
         # The first attempt of the threaded one never reached a thread.
         assert len(THREADS) == 1
+        # No deadline is near: only the worker's end can end these.
+        endless = [
+            await airfield.client.start_workflow(
+                Calls.run,
+                [Call(one, [3], start_to_close=3000)],
+                id=f"{airfield.queue}-{one}",
+                task_queue=airfield.queue,
+            )
+            for one in ("beat_in_thread", "fail_until")
+        ]
+        await airfield.rows(lambda rows: outcomes(rows)["open"] >= 2 and len(rows) >= 9)
+    for handle in endless:
+        await handle.terminate()
     rows = await airfield.book.attempts(queue=airfield.queue)
     found = [(row.activity_type, row.local, row.attempt, row.outcome, row.injected) for row in rows]
     assert found[:6] == [
@@ -94,6 +107,9 @@ async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(
         ("compose", True, 1, "timed out", "hang"), ("compose", True, 2, "succeeded", None),
     ]  # fmt: skip
     assert {row.injected for row in rows[6:]} == {"hang"}
+    assert {row.outcome for row in rows if row.start_to_close_timeout == 3000 and not row.heartbeat_timeout} == {
+        "abandoned"
+    }
     assert all(row.ended_at is not None for row in rows)
     assert [one.name for one in set(threading.enumerate()) - before if "flown" in one.name] == []
 
@@ -125,8 +141,9 @@ async def test_a_stored_plan_is_followed_while_the_worker_runs(airfield: Airfiel
                 capacity={"compose": Capacity(1, 0.05)}, names=AnyName(),
             ).check()  # fmt: skip
             force = await airfield.book.set_plan("default", airfield.queue, plan)
-            while await airfield.call(Call("beat", [1], attempts=1)) != ["ApplicationError"]:
-                pass
+            async with asyncio.timeout(60):
+                while await airfield.call(Call("beat", [1], attempts=1)) != ["ApplicationError"]:
+                    pass
             assert await airfield.call(Call("compose", [GREETING])) == ["Hello, World!"]
             again = await airfield.book.set_plan("default", airfield.queue, plan, keep_outages=True)
             assert (again.version, again.since) == (force.version + 1, force.since)
@@ -150,6 +167,18 @@ async def test_a_plan_that_makes_no_sense_here_is_refused_when_the_worker_is_mad
     """In one sentence, before anything runs."""
     with pytest.raises(ConfigError, match=why):
         Worker(airfield.client, task_queue="q", activities=[compose], plugins=[airfield.plugin(faults)])
+
+
+async def test_a_plan_given_to_the_client_is_for_all_its_workers(airfield: Airfield) -> None:
+    """So it may name what one of them does not have; each takes its own part."""
+    plugin = airfield.plugin("compose: error, ok; charge: error*")
+    config = airfield.client.config()
+    config["plugins"] = [plugin]
+    client = Client(**config)
+    Worker(client, task_queue="workflows-only", workflows=[Calls])
+    async with airfield.worker(client=client):
+        assert await airfield.call(Call("compose", [GREETING], local=True)) == ["Hello, World!"]
+    assert outcomes(await airfield.book.attempts(queue=airfield.queue)) == {"failed": 1, "succeeded": 1}
 
 
 async def test_faults_beyond_loopback_need_the_namespaces_name() -> None:

@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,14 +45,14 @@ Key = tuple[str, str, int]
 @dataclass
 class Flight:
     """What one flight gave. `server`: the attempts that the server counted. `lives`: when it heard that each local
-    activity had begun. `book`: the attempts in the book. `injected`: what was injected into each attempt whose end a
-    worker wrote. `again`: attempts of local activities that had to begin anew, because their worker was killed; the
-    server never heard of them. `lost`: attempts that no worker ended."""
+    activity had begun. `book`: the attempts in the book. `injected`: what was injected into each attempt, and into each
+    try of a loop, whose end a worker wrote. `again`: attempts of local activities that had to begin anew, because their
+    worker was killed; the server never heard of them. `lost`: attempts that no worker ended."""
 
     server: set[Key] = field(default_factory=set)
     book: set[Key] = field(default_factory=set)
     lives: dict[tuple[str, str], datetime] = field(default_factory=dict)
-    injected: dict[Key, str] = field(default_factory=dict)
+    injected: dict[tuple[str, str, int, int, int], str] = field(default_factory=dict)
     again: int = 0
     lost: int = 0
     kills: int = 0
@@ -129,7 +129,8 @@ async def fly(
                     await killing
         finally:
             killing.cancel()
-            await asyncio.wait({killing})
+            with suppress(asyncio.CancelledError):
+                await killing
         flight.kills = crew.kills
     runs = {str(handle.first_execution_run_id) for handle in handles}
     url = stack.require(settings).database_url
@@ -168,11 +169,13 @@ async def _counted(handle: WorkflowHandle[Any, str], gate: asyncio.Semaphore, fl
 
 def _noted(book: pd.DataFrame, flight: Flight) -> None:
     """What the book holds."""
-    columns = ["workflow_id", "activity_id", "attempt", "try", "local", "scheduled_at", "outcome", "injected"]
-    for id_, activity_id, attempt, try_, local, began, outcome, injected in zip(
+    columns = ["workflow_id", "activity_id", "attempt", "try", "lane", "local", "scheduled_at", "outcome", "injected"]
+    for id_, activity_id, attempt, try_, lane, local, began, outcome, injected in zip(
         *(book[name] for name in columns), strict=True
     ):
         key = (str(id_), str(activity_id), int(attempt))
+        if outcome not in ("lost", "abandoned", "open"):
+            flight.injected[*key, int(try_), int(lane)] = str(injected)
         if try_:
             flight.tries += 1
             continue
@@ -182,8 +185,6 @@ def _noted(book: pd.DataFrame, flight: Flight) -> None:
             flight.again += 1
             continue
         flight.book.add(key)
-        if outcome not in ("lost", "open"):
-            flight.injected[key] = str(injected)
 
 
 class _Crew:

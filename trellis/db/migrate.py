@@ -56,7 +56,7 @@ class Schema:
 
 
 LEDGER = Schema("ledger", ".", ("trellis_migrations",), 0x7472656C)
-BOOK = Schema("book of flights", "flights", ("flights", "migrations"), 0x7472656D, "flights")
+BOOK = Schema("book", "flights", ("flights", "migrations"), 0x7472656D, "flights")
 
 
 def migrations() -> list[tuple[int, str, str]]:

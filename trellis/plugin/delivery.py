@@ -213,6 +213,7 @@ class Delivery:
                 url = await application_url(owner, login=login)
                 self._pool = await open_pool(url, size=3, wait=5.0, patience=2.0)
                 self._pause = AGAIN[0]
+                self.saying.once("where", f"Attempts are noted in {self.where.in_words}.", logging.INFO)
                 if self.saying.over("away"):
                     self.saying.once("back", "The book of attempts is back.", logging.INFO)
                 self.saying.over("back")

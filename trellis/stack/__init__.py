@@ -29,6 +29,8 @@ PATIENCE = 60.0
 OURS = (
     "postgres", "postgres.new", "postgres.log",
     "temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.log", "stack.json", "stack.json.new",
+    # Attempts that wait for this workspace's database (trellis.plugin). Those for other databases stay.
+    "flights/workspace",
 )  # fmt: skip
 
 
