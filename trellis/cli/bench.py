@@ -81,13 +81,23 @@ def bench_board(
     rounds: Annotated[int, typer.Option(min=1, help="Alternating pairs of rounds, board open and closed.")] = 9,
     per_round: Annotated[int, typer.Option(min=2, help="Orders a round.")] = 60,
     events: Annotated[int, typer.Option(min=0, help="Events in the ledger before it begins.")] = 0,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Measure the board of somebody else's workflows instead.")
+    ] = False,
+    workflows: Annotated[int, typer.Option(min=1, max=1000, help="With --foreign: workflows on the page.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=1, help="With --foreign: for how long.")] = 60,
     as_json: Json = False,
 ) -> None:
     """The delay from an event's commit to the board's new value, and orders per second with the board open and
-    closed."""
-    from trellis.bench import board
+    closed. With --foreign: the delay from a change that the plugin saw, and apart from it what only Temporal tells."""
+    from trellis.bench import board, foreign_board
 
     settings = read_settings()
+    if foreign:
+        with progress("workflows, delays, what Temporal tells", 3, as_json) as tick:
+            result = foreign_board.run(settings, workflows, seconds, tick)
+        show(result, as_json)
+        return
     with progress("delay, then rounds", rounds + 1, as_json) as tick:
         result = board.run(settings, orders, rounds, per_round, events, tick)
     show(result, as_json)

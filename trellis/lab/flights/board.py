@@ -42,7 +42,7 @@ class FlightAttempts(Attempts):
     def options(self) -> dict[str, Any]:
         return {
             "step": "activity",
-            "outcomes": [name for name in OUTCOMES if name != "unknown"],
+            "outcomes": ["succeeded", "failed", "timed out", "abandoned"],
             "hint": "Select a workflow, and every attempt of its activities is drawn here as it happens.",
             "none": "No attempt of an activity is known yet.",
         }

@@ -25,7 +25,7 @@ from trellis.db.flight_board import App, FlightBoardReader, changes
 from trellis.db.flights import FlightBook
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, TemporalUnavailable
 from trellis.faults import AnyName, FaultPlan, PlanInForce
-from trellis.flights import changed
+from trellis.flights import SUCCEEDED, changed
 from trellis.lab.control_room.feed import COUNTS, FRAME, Feed, Line, Show, note_mistake
 from trellis.lab.flights import rows
 from trellis.lab.flights.rows import Known
@@ -37,7 +37,9 @@ POLL = 1.0
 SOONEST = 0.25
 """Seconds between two looks at visibility while the book tells of workflows that the page does not know."""
 SEEN = 2.0
-"""Seconds between two times that Describe is asked for the same run."""
+NOTED = 10.0
+"""Seconds between two times that Describe is asked for the same run: for one that the book does not explain, and for
+one whose attempts are noted."""
 CALLS = 10
 """At most so many calls of Describe a second."""
 COUNTED = 2.0
@@ -276,12 +278,12 @@ class FlightFeed(Feed):
         self._send_changes(changed, ())
 
     def _book_away(self, why: str, forever: bool) -> None:
-        self._no_book = rows.WITH_PLUGIN if forever else f"The book of attempts is away: {why} The board goes on."
+        self._no_book = rows.NOTHING_NOTED if forever else f"The book of attempts is away: {why} The board goes on."
         self._tell_of_book()
 
     def _tell_of_book(self) -> None:
         noted = any(known.book is not None for known in self._known.values())
-        text = self._no_book or (rows.WITH_PLUGIN if self._known and not noted else "")
+        text = self._no_book or (rows.NOTHING_NOTED if self._known and not noted else "")
         self._show("note", {"text": text})
 
     # --- what the book does not know -----------------------------------------------------------------------
@@ -306,14 +308,15 @@ class FlightFeed(Feed):
     def _next_to_ask(self) -> str | None:
         """The run that was not asked about for the longest time, of those that Describe or their last event explain."""
         self._asked = {id_: at for id_, at in self._asked.items() if id_ in self._known}
-        now = time.monotonic()
-        wanted = [
-            id_
-            for id_, known in self._known.items()
-            if (known.status == RUNNING and now - self._asked.get(id_, 0.0) >= SEEN)
-            or (known.status in _WHY and known.why is None)
-        ]
-        return min(wanted, key=lambda id_: self._asked.get(id_, 0.0), default=None)
+        waits = {id_: self._waits(id_, known) for id_, known in self._known.items()}
+        return min((id_ for id_, wait in waits.items() if wait <= 0), key=lambda id_: waits[id_], default=None)
+
+    def _waits(self, id_: str, known: Known) -> float:
+        """Seconds until Describe or the last event is asked for this run."""
+        if known.status != RUNNING:
+            return 0 if known.status in _WHY and known.why is None else float("inf")
+        explained = known.book is not None and (known.book.open > 0 or known.book.outcome == SUCCEEDED)
+        return self._asked.get(id_, 0.0) + (NOTED if explained else SEEN) - time.monotonic()
 
     # --- what may come later than a frame ------------------------------------------------------------------
 

@@ -15,9 +15,15 @@ from trellis.lab.flights.visibility import RUNNING, Described, Listed, Pending
 
 WITH_PLUGIN = "Run its worker with TrellisPlugin to see every attempt, as it happens (docs/your-own.md)."
 
+NOTHING_NOTED = (
+    "No attempts are noted here. Run the workers with TrellisPlugin to see every attempt, as it happens "
+    "(docs/your-own.md)."
+)
+
 FROM_HISTORY = f"From the workflow's history, which does not hold every attempt. {WITH_PLUGIN}"
 
 _ATTEMPTS = ("activity", "local activity")
+_HISTORY_TIMES = ("started_at", "scheduled_at", "ended_at")
 
 
 @dataclass
@@ -77,13 +83,13 @@ def line(known: Known) -> dict[str, Any]:
         "can_cancel": running,
         "can_terminate": running,
         # In microseconds, as Postgres has it: two changes of one millisecond are two.
-        "event": 0 if book is None else int(book.changed_at.timestamp() * 1_000_000),
+        "event": 0 if book is None else round(book.changed_at.timestamp() * 1_000_000),
         "event_at": None if book is None else millis(book.changed_at),
     }
 
 
-def _nothing(note: str = "") -> dict[str, Any]:
-    return {"step": None, "attempt": None, "note": note, "due": None}
+def _nothing() -> dict[str, Any]:
+    return {"step": None, "attempt": None, "note": "", "due": None}
 
 
 def _doing(known: Known) -> dict[str, Any]:
@@ -100,6 +106,8 @@ def _doing(known: Known) -> dict[str, Any]:
             return _pending(pending)
         if described.task_attempt > 1:
             return {"step": "workflow task", "attempt": described.task_attempt, "note": "fails", "due": None}
+        if described.task_waits:
+            return {"step": "workflow task", "attempt": None, "note": "waits for a worker", "due": None}
     elif book is not None and book.outcome not in (SUCCEEDED, OPEN):
         return {"step": book.activity_type, "attempt": book.attempt, "note": book.outcome, "due": None}
     return _nothing()
@@ -110,7 +118,7 @@ def _pending(pending: Sequence[Pending]) -> dict[str, Any]:
     notes = []
     if first.paused:
         notes.append("paused")
-    elif not first.started and (first.due is None or first.attempt == 1):
+    elif first.waits:
         notes.append("waits for a worker")
     if len(pending) > 1:
         notes.append(f"and {len(pending) - 1} more")
@@ -170,7 +178,7 @@ def bars_of_history(workflow_id: str, run_id: str, events: Iterable[Any], descri
     found = [
         row for row in rows_of(workflow_id, events, run_id=run_id, described=described) if row["kind"] in _ATTEMPTS
     ]
-    shown = [row for row in found if row.get("started_at") or row.get("scheduled_at")]
+    shown = [row for row in found if any(row.get(name) for name in _HISTORY_TIMES)]
     spans: dict[tuple[str, int], list[float]] = {}
     for row in shown:
         began = _history_from(row)
@@ -190,7 +198,7 @@ def bars_of_history(workflow_id: str, run_id: str, events: Iterable[Any], descri
                 "error": row.get("error"), "from": from_, "to": to,
             }
         )  # fmt: skip
-    return bars, len(found) - len(shown)
+    return bars, sum(row["outcome"] != OPEN for row in found) - sum(row["outcome"] != OPEN for row in shown)
 
 
 def side_by_side(spans: Mapping[tuple[str, Any], Sequence[float]]) -> dict[tuple[str, Any], str]:
@@ -214,5 +222,5 @@ def _from(row: FlightRow) -> float:
 
 
 def _history_from(row: Mapping[str, Any]) -> float:
-    at: datetime = row.get("started_at") or row["scheduled_at"]
+    at: datetime = next(row[name] for name in _HISTORY_TIMES if row.get(name))
     return at.timestamp()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import HistoryEventFilterType, PendingActivityState
+from temporalio.api.enums.v1 import HistoryEventFilterType, PendingActivityState, PendingWorkflowTaskState
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     DescribeWorkflowExecutionResponse,
@@ -27,6 +27,8 @@ from trellis.event_fields import failed, time
 from trellis.temporal_calls import unavailable
 
 PATIENCE = timedelta(seconds=4)
+SLOW = timedelta(seconds=3)
+"""A task that is not started after this time waits for a worker."""
 
 ALL_STATUSES = tuple(status.name for status in WorkflowExecutionStatus)
 """RUNNING, and then those of a run that has ended."""
@@ -56,14 +58,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Pending:
-    """An activity that has not ended, by Describe. `due`: when its next attempt is scheduled, None while one runs or
-    waits for a worker. `started`: whether an attempt is under way. `since`: when it began."""
+    """An activity that has not ended, by Describe. `started`: whether an attempt is under way. `due`: when its next
+    attempt is scheduled, None while one runs. `waits`: it has waited for a worker for a while."""
 
     activity_type: str
     attempt: int
     started: bool
-    since: datetime | None
     due: datetime | None
+    waits: bool
     error: str | None
     paused: bool = False
 
@@ -71,12 +73,13 @@ class Pending:
 @dataclass(frozen=True)
 class Described:
     """What Describe adds to a run. `at`: when it was asked. `task_attempt`: above 1, its workflow task fails again and
-    again. `events`: how long its history is."""
+    again. `task_waits`: whether it has waited for a worker for a while. `events`: how long its history is."""
 
     at: datetime
     status: str
     pending: tuple[Pending, ...]
     task_attempt: int
+    task_waits: bool
     closed_at: datetime | None
     events: int
 
@@ -199,15 +202,16 @@ def _execution(run: tuple[str, str]) -> WorkflowExecution:
 
 
 def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
-    info = found.workflow_execution_info
+    info, task = found.workflow_execution_info, found.pending_workflow_task
     pending = []
     for one in found.pending_activities:
         started = one.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
         due = None if started else time(one.next_attempt_schedule_time)
+        waits = not started and at - (due or time(one.scheduled_time) or at) > SLOW
         pending.append(
             Pending(
                 one.activity_type.name, one.attempt, started and not one.paused,
-                time(one.last_started_time) if started else None, due,
+                due, waits,
                 _in_words(one.last_failure) if one.HasField("last_failure") else None, one.paused,
             )
         )  # fmt: skip
@@ -215,12 +219,17 @@ def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
         at,
         WorkflowExecutionStatus(info.status).name if info.status else RUNNING,
         tuple(pending),
-        found.pending_workflow_task.attempt,
+        task.attempt,
+        task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+        and at - (time(task.scheduled_time) or at) > SLOW,
         time(info.close_time),
         info.history_length,
     )
 
 
 def _in_words(failure: Any) -> str:
+    """As the plugin notes it: an application's error with its type."""
     type_, message = failed(failure)
-    return message or (type_ or "failed").replace("_", " ")
+    if not message:
+        return (type_ or "failed").replace("_", " ")
+    return f"{type_}: {message}" if type_ and failure.HasField("application_failure_info") else message

@@ -11,6 +11,9 @@ function niceStep(span, most) {
 
 const MARKS = ["ORDER_APPROVED", "ORDER_CANCELLED", "ORDER_FAILED", "APPROVAL_TIMEOUT", "ADDRESS_UPDATED", "REQUEST_REFUSED", "ORDER_COMPLETED"];
 
+// The legend names these only where one of them is drawn.
+const OUTCOMES_SELDOM = ["lost", "open", "unknown"];
+
 // Each mark has a title. The title is changed in place, so that a tooltip stays open while an order runs.
 function drawn(kind) {
   const node = h("g");
@@ -26,11 +29,13 @@ function drawn(kind) {
 export function attempts({ store, on, options }) {
   const { setup, model } = store;
   const title = h("h3", {}, "Attempts");
+  const dot = (name) => h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` });
   const link = h("a", { target: "_blank", rel: "noopener", class: "tr-ui" }, "Open in Temporal’s Web UI ↗");
   const legend = h("div", { class: "tr-legend" }, options.outcomes.map((name) =>
-    h("span", {}, h("i", { class: "tr-dot", style: `background:${setup.colours[name][0]}` }), name)));
+    h("span", {}, dot(name), name)));
+  const rare = OUTCOMES_SELDOM.filter((name) => setup.colours[name]).map((name) => [name, h("span", { hidden: true }, dot(name), name)]);
   const key = h("span", { hidden: true }, h("i", { class: "tr-band-key" }), "broken on purpose");
-  legend.append(key);
+  legend.append(...rare.map(([, node]) => node), key);
   const [ticks, bands, bandNames, axis, lanes, bars, running, marks] = ["line", "rect", "text", "text", "text", "rect", "rect", "line"].map(drawn);
   const svg = h("svg", { class: "tr-gantt", role: "img" }, [bands, ticks, bandNames, axis, lanes, marks, bars, running].map((part) => part.node));
   const picture = h("div", { class: "tr-picture" }, svg);
@@ -87,6 +92,7 @@ export function attempts({ store, on, options }) {
     const height = names.length * tall + 34 + top;
     const counts = {};
     for (const bar of tries) counts[bar.outcome] = (counts[bar.outcome] ?? 0) + 1;
+    for (const [name, node] of rare) node.hidden = !counts[name];
     set(svg, "width", width);
     set(svg, "height", height);
     set(svg, "viewBox", `0 0 ${width} ${height}`);

@@ -12,7 +12,7 @@ export function faults({ store, on, prefix, options }) {
   const step = h("select", { "aria-label": `Which ${options.noun}'s calls fail` });
   const app = h("select", { "aria-label": "Whose calls fail" });
   const whose = h("div", { class: "tr-field", hidden: true }, h("label", {}, h("span", {}, "Workers on "), app));
-  const wrong = h("span", { class: "tr-wrong", role: "status" });
+  const wrong = h("span", { class: "tr-wrong", role: "status", hidden: true });
   const [keptSteps, keptApps] = [new Map(), new Map()];
   const note = h("small", { class: "tr-quiet" });
   const sliders = options.sliders.map(({ name, label, says, unit, least, most, stride, steps }) => {
@@ -50,6 +50,7 @@ export function faults({ store, on, prefix, options }) {
     keep(app, keptApps, faults.apps.map((one) => [one.queue, one.queue]), (queue) => h("option", { value: queue }, queue), () => {});
     whose.hidden = faults.apps.length < 2;
     text(wrong, faults.why ?? "");
+    wrong.hidden = !faults.why;
     return faults.apps.find((one) => one.queue === app.value) ?? {};
   }
   function show() {

@@ -46,7 +46,8 @@ export function filter(store, on, counted) {
     tell();
     return node;
   };
-  const chips = [chip("All", []), chip("Open", open), ...setup.states.map((state) => chip(words(state), [state], setup.colours[state][0]))];
+  // One open state needs no second chip.
+  const chips = [chip("All", []), ...(open.length > 1 ? [chip("Open", open)] : []), ...setup.states.map((state) => chip(words(state), [state], setup.colours[state][0]))];
   const back = button("‹", { "aria-label": "Previous page" }, () => store.request("turn", { forward: false }));
   const forth = button("›", { "aria-label": "Next page" }, () => store.request("turn", { forward: true }));
   const where = h("span", { class: "tr-quiet", role: "status" });
