@@ -138,6 +138,9 @@ def test_filters_and_pages(app: Session) -> None:
         asked(room, "view", states=[], prefix=parcels[0], type="Letter")
         assert seen.lines == {}
 
+        asked(room, "view", states=[], prefix="it's \\ 100 % \" _", type="o'brien")
+        assert (seen.lines, room.link["live"]) == ({}, True)
+
         asked(room, "view", states=["RUNNING"], prefix="", type="Parcel")
         found = [{one["name"] for one in seen.lines.values()}]
         for _ in range(2):
