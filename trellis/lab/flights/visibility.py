@@ -90,9 +90,9 @@ class Visibility:
         self.client = client
         self.query = query
 
-    def narrowed(self, view: View, query: str | None = None) -> str:
+    def narrowed(self, view: View) -> str:
         """The query with the page's filter."""
-        parts = [f"({one})"] if (one := self.query if query is None else query) else []
+        parts = [f"({self.query})"] if self.query else []
         if view.states:
             names = ", ".join(f"'{_QUERIED[state]}'" for state in view.states)
             parts.append(f"ExecutionStatus IN ({names})")
