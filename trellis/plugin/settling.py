@@ -12,6 +12,8 @@ same. For each run that nobody has settled, its history and Describe are read (n
 - A row that is `open` in a run that has ended is `abandoned`: the run's end cut it off.
 - The tries of a loop inside an attempt end with it.
 
+An activity without a workflow has no history: its rows stay as its workers wrote them.
+
 A run that has ended is settled once. A run whose history is gone stays as it is, and that is remembered too. One that
 cannot be read is reported and tried again the next time; it never stops the others.
 """
@@ -121,7 +123,8 @@ class _Settling:
                 if counted is None:
                     self._found.runs += 1
                     return
-                heard = await self._known.heard(namespace, sorted({one.worker for one in rows if one.worker}))
+                workers = {one.worker for one in rows if one.worker and one.outcome == OPEN}
+                heard = await self._known.heard(namespace, sorted(workers)) if workers else {}
                 changed = settled(rows, counted, heard)
                 fresh = _fresh(counted, datetime.now(UTC))
                 if counted.closed_at is None or not fresh or not changed:
