@@ -19,6 +19,7 @@ cannot be read is reported and tried again the next time; it never stops the oth
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from trellis.db.flights import FlightBook
 from trellis.db.pool import Pool
 from trellis.db.settled import SettledRuns, Unsettled
-from trellis.errors import TrellisError
+from trellis.errors import DatabaseUnavailable, SchemaMismatch
 from trellis.flights import ABANDONED, LOST, OPEN, TIMED_OUT, FlightRow
 from trellis.plugin.counted import Counted, End, Run, read
 
@@ -40,6 +41,9 @@ AT_ONCE = 2000
 
 GRACE = 2.0
 """How long a worker's own word is waited for after an attempt's end [s]. Rows reach the book within a tenth of that."""
+
+HEARD = GRACE / 2
+"""How long an answer about the workers' last words is used [s]."""
 
 _SAME = timedelta(milliseconds=1)
 _CUT_OFF = "the workflow ended first"
@@ -109,6 +113,9 @@ async def settle(
 class _Settling:
     def __init__(self, book: FlightBook, known: SettledRuns, client: Client, found: Settled) -> None:
         self._book, self._known, self._client, self._found = book, known, client, found
+        self._last_words: dict[str, datetime | None] = {}
+        self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def settle(self, run: Unsettled) -> None:
         """One run. Trouble with it is counted, apart from trouble with the database."""
@@ -121,8 +128,7 @@ class _Settling:
                 if counted is None:
                     self._found.runs += 1
                     return
-                heard = await self._known.heard(namespace, sorted({one.worker for one in rows if one.worker}))
-                changed = settled(rows, counted, heard)
+                changed = settled(rows, counted, await self._heard(rows))
                 fresh = _fresh(counted, datetime.now(UTC))
                 if counted.closed_at is None or not fresh or not changed:
                     break
@@ -141,10 +147,22 @@ class _Settling:
                 await self._known.remember(namespace, run, gone=True)
             else:
                 self._trouble(" ".join(error.message.split())[:200] or error.status.name)
-        except TrellisError:
+        except (DatabaseUnavailable, SchemaMismatch):
             raise
         except Exception as error:
             self._trouble(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    async def _heard(self, rows: Iterable[FlightRow]) -> dict[str, datetime]:
+        """When the workers of open rows last wrote. The answer reads most of the book, so the runs share it a while."""
+        workers = {row.worker for row in rows if row.worker and row.outcome == OPEN}
+        async with self._asking:
+            if time.monotonic() - self._asked_at > HEARD:
+                self._last_words, self._asked_at = {}, time.monotonic()
+            if missing := sorted(workers - set(self._last_words)):
+                found = await self._known.heard(self._client.namespace, missing)
+                self._last_words |= {worker: found.get(worker) for worker in missing}
+            known = self._last_words
+        return {worker: at for worker in workers if (at := known[worker]) is not None}
 
     async def _counted(self, run: Unsettled, rows: Sequence[FlightRow]) -> Run | None:
         """What the server counts. None for a run that goes on and of which the book lacks nothing."""
