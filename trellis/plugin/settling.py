@@ -31,7 +31,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.db.flights import FlightBook
 from trellis.db.pool import Pool
-from trellis.db.settled import SettledRuns, Unsettled
+from trellis.db.settled import ALL, Asked, SettledRuns, Unsettled
 from trellis.errors import DatabaseUnavailable, SchemaMismatch
 from trellis.flights import ABANDONED, LOST, OPEN, TIMED_OUT, FlightRow
 from trellis.plugin.counted import Counted, End, Run, read
@@ -85,18 +85,17 @@ class Settled:
 async def settle(
     pool: Pool,
     client: Client,
+    asked: Asked = ALL,
     *,
-    workflows: Sequence[str] | None = None,
-    types: Sequence[str] | None = None,
     limit: int = AT_ONCE,
     concurrency: int = 16,
 ) -> Settled:
-    """Settle the book's runs in the client's namespace: all, or those of some workflow ids or types.
+    """Settle the book's runs in the client's namespace: all, or those that are asked for.
 
     Raises DatabaseUnavailable and SchemaMismatch. Trouble with single runs is in the answer.
     """
     known, found = SettledRuns(pool), Settled()
-    runs = await known.missing(client.namespace, workflows=workflows, types=types, limit=limit + 1)
+    runs = await known.missing(client.namespace, asked, limit=limit + 1)
     found.left = len(runs) > limit
     gate = asyncio.Semaphore(max(1, concurrency))
     one = _Settling(FlightBook(pool), known, client, found)
@@ -106,7 +105,6 @@ async def settle(
             await one.settle(run)
 
     await asyncio.gather(*(each(run) for run in runs[:limit]))
-    await known.forget()
     return found
 
 

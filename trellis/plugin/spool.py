@@ -138,6 +138,11 @@ class Spool:
     def path(self) -> Path:
         return self._files[-1].path if self._files else self._folder
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether rows wait that are in no file."""
+        return bool(self._memory)
+
     def add(self, line: bytes) -> None:
         """Take one row: a line with its end. Never raises OSError, never waits for the database."""
         with self._lock:
