@@ -13,7 +13,7 @@ from temporalio.client import (
 )
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Plugin, UnsandboxedWorkflowRunner, Worker
 
 SOON = timedelta(seconds=30)
 QUICK = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1)
@@ -126,12 +126,12 @@ class Broken:
         raise KeyError("colour")
 
 
-def worker(client: Client) -> Worker:
+def worker(client: Client, *plugins: Plugin) -> Worker:
     """Runs the workflows above on the queue `many`."""
     return Worker(
         client, task_queue="many", workflows=[Many, Stuck, Together, Failing, Unserved, Asked, Broken],
         activities=[tiny, third_time, never],
-        workflow_runner=UnsandboxedWorkflowRunner(),
+        workflow_runner=UnsandboxedWorkflowRunner(), plugins=plugins,
     )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ async def test_every_attempt_of_every_kind_is_in_the_book(airfield: Airfield) ->
     assert airfield.files() == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_process_pool_and_other_interceptors_see_no_difference(airfield: Airfield) -> None:
     """As in hello_activity_multiprocess.py; no forked child keeps the worker's file."""
     context = multiprocessing.get_context("fork")

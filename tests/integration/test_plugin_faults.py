@@ -169,6 +169,18 @@ async def test_a_plan_that_makes_no_sense_here_is_refused_when_the_worker_is_mad
         Worker(airfield.client, task_queue="q", activities=[compose], plugins=[airfield.plugin(faults)])
 
 
+async def test_a_plan_given_to_the_client_is_for_all_its_workers(airfield: Airfield) -> None:
+    """So it may name what one of them does not have; each takes its own part."""
+    plugin = airfield.plugin("compose: error, ok; charge: error*")
+    config = airfield.client.config()
+    config["plugins"] = [plugin]
+    client = Client(**config)
+    Worker(client, task_queue="workflows-only", workflows=[Calls])
+    async with airfield.worker(client=client):
+        assert await airfield.call(Call("compose", [GREETING], local=True)) == ["Hello, World!"]
+    assert outcomes(await airfield.book.attempts(queue=airfield.queue)) == {"failed": 1, "succeeded": 1}
+
+
 async def test_faults_beyond_loopback_need_the_namespaces_name() -> None:
     """The sentence says what to write. Without faults nothing is refused."""
     far = await Client.connect("temporal.example.com:7233", namespace="prod", lazy=True)

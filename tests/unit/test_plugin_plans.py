@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -87,3 +89,11 @@ def test_the_same_seed_and_ids_give_the_same_luck() -> None:
     counts = Counter(drawn(1))
     assert 240 < counts[Outcome.ERROR] < 360
     assert 140 < counts[Outcome.HANG] < 260
+
+
+def test_the_plugin_is_light_to_import() -> None:
+    """The driver, Arrow, pandas and the notebook's parts are imported by whoever needs them, and no file is touched."""
+    code = "import sys, trellis.plugin; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"psycopg", "pyarrow", "pandas", "numpy", "ipywidgets", "trellis.lab", "trellis.insight", "trellis.config"}
+    assert heavy & set(done.stdout.split()) == set()

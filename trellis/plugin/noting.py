@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from temporalio import activity
-from temporalio.activity import _CompleteAsyncError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ActivityOutboundInterceptor,
@@ -19,6 +18,9 @@ from trellis.plugin.app import App
 from trellis.plugin.current import CURRENT
 from trellis.plugin.endings import ending
 from trellis.plugin.rows import Attempt, now
+
+_ELSEWHERE: Any = getattr(activity, "_CompleteAsyncError", ())
+"""What `activity.raise_complete_async` raises. The SDK has no public name for it."""
 
 PAYLOAD = 10_000
 """How many characters of a payload are kept."""
@@ -64,7 +66,7 @@ class _Inbound(ActivityInboundInterceptor):
     def _end(self, error: BaseException | None, result: Any = None) -> None:
         try:
             attempt = self.attempt
-            if attempt is None or (isinstance(error, _CompleteAsyncError) and not attempt.hung):
+            if attempt is None or (isinstance(error, _ELSEWHERE) and not attempt.hung):
                 # Somebody else completes it, and only the server knows when.
                 return
             how = ending(attempt, activity.info(), error, activity.cancellation_details())

@@ -129,7 +129,10 @@ class TrellisPlugin(temporalio.client.Plugin, temporalio.worker.Plugin):
         refused = self._why_not(client)
         own = None
         if self._faults is not None:
-            own = _plan(self._faults, AnyName() if types is None else Names(types))
+            # A client has several workers, and the plan is for all of them. A worker without activities has none to
+            # name.
+            shared = any(one is self for one in client.config()["plugins"]) or not types
+            own = _plan(self._faults, AnyName() if shared else Names(types or ()))
             if refused is not None:
                 raise ConfigError(refused)
         return App(

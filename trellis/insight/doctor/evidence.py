@@ -91,6 +91,11 @@ class Group:
         known: np.ndarray[Any, np.dtype[np.float64]] = np.maximum(took[np.isfinite(took)], 1e-4)
         return known
 
+    @property
+    def by_workers(self) -> bool:
+        """Whether the times are those of the workers' clocks: from the book, which counts heartbeats."""
+        return bool(self.attempts["heartbeats"].notna().any())
+
     @cached_property
     def timeouts(self) -> pd.Series[Any]:
         """Which timeout ended each attempt: start, close, heartbeat or queue; NA for other ends."""
@@ -152,6 +157,7 @@ class Evidence:
             **{name: self.attempts[name].astype(float).round(3).fillna(-1.0) for name in _OPTIONS}
         )
         where: dict[Any, Any] = dict(keyed.groupby(by, observed=True, sort=False).indices)
+        activities = _activities(self.attempts)
         for key in sorted(where, key=lambda one: (str(one[0]), -len(where[one]))):
             rows = self.attempts.iloc[where[key]]
             values = [None if value < 0 else float(value) for value in key[2:]]
@@ -159,7 +165,7 @@ class Evidence:
             yield Group(
                 name=str(key[0]), workflow_type=None if types.empty else str(types.mode().iloc[0]), local=bool(key[1]),
                 options=Options(**dict(zip([one.name for one in fields(Options)], values, strict=True))),
-                attempts=rows, activities=_activities(rows), workflows=self.runs, now=self.now,
+                attempts=rows, activities=activities.loc[rows["activity"].unique()], workflows=self.runs, now=self.now,
                 from_book=not rows["run_id"].isin(self.workflows["run_id"]).any(),
             )  # fmt: skip
 
@@ -235,10 +241,20 @@ def _of_book(book: pd.DataFrame) -> pd.DataFrame:
     key = book["run_id"].astype(str) + "/" + ids + "/" + book["scheduled_at"].astype(str)
     last = book["attempt"].groupby(key).transform("max")
     outcome = book["outcome"].astype(object)
-    # A later attempt exists, so this one's worker died.
-    outcome = outcome.mask((outcome == "open") & (book["attempt"] < last).to_numpy(), "lost")
     seconds = (book["ended_at"] - book["started_at"]).dt.total_seconds()
+    # The worker saw an end, and the server had taken the attempt away before.
+    late = (outcome == "open") & seconds.notna()
+    late &= _column(book, "start_to_close_timeout").le(seconds) | _column(book, "heartbeat_timeout").notna()
+    superseded = book["attempt"] < last
+    # Without an end, and with a later attempt: this one's worker died. It worked, and there is a later attempt all the
+    # same: its answer came too late.
+    lost = (outcome == "open") & ~late & superseded
+    outcome = outcome.mask(late | ((outcome == "succeeded") & superseded), "timed out").mask(lost, "lost")
     return _shaped(book.assign(activity=key, outcome=outcome, seconds=seconds))
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    return frame[name].astype("float64") if name in frame else pd.Series(np.nan, index=frame.index)
 
 
 def _shaped(rows: pd.DataFrame) -> pd.DataFrame:

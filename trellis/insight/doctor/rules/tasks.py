@@ -8,6 +8,7 @@ import pandas as pd
 
 from trellis.insight.doctor.evidence import Evidence
 from trellis.insight.doctor.finding import Finding, Predicted
+from trellis.insight.doctor.numbers import limits
 from trellis.insight.doctor.rules.rule import Rule, several
 
 _HARMLESS = ("unhandled command", "reset workflow", "schedule to start timeout", "force close command", "unspecified")
@@ -17,9 +18,10 @@ _HARMLESS = ("unhandled command", "reset workflow", "schedule to start timeout",
 class WorkflowTasksFail(Rule):
     """Workflow tasks fail or time out: Temporal retries them for ever, and the workflow stands still.
 
-    Needs a workflow whose task fails still, or failures in two workflows of a type. A task that timed out must have
-    done so three times: one timeout is a worker that was stopped in the middle. A timeout of a sticky queue, an
-    unhandled command and a reset are no failures of the code.
+    Needs a workflow whose task fails still, or failures in two workflows of a type. One timeout of a task is a worker
+    that was stopped, or busy: so a task that timed out must have done so three times, or tasks of five workflows and of
+    a fifth of all (lower limit). A timeout of a sticky queue, an unhandled command and a reset are no failures of the
+    code.
     """
 
     name = "workflow tasks fail"
@@ -33,8 +35,12 @@ class WorkflowTasksFail(Rule):
             failed = again["run_id"].isin(causes.loc[causes["outcome"] == "failed", "run_id"])
             late = again["run_id"].isin(causes["run_id"]) & (again["attempt"].fillna(0) >= 3)
             stuck = again[failed | late]
-            if causes.empty or (stuck.empty and causes["run_id"].nunique() < 2):
-                continue
+            if not len(stuck):
+                runs = int((evidence.workflows["workflow_type"].astype(str) == name).sum())
+                failures = causes.loc[causes["outcome"] == "failed", "run_id"].nunique()
+                timeouts = causes.loc[causes["outcome"] != "failed", "run_id"].nunique()
+                if failures < 2 and (timeouts < 5 or limits(timeouts, max(runs, timeouts))[0] < 0.2):
+                    continue
             yield self._finding(evidence, str(name), stuck, causes)
 
     def _finding(self, evidence: Evidence, name: str, stuck: pd.DataFrame, causes: pd.DataFrame) -> Finding:

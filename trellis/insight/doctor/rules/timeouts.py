@@ -90,6 +90,9 @@ class KillsGoodCalls(ActivityRule):
         if not len(good) and not others and killed >= 8:
             return self._none_ends(group, option, limit, killed)
         cut_off = max(limit, MAX_TIME_SHIFT) if not group.local else limit
+        if len(good) and group.by_workers:
+            # The server's clock starts before the worker's and stops after it.
+            cut_off = min(cut_off, max(1.05 * float(good.max()), 0.8 * cut_off))
         near = int((good > 0.7 * cut_off).sum())
         if len(good) < 15 or near < max(3, 0.05 * min(len(good), killed)):
             return None
