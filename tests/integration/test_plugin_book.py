@@ -14,7 +14,7 @@ from tests.integration.flown_app import Call
 from tests.integration.flying import Airfield, database, outcomes, said
 from trellis import runtime
 from trellis.config import Settings
-from trellis.db.flights import FlightBook, check_flights, migrate_flights
+from trellis.db.flights import FlightBook, migrate_flights
 from trellis.db.migrate import BOOK
 from trellis.db.pool import Pool
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch
@@ -75,7 +75,6 @@ async def test_what_the_server_said_stays_and_what_was_lost_can_be_found(airfiel
     # An operator can reset an activity, and then it has a first attempt again.
     await airfield.book.write([replace(first, attempt_scheduled_at=NOW + timedelta(seconds=20))])
     assert outcomes(await airfield.book.attempts(queue=airfield.queue)) == {"timed out": 1, "failed": 1, "open": 1}
-    assert [row.attempt for row in await airfield.book.unsettled("default", 9999) if row.queue == airfield.queue] == [1]
 
 
 async def test_each_workflow_that_changed_is_told_once_a_batch(airfield: Airfield) -> None:
@@ -162,9 +161,8 @@ async def test_a_book_of_a_newer_trellis_is_left_alone(airfield: Airfield) -> No
             "No attempts are noted: The book's schema is newer than this Trellis. Update Trellis and try again."
         ]
         assert await book.attempts() == []
-        for refused in (migrate_flights(url), check_flights(url)):
-            with pytest.raises(SchemaMismatch, match="newer"):
-                await refused
+        with pytest.raises(SchemaMismatch, match="newer"):
+            await migrate_flights(url)
 
 
 async def test_a_user_without_rights_hears_who_must_and_can_note_with_them(airfield: Airfield) -> None:

@@ -24,8 +24,8 @@ from trellis.db.settled import SettledRuns
 from trellis.errors import ConfigError, SchemaMismatch, TrellisError
 from trellis.faults import PlanInForce
 from trellis.plugin.batches import deliver, deliver_left
-from trellis.plugin.saying import Saying
-from trellis.plugin.spool import Spool
+from trellis.plugin.saying import Saying, log
+from trellis.plugin.spool import Spool, forget_old
 from trellis.plugin.where import Where
 
 T = TypeVar("T")
@@ -288,9 +288,14 @@ class Delivery:
             await asyncio.sleep(FOLLOWED)
 
     async def _sweep(self) -> None:
-        dropped_at = float("-inf")
+        dropped_at = forgot_at = float("-inf")
         while not self._off:
             try:
+                if self._loop.time() - forgot_at > DROPPED:
+                    # Without this, an app whose book was never there would fill the disk, one file for each worker.
+                    forgot_at = self._loop.time()
+                    if old := forget_old(self.where.folder, self.retention):
+                        log.info("%d files of rows were removed: nobody had delivered them while rows are kept.", old)
                 if found := await deliver_left(self.where.folder, self._book, self.saying):
                     self.saying.once("swept", f"Delivered {found} rows that an ended worker had left.", logging.INFO)
                     self.saying.over("swept")

@@ -76,8 +76,8 @@ class Settled:
             )
         if self.left:
             found.append(
-                f"Only the newest {self.runs + self.gone:,} runs were compared with the server. Ask again for the "
-                f"others, or narrow the question."
+                f"Only the newest {self.runs + self.gone:,} runs were compared with the server. Ask for the others by "
+                f"workflow, workflow_type, since or until."
             )
         return found
 

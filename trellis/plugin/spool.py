@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections import deque
@@ -245,3 +246,13 @@ def left_behind(folder: Path) -> Iterator[RowFile]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if file := RowFile.left(path):
             yield file
+
+
+def forget_old(folder: Path, seconds: float) -> int:
+    """Remove files without an owner to which nothing was added for so long. Returns how many."""
+    found = 0
+    for file in left_behind(folder):
+        old = time.time() - os.fstat(file.fd).st_mtime > seconds
+        found += old
+        file.close(remove=old)
+    return found
