@@ -49,9 +49,9 @@ async def check_visa(number: int) -> bool:
 
 
 async def call(step: Callable[[Given], Awaitable[Answer]], given: Given) -> Answer:
-    """An attempt may take three seconds. The server retries a failed one after a second, for as long as it takes."""
+    """An attempt may take five seconds. The server retries a failed one after a second, for as long as it takes."""
     retry = RetryPolicy(backoff_coefficient=1)
-    return await workflow.execute_activity(step, given, start_to_close_timeout=timedelta(seconds=3), retry_policy=retry)
+    return await workflow.execute_activity(step, given, start_to_close_timeout=timedelta(seconds=5), retry_policy=retry)
 
 
 @workflow.defn

@@ -3,6 +3,7 @@ readable as frames."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,12 @@ import pytest
 
 from trellis import insight, runtime
 from trellis.bench.book import Flight, fly, judged
+from trellis.cli.advice import in_the_book
 from trellis.config import Settings
+from trellis.db.flights import FlightBook
 from trellis.errors import BadInput
+from trellis.flights import FlightRow
+from trellis.insight.fit import learn
 from trellis.insight.flights import PartialBook
 from trellis.insight.frames import OUTCOMES
 from trellis.insight.history.frames import POLICY
@@ -84,6 +89,8 @@ async def test_the_frame_of_the_book_says_what_it_holds(flown: Flown, tmp_path: 
     assert set(tries["start_to_close_timeout"]) == {0.5}
     assert (with_tries["try"] == 0).sum() == len(frame)
 
+    other = insight.flights(flown.url, workflow=flown.names, settle=False, driver="psycopg")
+    pd.testing.assert_frame_equal(other, frame)
     one = insight.flights(flown.url, workflow=flown.names[0], activity_type=["charge", "send_letter"], settle=False)
     assert set(one["activity_type"]) == {"charge", "send_letter"}
     none = insight.flights(flown.url, workflow="nobody's", settle=False)
@@ -99,7 +106,9 @@ async def test_the_frame_of_the_book_says_what_it_holds(flown: Flown, tmp_path: 
     pd.testing.assert_frame_equal(insight.flight_attempts(pd.read_parquet(path)), insight.flight_attempts(frame))
 
 
-async def test_the_book_fills_the_gaps_of_a_history(opened: runtime.Runtime, flown: Flown) -> None:
+async def test_the_book_fills_the_gaps_of_a_history(
+    opened: runtime.Runtime, flown: Flown, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Joined, each attempt is there once, and none is unknown; the rounds are the history's."""
     prefix = flown.names[0].rpartition("-")[0]
     history = await insight.download(opened.desk.client, f'WorkflowId STARTS_WITH "{prefix}-"')
@@ -114,6 +123,12 @@ async def test_the_book_fills_the_gaps_of_a_history(opened: runtime.Runtime, flo
     sure = known[known["outcome"].isin(["succeeded", "failed"])].set_index(key)["outcome"].astype(str)
     same = filled[~filled.duplicated(key, keep="last")].set_index(key)["outcome"].astype(str)
     assert (same.loc[sure.index] == sure).all()
+    # `trellis recommend --query` finds the same rows by itself.
+    monkeypatch.setenv("TRELLIS_HOME", str(settings.home))
+    found = await asyncio.to_thread(in_the_book, history)
+    assert found is not None
+    ended = ~insight.flight_attempts(found, history)["outcome"].isin(["lost", "open"])
+    assert learn(history, book=found).tries == ended.sum()
     assert insight.gantt(filled[filled["order_id"] == filled["order_id"].iloc[0]]).to_dict()
     assert insight.attempts_per_step(book).to_dict()
 
@@ -143,3 +158,26 @@ async def test_a_server_that_is_away_is_said_and_the_book_is_read(flown: Flown, 
     with pytest.warns(PartialBook, match="was not compared with the server"):
         frame = insight.flights(flown.url, workflow=flown.names[0], client="127.0.0.1:1", namespace="default")
     assert len(frame)
+    # Another database's book may be that of another server. A desk knows its own.
+    with pytest.warns(PartialBook, match="say which server it belongs to"):
+        insight.flights(flown.url, workflow=flown.names[0])
+    compared = await asyncio.to_thread(insight.flights, opened.desk, workflow=flown.names[0])
+    assert compared.attrs["notes"] == []
+    assert len(compared) == len(frame)
+
+
+async def test_a_history_that_is_gone_is_said_once(flown: Flown, opened: runtime.Runtime) -> None:
+    """Its open row stays open, and is asked about again only by the workflow's id."""
+    name = f"gone-{uuid.uuid4().hex[:6]}"
+    now = datetime.now(UTC)
+    row = FlightRow(
+        namespace="default", workflow_id=name, run_id=str(uuid.uuid4()), workflow_type=name, activity_id="1",
+        activity_type="ship", attempt=1, queue="trips", scheduled_at=now, attempt_scheduled_at=now, started_at=now,
+    )  # fmt: skip
+    await FlightBook(opened.pool).write([row])
+    with pytest.warns(PartialBook, match=r"no longer has the history of 1 run\(s\)"):
+        frame = insight.flights(flown.url, workflow_type=name, client=flown.address)
+    assert frame["outcome"].astype(str).tolist() == ["open"]
+    assert insight.flights(flown.url, workflow_type=name, client=flown.address).attrs["notes"] == []
+    with pytest.warns(PartialBook, match="no longer has the history"):
+        insight.flights(flown.url, workflow=name, client=flown.address)

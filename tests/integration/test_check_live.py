@@ -70,9 +70,9 @@ async def test_a_patch_is_proposed_after_old_and_new_code_ran_with_it(
 async def test_a_query_that_the_server_refuses_is_one_sentence(idle_desk: Desk, settings: Settings) -> None:
     """So is one that finds nothing."""
     with pytest.raises(BadInput, match="does not understand the query"):
-        await asyncio.to_thread(check, "trellis.workflows.trip", query="Nonsense ==", settings=settings)
+        await asyncio.to_thread(check, "trellis.workflows.shipping", query="Nonsense ==", settings=settings)
     with pytest.raises(BadInput, match="nothing can be checked"):
-        await asyncio.to_thread(check, "trellis.workflows.trip", query="WorkflowId = 'nobody'", settings=settings)
+        await asyncio.to_thread(check, "trellis.workflows.shipping", query="WorkflowId = 'nobody'", settings=settings)
 
 
 async def test_a_check_says_what_a_deployment_does(settings: Settings) -> None:

@@ -13,7 +13,6 @@ from tests.integration.rooms import eventually
 from trellis import insight, lab
 from trellis.crew import Crew
 from trellis.errors import BadInput, TrellisError
-from trellis.lab.essays import trips
 from trellis.lab.session import Session
 
 pytestmark = pytest.mark.slow
@@ -27,20 +26,6 @@ def test_a_busy_cell_holds_no_order_up(session: Session) -> None:
     done = session.events(order).set_index("type")["ts"]["ORDER_COMPLETED"]
     received = session.events(order).set_index("type")["ts"]["ORDER_RECEIVED"]
     assert (done - received).total_seconds() < 4
-
-
-async def test_trips_are_found_apart_from_those_of_an_earlier_run(session: Session) -> None:
-    """Each run of the trips has a query of its own, which finds all of its trips and no others."""
-    assert session.desk.stack is not None
-    queries = set()
-    for number in (2, 3):
-        namespace, query = await trips.run_trips(session, number)
-        found = await asyncio.to_thread(
-            insight.history, query=query, client=session.desk.stack.temporal.address, namespace=namespace
-        )
-        assert insight.history_workflows(found)["state"].tolist() == ["COMPLETED"] * number
-        queries.add(query)
-    assert len(queries) == 2
 
 
 def test_frames_have_their_documented_types(session: Session) -> None:

@@ -11,11 +11,13 @@ import uuid
 from typing import Any
 
 import pytest
-from temporalio import activity
+from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import trellis.retrying
+from trellis.bench.flown.trip import Trip
 from trellis.errors import ConfigError
 from trellis.retrying import Placement, Retry, Stop, key, retrying
 
@@ -130,6 +132,11 @@ async def test_heartbeats_are_sent_unless_they_are_switched_off() -> None:
         sent[wanted] = len(beats)
     assert sent[True] >= 1
     assert sent[False] == 0
+
+
+async def test_a_file_that_holds_workflows_too_may_import_the_helper() -> None:
+    """The sandbox imports the file again for the workflow, and lets the helper in, without any plugin."""
+    SandboxedWorkflowRunner().prepare_workflow(workflow._Definition.must_from_class(Trip))
 
 
 async def test_stop_fails_the_activity_for_good() -> None:

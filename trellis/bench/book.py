@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ from trellis.insight.flights import flights
 from trellis.plugin.batches import deliver_leftovers
 
 WORKERS = 2
+
+AT_ONCE = 16
+"""How many workflows are started, and how many histories are read, at a time."""
 
 PAUSE = 2.0
 """The usual time between two kills [s]."""
@@ -108,23 +112,23 @@ async def fly(
     """Run these workflows to their end while workers are killed, and compare the book with the server."""
     flight = Flight()
     async with _crew(settings, client.service_client.config.target_host, seed, workers) as crew:
-        handles = []
-        for name in names:
-            # A workflow task whose worker was killed is given out again after this time.
-            handles.append(
-                await client.start_workflow(
+        handles: list[WorkflowHandle[Any, str]] = []
+        starting = asyncio.Semaphore(AT_ONCE)
+
+        async def one(name: str) -> None:
+            async with starting:
+                # A workflow task whose worker was killed is given out again after its timeout.
+                handle = await client.start_workflow(
                     Trip.run, name, id=name, task_queue=QUEUE, task_timeout=timedelta(seconds=3)
                 )
-            )
-
-        async def ended(handle: WorkflowHandle[Any, str]) -> None:
+            handles.append(handle)
             await handle.result()
             tick()
 
         killing = asyncio.create_task(crew.kill(random.Random(seed), kills))
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(*(ended(handle) for handle in handles))
+                await asyncio.gather(*(one(name) for name in names))
                 if kills is not None:
                     await killing
         finally:
@@ -139,7 +143,7 @@ async def fly(
     book = await asyncio.to_thread(
         flights, url, workflow=list(names), tries=True, client=client.service_client.config.target_host
     )
-    gate = asyncio.Semaphore(16)
+    gate = asyncio.Semaphore(AT_ONCE)
     await asyncio.gather(*(_counted(handle, gate, flight) for handle in handles))
     _noted(book[book["run_id"].isin(runs)], flight)
     return flight
@@ -193,12 +197,12 @@ class _Crew:
     def __init__(self, settings: Settings, address: str, seed: int) -> None:
         self._settings, self._address, self._seed = settings, address, seed
         self._members: list[subprocess.Popen[str]] = []
+        self._lock, self._over = threading.Lock(), False
         self.kills = 0
 
     async def hire(self) -> None:
         """Start one, and wait until it works. Raises StackError."""
         member = await asyncio.to_thread(self._started)
-        self._members.append(member)
         assert member.stdout is not None
         if not await asyncio.to_thread(member.stdout.readline):
             raise StackError(f"A worker of the benchmark did not start: {self._log.read_text('utf-8')[-300:]}")
@@ -206,8 +210,13 @@ class _Crew:
     def _started(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", worker.__name__, self._address, str(self._seed)]
         environment = {**os.environ, **self._settings.environment()}
-        with self._log.open("a") as log:
-            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        # Whoever waits for this may be cancelled meanwhile. The process must be ended all the same.
+        with self._lock, self._log.open("a") as log:
+            if self._over:
+                raise StackError("The flight is over.")
+            member = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+            self._members.append(member)
+            return member
 
     @property
     def _log(self) -> Path:
@@ -223,8 +232,10 @@ class _Crew:
             await self.hire()
 
     def end(self) -> None:
-        while self._members:
-            _ended(self._members.pop())
+        with self._lock:
+            self._over = True
+            while self._members:
+                _ended(self._members.pop())
 
 
 def _ended(member: subprocess.Popen[str]) -> None:

@@ -114,14 +114,14 @@ def _from_histories(query: str, namespace: str | None, since: datetime | None, u
         say(note)
     if histories["workflow_type"].isin([ORDER_WORKFLOW, SHIPPING_WORKFLOW]).any():
         raise BadInput("An order's tries are in the ledger, not in its history: use --from-events for them.")
-    book = _in_the_book(histories)
+    book = in_the_book(histories)
     if book is not None:
         flown = book["run_id"].nunique()
         say(f"{flown:,} of these runs are in the book of flights, which holds their attempts without gaps.")
     return learn(histories, book=book)
 
 
-def _in_the_book(histories: pd.DataFrame) -> pd.DataFrame | None:
+def in_the_book(histories: pd.DataFrame) -> pd.DataFrame | None:
     """What the book of this workspace holds of these runs; None if there is no book, or nothing in it."""
     from trellis import insight
     from trellis.insight.flights import PartialBook

@@ -12,6 +12,8 @@ same. For each run that nobody has settled, its history and Describe are read (n
 - A row that is `open` in a run that has ended is `abandoned`: the run's end cut it off.
 - The tries of a loop inside an attempt end with it.
 
+An activity without a workflow has no history: its rows stay as its workers wrote them.
+
 A run that has ended is settled once. A run whose history is gone stays as it is, and that is remembered too. One that
 cannot be read is reported and tried again the next time; it never stops the others.
 """

@@ -14,7 +14,7 @@ from trellis.replay.sdk import workflow_name
 Workflows = type | str | ModuleType | Iterable["type | str | ModuleType"] | None
 """A workflow class, a module or its name, several of these, or None for Trellis's own."""
 
-OURS = ("trellis.workflows.order", "trellis.workflows.shipping", "trellis.workflows.trip")
+OURS = ("trellis.workflows.order", "trellis.workflows.shipping")
 
 
 def classes_of(workflows: Workflows = None) -> list[type]:

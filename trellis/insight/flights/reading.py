@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack, overload
 
 import pandas as pd
 from temporalio.client import Client
 
-from trellis import config
+from trellis import config, stack
 from trellis.db import reading
 from trellis.db.flight_table import FLIGHTS
 from trellis.db.pool import open_pool
@@ -24,6 +25,7 @@ from trellis.insight.history.connecting import Connects, connected
 from trellis.plugin.batches import deliver_leftovers
 from trellis.plugin.settling import settle as settle_runs
 from trellis.plugin.where import where
+from trellis.stack.temporal import TemporalTarget
 from trellis.threads import in_a_thread
 
 BEFORE = timedelta(days=1)
@@ -77,8 +79,9 @@ def flights(
     `settle`: first complete the book from Temporal's own record, which is only read: attempts that the server counted
     and no worker began, and ends that no worker wrote (`trellis.plugin.settling`). A run that has ended is compared
     once; with `since`, only if it has a row after the day before that. `client` and `connect` say how Temporal is
-    reached, as for `insight.history`; by default by the settings. What could not be compared is said in a PartialBook
-    warning and in the frame's `attrs["notes"]`.
+    reached, as for `insight.history`; by default the one of the settings, or of the session. The book at another
+    database's address is compared only with the `client` that is given. What could not be compared is said in a
+    PartialBook warning and in the frame's `attrs["notes"]`.
     `batches=n`: an iterator of frames with n rows each, in bounded memory.
 
     Columns: workflow_id, run_id, activity_id, error [string], workflow_type, activity_type, outcome, worker, queue,
@@ -102,13 +105,13 @@ def flights(
         raise BadInput(
             "A Client belongs to its event loop: give an address, or a function that returns a Client. Or settle=False."
         )
-    url = database_url(source) if source is not None else where(config.load()).address()[0]
+    url = database_url(source) if source is not None else _own()
     # A filter that cannot be must be refused before anything is settled.
     asked: dict[str, Any] = {**filters, "tries": None if tries else False}
     reading.query(FLIGHTS, **{name: value for name, value in asked.items() if name != "driver"})
     notes: list[str] = []
     if settle:
-        work = _settled(url, filters, client, connect, ours=source is None)
+        work = _settled(url, filters, client or _server_of(source), connect, ours=source is None)
         notes = in_a_thread(lambda: asyncio.run(work), "trellis-settling").result()
     for note in notes:
         warnings.warn(note, PartialBook, stacklevel=2)
@@ -122,9 +125,43 @@ def flights(
     return made(found) if isinstance(found, pd.DataFrame) else map(made, found)
 
 
+def _own() -> str:
+    """The address of this workspace's book, or that of DATABASE_URL. Raises DatabaseUnavailable."""
+    return where(config.load()).address()[0]
+
+
+def _server_of(source: Source) -> Connects | TemporalTarget | None:
+    """How the Temporal of a session, a desk or a stack is reached. None: as the settings say.
+
+    The book at a database's address may be that of another server, which only the caller knows. It is not compared with
+    a server that would have none of its workflows.
+    """
+    if source is None:
+        return None
+    if isinstance(source, str):
+        try:
+            if database_url(source) == database_url(_own()):
+                return None
+        except StackError:
+            pass
+        return _unknown_server
+    for path in (("stack", "temporal"), ("desk", "stack", "temporal")):
+        found = source
+        for name in path:
+            found = getattr(found, name, None)
+        if isinstance(found, TemporalTarget):
+            return found
+    return None
+
+
+def _unknown_server() -> Client:
+    raise BadInput("say which server it belongs to: client=, an address or a function that returns a Client.")
+
+
 async def _settled(
-    url: str, filters: FlightFilters, client: Connects | str | None, connect: Mapping[str, Any] | None, *, ours: bool
-) -> list[str]:
+    url: str, filters: FlightFilters, server: Connects | TemporalTarget | str | None,
+    connect: Mapping[str, Any] | None, *, ours: bool,
+) -> list[str]:  # fmt: skip
     """Settle what the filters ask for; returns what could not be done. Raises DatabaseUnavailable, SchemaMismatch."""
     if ours:
         await deliver_leftovers(config.load())
@@ -139,11 +176,14 @@ async def _settled(
             if wanted is not None and namespace not in wanted:
                 continue
             try:
-                reader = await connected(client, namespace, connect)
+                if isinstance(server, TemporalTarget):
+                    client = await stack.connect(replace(server, namespace=namespace))
+                else:
+                    client = await connected(server, namespace, connect)
             except (StackError, BadInput) as error:
                 notes.append(f"The book of namespace {namespace} was not compared with the server: {error}")
                 continue
-            done = await settle_runs(pool, reader, asked)
+            done = await settle_runs(pool, client, asked)
             notes += done.notes()
     finally:
         await pool.close()
