@@ -1,4 +1,4 @@
-"""What a person says to somebody's workflows: start, signal, update, query, cancel, terminate.
+"""What a person says to somebody's workflows: start, signal, update, query.
 
 Every failure becomes one sentence. Nothing here knows a type of the user's: arguments are values, and results are what
 the client's data converter makes of them without a hint.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio.client import (
     Client,
@@ -29,8 +29,6 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.errors import BadInput, RequestRefused, TemporalUnavailable, TrellisError
-
-T = TypeVar("T")
 
 SOON = 5.0
 """How long a person waits for an answer that needs a worker [s]."""
@@ -106,7 +104,10 @@ async def result(target: Target) -> Any:
 async def signal(target: Target, name: str, args: Sequence[Any]) -> None:
     """Send a signal. Raises BadInput, TrellisError."""
     await encodable(target.client, args)
-    await _reached(f"Signal {name}", target.handle.signal(name, args=list(args), rpc_timeout=timedelta(seconds=SOON)))
+    try:
+        await target.handle.signal(name, args=list(args), rpc_timeout=timedelta(seconds=SOON))
+    except RPCError as error:
+        raise _unreached(f"Signal {name}", error) from None
 
 
 async def query(target: Target, name: str, args: Sequence[Any]) -> Any:
@@ -114,9 +115,11 @@ async def query(target: Target, name: str, args: Sequence[Any]) -> Any:
     await encodable(target.client, args)
     asking = target.handle.query(name, args=list(args), rpc_timeout=timedelta(seconds=SOON))
     try:
-        return await _reached(f"Query {name}", asking)
+        return await asking
     except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
         raise RequestRefused(f"Query {name}: {in_words(error)}.") from None
+    except RPCError as error:
+        raise _unreached(f"Query {name}", error, asks_worker=True) from None
 
 
 class Update:
@@ -153,38 +156,21 @@ class Update:
         except WorkflowUpdateRPCTimeoutOrCancelledError:
             raise TemporalUnavailable(f"Update {self.name} got no answer: no worker took it.") from None
         except RPCError as error:
-            raise _unreached(f"Update {self.name}", error) from None
+            raise _unreached(f"Update {self.name}", error, asks_worker=True) from None
         try:
             return await handle.result()
         except WorkflowUpdateFailedError as failed:
             # The server does not tell whether the validator or the handler raised it.
             raise RequestRefused(f"{self.name} was refused: {in_words(failed.cause)}.") from None
         except RPCError as error:
-            raise _unreached(f"Update {self.name}", error) from None
+            raise _unreached(f"Update {self.name}", error, asks_worker=True) from None
 
 
-async def cancel(target: Target) -> None:
-    """Ask the workflow to cancel itself. Raises TrellisError."""
-    await _reached("Cancel", target.handle.cancel(rpc_timeout=timedelta(seconds=SOON)))
-
-
-async def terminate(target: Target, reason: str) -> None:
-    """End the workflow at once; none of its code runs any more. Raises TrellisError."""
-    await _reached("Terminate", target.handle.terminate(reason=reason, rpc_timeout=timedelta(seconds=SOON)))
-
-
-async def _reached(what: str, call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except (WorkflowQueryFailedError, WorkflowQueryRejectedError):
-        raise
-    except RPCError as error:
-        raise _unreached(what, error) from None
-
-
-def _unreached(what: str, error: RPCError) -> TrellisError:
-    if error.status in _LATE:
+def _unreached(what: str, error: RPCError, *, asks_worker: bool = False) -> TrellisError:
+    if error.status in _LATE and asks_worker:
         return TemporalUnavailable(f"{what}: no worker answered in time. Does one poll the workflow's queue?")
+    if error.status in _LATE:
+        return TemporalUnavailable(f"{what}: Temporal did not answer in time.")
     if error.status is RPCStatusCode.UNAVAILABLE:
         return TemporalUnavailable(f"{what}: Temporal does not answer.")
     return TrellisError(f"{what}: {' '.join(error.message.split()).rstrip('.')}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ def form_of(function: Callable[..., Any]) -> Form:
     return Form(tuple(fields), defaults)
 
 
+@functools.lru_cache(maxsize=200)
 def handlers_of(workflow: type) -> Handlers:
     """The forms of a workflow class. Raises ValueError for a class without @workflow.defn."""
     # The SDK has no public way to ask for a workflow's handlers.
