@@ -96,7 +96,7 @@ async def test_what_is_planted_is_found_on_a_real_server(
         Case("nobody polls the queue", runs=3, calls=1, over=1.0, polled=False),
         Case("workflow tasks fail", runs=3, over=1.0, slots=20, code="raises"),
         soon(None, Behaviour(fails=0.3), Options(backoff_coefficient=1.0)),
-        soon(None, Behaviour(hangs=0.05), Options(start_to_close=2.0)),
+        soon(None, Behaviour(hangs=0.05), Options(start_to_close=3.0)),
     ]
     client = house.desk.client
     plugin = TrellisPlugin(database_url=running.database_url, settings=settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,8 +88,8 @@ async def test_each_workflow_that_changed_is_told_once_a_batch(airfield: Airfiel
         await airfield.book.write(rows)
         await airfield.book.write([replace(rows[0], workflow_id=f"last-{airfield.queue}")])
         heard = []
-        async with asyncio.timeout(30):
-            async for one in listener.notifies():
+        async with asyncio.timeout(30), aclosing(listener.notifies()) as told:
+            async for one in told:
                 heard.append(changed(one.payload))
                 if heard[-1][1] == f"last-{airfield.queue}":
                     break

@@ -94,7 +94,7 @@ async def test_false_is_one_violation_with_the_sentence_that_came(answer: Any, w
     ("answer", "word"),
     [(None, "NoneType"), ("trip-1", "str"), (3, "int"), (lambda workflows: workflows["state"] == "FAILED", "mask"),
      (lambda workflows: 1 / 0, "ZeroDivisionError"), (lambda workflows: workflows["nothing"], "nothing"),
-     (lambda workflows: exit(3), "SystemExit")],
+     (lambda workflows: exit(3), "SystemExit"), ((WORKFLOWS.iloc[:0], "none has a hotel"), "frame")],
 )  # fmt: skip
 async def test_a_broken_check_is_said_and_stops_no_other(answer: Any, word: str) -> None:
     """What raises, and what answers something else, could not be checked; the next one is."""

@@ -207,8 +207,8 @@ async def check_own(own: Sequence[Invariant], frames: Frames, report: Report, ti
     for one in own:
         try:
             given = {name: await frames.get(name) for name in one.frames}
-        except TrellisError as why:
-            report.broken.append(Broken(one.name, str(why)))
+        except Exception as why:
+            report.broken.append(Broken(one.name, str(why) if isinstance(why, TrellisError) else _line(why)))
             continue
         report.own += 1
         if not any(len(frame) for frame in given.values()):
@@ -256,6 +256,8 @@ def _violations(name: str, answer: Any) -> tuple[list[Violation], int]:
             f"it answered {type(answer).__name__}; return a frame of bad rows, a list of ids, or True or False"
         )
     ids = list(answer)
+    if any(isinstance(one, pd.DataFrame | pd.Series | pd.Index) for one in ids):
+        raise _NoAnswer("it answered several frames, or a frame and something else; return one frame of bad rows")
     if ids and all(isinstance(one, bool | np.bool_) for one in ids):
         raise _NoAnswer("it answered a mask of True and False; return the bad rows themselves: frame[mask]")
     return [Violation(str(one), name, f"it breaks: {name}", {}) for one in ids[:KEPT]], len(ids)

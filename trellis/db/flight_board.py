@@ -113,12 +113,13 @@ class FlightBoardReader:
         return [FlightRow.from_columns(row) for row in rows]
 
     async def apps(self, workflow_types: Iterable[str]) -> list[App]:
-        """The apps of these workflow types, by their newest attempts."""
+        """The apps of these workflow types in this namespace, by the newest attempts of the book."""
+        # The limit stands before every condition: a quiet namespace must not cost a walk through the whole book.
         sql: LiteralString = """
             SELECT queue, array_agg(DISTINCT activity_type ORDER BY activity_type) FROM (
-                SELECT queue, activity_type, workflow_type FROM flights.attempts WHERE namespace = %(namespace)s
+                SELECT namespace, queue, activity_type, workflow_type FROM flights.attempts
                 ORDER BY scheduled_at DESC LIMIT %(most)s) newest
-            WHERE workflow_type = ANY (%(types)s) GROUP BY queue ORDER BY queue"""
+            WHERE namespace = %(namespace)s AND workflow_type = ANY (%(types)s) GROUP BY queue ORDER BY queue"""
         rows = await self._read(tuple_row, sql, {"types": list(workflow_types), "most": NEWEST})
         return [App(queue, tuple(types)) for queue, types in rows]
 

@@ -1,4 +1,4 @@
-"""What a person says to somebody's workflows: start, signal, update, query.
+"""What a person says to somebody's workflows: start, signal, update and query.
 
 Every failure becomes one sentence. Nothing here knows a type of the user's: arguments are values, and results are what
 the client's data converter makes of them without a hint.
@@ -87,7 +87,7 @@ async def start(client: Client, type_: str, args: Sequence[Any], id_: str, queue
     except WorkflowAlreadyStartedError:
         raise RequestRefused(f"A workflow with the id {id_} runs or has run. Choose another id.") from None
     except RPCError as error:
-        raise _unreached(f"{type_} {id_} was not started", error) from None
+        raise _unreached(f"Start of {type_} {id_}", error, worker=False) from None
     return handle.first_execution_run_id or handle.result_run_id or ""
 
 
@@ -107,19 +107,18 @@ async def signal(target: Target, name: str, args: Sequence[Any]) -> None:
     try:
         await target.handle.signal(name, args=list(args), rpc_timeout=timedelta(seconds=SOON))
     except RPCError as error:
-        raise _unreached(f"Signal {name}", error) from None
+        raise _unreached(f"Signal {name}", error, worker=False) from None
 
 
 async def query(target: Target, name: str, args: Sequence[Any]) -> Any:
     """Ask a query. Raises BadInput, RequestRefused with the workflow's reason, TemporalUnavailable, TrellisError."""
     await encodable(target.client, args)
-    asking = target.handle.query(name, args=list(args), rpc_timeout=timedelta(seconds=SOON))
     try:
-        return await asking
+        return await target.handle.query(name, args=list(args), rpc_timeout=timedelta(seconds=SOON))
     except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
         raise RequestRefused(f"Query {name}: {in_words(error)}.") from None
     except RPCError as error:
-        raise _unreached(f"Query {name}", error, asks_worker=True) from None
+        raise _unreached(f"Query {name}", error) from None
 
 
 class Update:
@@ -156,21 +155,22 @@ class Update:
         except WorkflowUpdateRPCTimeoutOrCancelledError:
             raise TemporalUnavailable(f"Update {self.name} got no answer: no worker took it.") from None
         except RPCError as error:
-            raise _unreached(f"Update {self.name}", error, asks_worker=True) from None
+            raise _unreached(f"Update {self.name}", error) from None
         try:
             return await handle.result()
         except WorkflowUpdateFailedError as failed:
             # The server does not tell whether the validator or the handler raised it.
             raise RequestRefused(f"{self.name} was refused: {in_words(failed.cause)}.") from None
         except RPCError as error:
-            raise _unreached(f"Update {self.name}", error, asks_worker=True) from None
+            raise _unreached(f"Update {self.name}", error) from None
 
 
-def _unreached(what: str, error: RPCError, *, asks_worker: bool = False) -> TrellisError:
-    if error.status in _LATE and asks_worker:
-        return TemporalUnavailable(f"{what}: no worker answered in time. Does one poll the workflow's queue?")
+def _unreached(what: str, error: RPCError, *, worker: bool = True) -> TrellisError:
+    """`worker`: whether a worker must answer. The server alone takes a start and a signal."""
+    if error.status in _LATE and not worker:
+        return TemporalUnavailable(f"{what}: Temporal did not answer in time. It may have taken it all the same.")
     if error.status in _LATE:
-        return TemporalUnavailable(f"{what}: Temporal did not answer in time.")
+        return TemporalUnavailable(f"{what}: no worker answered in time. Does one poll the workflow's queue?")
     if error.status is RPCStatusCode.UNAVAILABLE:
         return TemporalUnavailable(f"{what}: Temporal does not answer.")
     return TrellisError(f"{what}: {' '.join(error.message.split()).rstrip('.')}.")

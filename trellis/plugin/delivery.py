@@ -159,9 +159,17 @@ class Delivery:
             self._explain(error)
         finally:
             with suppress(Exception):
-                self._loop.run_until_complete(asyncio.wait_for(self._loop.shutdown_default_executor(), 1.0))
+                self._loop.run_until_complete(self._let_go(asyncio.all_tasks(self._loop)))
             self._loop.close()
             self._ended.set_result(None)
+
+    async def _let_go(self, others: set[asyncio.Task[Any]]) -> None:
+        """End what somebody still asks, and the threads that looked up names."""
+        for one in others:
+            one.cancel()
+        if others:
+            await asyncio.wait(others, timeout=1.0)
+        await asyncio.wait_for(self._loop.shutdown_default_executor(), 1.0)
 
     async def _work(self) -> None:
         if self.spool.trouble:

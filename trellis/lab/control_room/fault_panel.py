@@ -48,7 +48,7 @@ class FaultSliders(Panel):
         name, app = str(message.get("name")), message.get("app")
         if name not in self.presets:
             return
-        self._moved.clear()
+        self._moved = {key: place for key, place in self._moved.items() if key[0] != app}
         async with self._changing:
             await self._put_in_force(app, FaultPlan.parse(name))
 

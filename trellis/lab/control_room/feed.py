@@ -112,7 +112,11 @@ class Feed(ABC):
         if focus is None:
             self._show("timeline", {})
             return
-        timeline = await self._timeline(focus)
+        try:
+            timeline = await self._timeline(focus)
+        except BaseException:
+            self._timeline_stale = True
+            raise
         if focus == self._focus:
             self._show("timeline", timeline)
 

@@ -39,8 +39,10 @@ def read_again(app: App) -> tuple[App, list[str]]:
         )
     except BaseException as error:
         for module, values in zip(modules, before.values(), strict=True):
-            vars(module).clear()
+            # Activities in threads run on: no name of theirs may be missing meanwhile.
             vars(module).update(values)
+            for name in vars(module).keys() - values.keys():
+                del vars(module)[name]
         if not isinstance(error, Exception):
             raise
         raise BadInput(f"{files} was edited and cannot be read again ({error}). The old code goes on.") from None

@@ -192,6 +192,8 @@ class FlightFeed(Feed):
             id_: Known(one) if id_ in fresh else self._known[id_].listed_as(one) for id_, one in found.items()
         }
         for id_, one in found.items():
+            # The latest one is the last to be forgotten.
+            self._types.pop(id_, None)
             self._types[id_] = one.workflow_type
         while len(self._types) > REMEMBERED:
             del self._types[next(iter(self._types))]
@@ -248,15 +250,12 @@ class FlightFeed(Feed):
             await self._wake.wait()
             self._wake.clear()
             wanted, self._changed = self._changed, set()
-            try:
-                await self._read_book(wanted)
-            except BaseException:
-                self._changed |= wanted
-                raise
+            read = await self._read_book(wanted)
             self._redraw(wanted)
-            await asyncio.sleep(FRAME)
+            await asyncio.sleep(FRAME if read else AGAIN)
 
-    async def _read_book(self, ids: set[str]) -> None:
+    async def _read_book(self, ids: set[str]) -> bool:
+        """Read where these runs are. False if the book is away; then they are read again later."""
         # One read at a time: an older answer must not replace a newer one.
         async with self._reading:
             here = ids & self._known.keys()
@@ -264,11 +263,15 @@ class FlightFeed(Feed):
                 found = await self._reader.lines(self._known[id_].listed.run for id_ in here)
             except (DatabaseUnavailable, SchemaMismatch) as error:
                 self._book_away(str(error), forever=isinstance(error, SchemaMismatch))
-                return
+                # Nobody tells of these changes again.
+                self._changed |= ids
+                self._wake.set()
+                return False
             self._no_book = None
             for id_ in here & self._known.keys():
                 self._known[id_].book = found.get(self._known[id_].listed.run)
         self._tell_of_book()
+        return True
 
     def _redraw(self, ids: set[str]) -> None:
         lines = {id_: rows.line(self._known[id_]) for id_ in ids & self._known.keys() & self._lines.keys()}
@@ -342,8 +345,9 @@ class FlightFeed(Feed):
         """Read the plans in force for the apps that the board shows."""
         try:
             found = await self._reader.apps(set(self._types.values()))
-            names = {app.queue: set(app.activity_types) for app in self._known_apps()}
-            for app in found:
+            # What was found once stays, because an app that is quiet has no attempt among the newest ones.
+            names = {app.queue: set(app.activity_types) for app in self._apps}
+            for app in (*self._known_apps(), *found):
                 names.setdefault(app.queue, set()).update(app.activity_types)
             self._apps = [App(queue, tuple(sorted(types))) for queue, types in sorted(names.items())]
             calm = PlanInForce(FaultPlan.calm())
@@ -388,14 +392,11 @@ class FlightFeed(Feed):
 
     async def _bars_of_history(self, id_: str, run: tuple[str, str]) -> tuple[list[dict[str, Any]], str]:
         """What the history holds of a run that the book does not know. It is not read at every change."""
-        known = self._known.get(id_)
         if self._history and self._history[0] == id_ and time.monotonic() - self._history[1] < HISTORY:
+            # What asked for the timeline now may be the last change of this run.
+            self._timeline_stale = True
             return self._history[2], self._history[3]
-        bars: list[dict[str, Any]] = []
-        if known and known.described and known.described.events > LONGEST:
-            note = f"The history holds {known.described.events:,} events, too many to draw. {rows.WITH_PLUGIN}"
-        else:
-            bars, note = await self._read_history(run)
+        bars, note = await self._read_history(run)
         self._history = id_, time.monotonic(), bars, note
         return bars, note
 
@@ -403,12 +404,16 @@ class FlightFeed(Feed):
         handle = self.client.get_workflow_handle(run[0], run_id=run[1])
         try:
             described = (await handle.describe(rpc_timeout=PATIENCE)).raw_description
+            length = described.workflow_execution_info.history_length
+            if length > LONGEST:
+                return [], f"The history holds {length:,} events, too many to draw. {rows.WITH_PLUGIN}"
             events = list((await handle.fetch_history(rpc_timeout=PATIENCE)).events)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return [], "Temporal no longer has this run."
             raise unavailable(error) from None
-        bars, counted = rows.bars_of_history(*run, events, described)
+        # In a thread: workers run on the engine's loop, and thousands of events take a tenth of a second.
+        bars, counted = await asyncio.to_thread(rows.bars_of_history, *run, events, described)
         more = f" {counted} earlier attempts are only counted there." if counted else ""
         return bars, rows.FROM_HISTORY + more
 

@@ -73,7 +73,7 @@ class Pending:
 @dataclass(frozen=True)
 class Described:
     """What Describe adds to a run. `at`: when it was asked. `task_attempt`: above 1, its workflow task fails again and
-    again. `task_waits`: whether it has waited for a worker for a while. `events`: how long its history is."""
+    again. `task_waits`: whether it has waited for a worker for a while."""
 
     at: datetime
     status: str
@@ -81,7 +81,6 @@ class Described:
     task_attempt: int
     task_waits: bool
     closed_at: datetime | None
-    events: int
 
 
 class Visibility:
@@ -91,9 +90,9 @@ class Visibility:
         self.client = client
         self.query = query
 
-    def narrowed(self, view: View, query: str | None = None) -> str:
+    def narrowed(self, view: View) -> str:
         """The query with the page's filter."""
-        parts = [f"({one})"] if (one := self.query if query is None else query) else []
+        parts = [f"({self.query})"] if self.query else []
         if view.states:
             names = ", ".join(f"'{_QUERIED[state]}'" for state in view.states)
             parts.append(f"ExecutionStatus IN ({names})")
@@ -223,7 +222,6 @@ def _read(found: DescribeWorkflowExecutionResponse, at: datetime) -> Described:
         task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
         and at - (time(task.scheduled_time) or at) > SLOW,
         time(info.close_time),
-        info.history_length,
     )
 
 

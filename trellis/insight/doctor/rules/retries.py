@@ -50,7 +50,7 @@ class IntervalTooShort(ActivityRule):
             Predicted("seconds between two attempts", took, wanted),
             says=(
                 f"{asked:g} s is asked for, and {several(len(found), 'activity')} waited {took:.3g} s between attempts "
-                f"(half of them at least; the server's timers give about {model:.3g} s)."
+                f"(median); the server's timers give about {model:.3g} s."
             ),
             asked=wanted, observed=took, activities=len(found), retries=retries, server_timers=model,
             seconds=retries * (took - wanted),

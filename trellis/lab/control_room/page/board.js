@@ -21,7 +21,8 @@ function table(store, on) {
   const { setup } = store;
   const lines = new Map();
   const body = h("div", { role: "rowgroup", class: "tr-body" });
-  const all = h("input", { type: "checkbox", "aria-label": "Select every order on this page", title: "Select every order on this page",
+  const every = `Select every ${setup.words.one} on this page`;
+  const all = h("input", { type: "checkbox", "aria-label": every, title: every,
     onchange: () => store.select(store.order, all.checked) });
   const heads = setup.columns.map((column) => h("div", { role: "columnheader", "data-fold": column.fold || null }, column.title));
   const grid = h(

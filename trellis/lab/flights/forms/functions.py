@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from temporalio.workflow import _Definition
@@ -78,7 +78,8 @@ def form_of(function: Callable[..., Any]) -> Form:
     return Form(tuple(fields), defaults)
 
 
-@functools.lru_cache(maxsize=200)
+# A page asks again every few seconds, on the loop on which workers run, and to read a class takes 5 to 30 ms.
+@lru_cache(maxsize=200)
 def handlers_of(workflow: type) -> Handlers:
     """The forms of a workflow class. Raises ValueError for a class without @workflow.defn."""
     # The SDK has no public way to ask for a workflow's handlers.
