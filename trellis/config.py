@@ -106,8 +106,23 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
     if unknown:
         offered = ", ".join(sorted(name for name in known if name.startswith("TRELLIS_")))
         raise ConfigError(f"Unknown setting {', '.join(unknown)}: check the spelling. Known are {offered}.")
+    return _valid(found, known)
+
+
+def of_an_app(
+    environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env"), *, database: bool = True
+) -> Settings:
+    """Folder and database alone, for a plugin in somebody else's process: LOG_LEVEL and the like are its own there.
+
+    `database`: False if the database was named in another way. Raises ConfigError for a value that cannot be used.
+    """
+    names = _NAMES["home"] + (_NAMES["database_url"] if database else ())
+    return _valid(merged(environ, env_file), frozenset(names))
+
+
+def _valid(found: Mapping[str, str], names: frozenset[str]) -> Settings:
     try:
-        return Settings.model_validate({key: value for key, value in found.items() if key in known})
+        return Settings.model_validate({key: value for key, value in found.items() if key in names})
     except ValidationError as error:
         first = error.errors()[0]
         why = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()

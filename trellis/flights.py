@@ -7,9 +7,10 @@ A flight is the workflow types and activity types that run on one task queue of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 SUCCEEDED, FAILED, TIMED_OUT, ABANDONED, LOST, OPEN = (
@@ -82,7 +83,7 @@ class FlightRow:
     def to_json(self) -> str:
         """The row as the book takes it: one JSON object on one line."""
         values = {COLUMNS[name]: getattr(self, name) for name in COLUMNS}
-        return json.dumps(values, default=datetime.isoformat)
+        return encoded(partial(json.dumps, default=datetime.isoformat), values)
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Any]) -> FlightRow:
@@ -102,3 +103,17 @@ COLUMNS = {one.name: one.name.rstrip("_") for one in fields(FlightRow)}
 """The columns of `flights.attempts` by the names of the row's fields."""
 
 _TIMES = ("scheduled_at", "attempt_scheduled_at", "started_at", "ended_at")
+
+
+def encoded(encode: Callable[[Any], str], values: dict[str, Any]) -> str:
+    """The values as JSON in ASCII that Postgres can hold: it knows neither NUL nor half a character."""
+    text = encode(values)
+    return encode(_clean(values)) if "\\u0000" in text or "\\ud" in text else text
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_clean(name): _clean(one) for name, one in value.items()}
+    return [_clean(one) for one in value] if isinstance(value, list | tuple) else value

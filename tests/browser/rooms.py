@@ -21,7 +21,8 @@ from trellis import stack
 from trellis.config import Settings
 from trellis.db.migrate import migrate
 
-ARTEFACTS = Path(__file__).resolve().parents[2] / "artefacts"
+ROOT = Path(__file__).resolve().parents[2]
+ARTEFACTS = ROOT / "artefacts"
 NOTEBOOK = (
     "from trellis import lab\n\nsession = lab.start()\nroom = session.control_room()\nroom",
     'print("all cells", "have run")',

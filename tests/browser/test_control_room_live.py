@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.rooms import ARTEFACTS, NOTEBOOK, Lab, lab, line, press_calm
+from tests.browser.rooms import ARTEFACTS, NOTEBOOK, ROOT, Lab, lab, line, press_calm
 from trellis import stack
 from trellis.lab.essays.executing import FOLDER
 
@@ -31,6 +31,20 @@ session = lab.start()
 session.start_order(policy="patient")
 columns = (Column("id", "Parcel"), Column("address", "To"))
 ControlRoom(session, board=replace(ORDERS, title="Parcels", columns=columns, side=(), main=(Lines, BackgroundLog)))
+"""
+
+
+FLIGHTS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.integration.parcels import Parcel, load, weigh
+from trellis import lab
+
+session = lab.start()
+flight = session.fly([Parcel], [weigh, load], task_queue="parcels")
+flight.start(Parcel.run, 2, id="parcel-1")
+flight.start(Parcel.run, 10_000, id="parcel-2")
+session.board()
 """
 
 
@@ -266,3 +280,46 @@ async def test_a_person_kills_a_worker_and_reads_the_verdict(lab: Lab) -> None:
             "0.0", "SELECT plan_json -> 'mix' ->> 'latency' FROM fault_plans ORDER BY version DESC LIMIT 1"
         )
         assert await lab.row("SELECT count(*) FROM provider.charges WHERE order_id = %s", order) == 1
+
+
+async def test_a_person_steers_somebody_elses_workflows(lab: Lab) -> None:
+    """Attempts are drawn, a slider reaches the plan of the app, a workflow is cancelled, and one is replayed."""
+    async with lab.room(FLIGHTS, 'print("all cells", "have run")') as (page, room):
+        first, second = (room.locator(".tr-line", has_text=f"parcel-{n}") for n in (1, 2))
+        await expect(first).to_contain_text("running")
+        await first.click()
+        attempts = room.get_by_role("region", name="Attempts of the workflow in focus")
+        await expect(attempts).to_contain_text("3 attempts of parcel-1", timeout=30_000)
+        await expect(attempts.locator(".tr-failed")).to_have_count(2)
+        await expect(attempts.locator(".tr-succeeded")).to_have_count(1)
+
+        faults = room.get_by_role("region", name="Faults")
+        await room.get_by_label("Which activity type's calls fail").select_option("load")
+        await faults.get_by_label("Raise at once").fill("1")
+        await lab.becomes(
+            "1.0", "SELECT plan -> 'steps' -> 'load' ->> 'error' FROM flights.plans WHERE queue = 'parcels'"
+        )
+        await expect(faults).to_contain_text("With a mix of their own: load")
+        await faults.get_by_role("button", name="Calm").click()
+        await lab.becomes(
+            None, "SELECT plan -> 'steps' -> 'load' ->> 'error' FROM flights.plans WHERE queue = 'parcels'"
+        )
+
+        await room.get_by_role("button", name="Open in time machine").click()
+        machine = room.get_by_role("region", name="Time machine of the workflow in focus")
+        await expect(machine.locator(".tr-machine")).to_contain_text("weigh", timeout=30_000)
+
+        await expect(second).to_contain_text("the scales are wet")
+        await second.click()
+        bar = room.get_by_role("group", name="Requests to the selected workflows")
+        await bar.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(room.get_by_label("Verdicts")).to_contain_text("accepted (parcel-2)")
+        await expect(second).to_contain_text("canceled")
+        await expect(bar.get_by_role("button", name="Cancel", exact=True)).to_have_attribute("aria-disabled", "true")
+
+        # Nothing is cut off in a narrow window, and the arrows move on the board.
+        await page.set_viewport_size({"width": 1000, "height": 1100})
+        assert await room.evaluate("room => room.scrollWidth <= room.clientWidth")
+        await first.press("ArrowUp")
+        focus = await page.evaluate("document.activeElement.closest('.tr-line')?.dataset.id ?? ''")
+        assert focus.startswith("parcel-")

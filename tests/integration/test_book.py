@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,10 @@ async def test_a_server_that_is_away_is_said_and_the_book_is_read(flown: Flown, 
     """The rows of a run that goes on must be compared, and nobody answers. The frame comes with a note."""
     async with opened.pool.connection() as connection:
         await connection.execute("DELETE FROM flights.settled WHERE workflow_id = %s", (flown.names[0],))
+    later = datetime.now(UTC) + timedelta(days=3)
+    none = insight.flights(flown.url, workflow=flown.names[0], since=later, client="127.0.0.1:1", namespace="default")
+    # Nothing of that time is there to compare.
+    assert none.attrs["notes"] == []
     with pytest.warns(PartialBook, match="was not compared with the server"):
         frame = insight.flights(flown.url, workflow=flown.names[0], client="127.0.0.1:1", namespace="default")
     assert len(frame)

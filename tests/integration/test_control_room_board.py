@@ -15,6 +15,7 @@ from trellis.lab.control_room.new_orders import in_words, read_form
 from trellis.lab.control_room.orders import ORDERS
 from trellis.lab.control_room.panels import BackgroundLog, Lines
 from trellis.lab.control_room.widget import ControlRoom
+from trellis.lab.flights.board import flight_board
 from trellis.lab.session import Session
 from trellis.model import Step
 from trellis.policies import PRESETS
@@ -56,15 +57,19 @@ def test_a_board_with_other_columns_requests_and_panels_needs_no_other_widget(se
         assert eventually(lambda: room.closed)
 
 
-def test_the_specification_of_orders_names_what_there_is(session: Session) -> None:
-    """Every cell and panel that it names is drawn by the page; every column and permission is a value of a line."""
+def test_the_specifications_name_what_there_is(session: Session) -> None:
+    """The page draws every cell and panel that they name, and no other; every column and permission is a value of a
+    line."""
+    boards = (ORDERS, flight_board(session, "", None))
     page = assets.ROOM.script()
     cells = re.search(r"^const cells = \{\n(.*?)^\};", page, re.MULTILINE | re.DOTALL)
     panels = re.search(r"^const PANELS = \{(.*?)\};", page, re.MULTILINE)
     assert cells
     assert panels
-    assert {column.cell for column in ORDERS.columns} <= set(re.findall(r"^  (\w+)\(", cells[1], re.MULTILINE))
-    assert {panel.name for panel in ORDERS.panels} == set(
+    assert {column.cell for board in boards for column in board.columns} <= set(
+        re.findall(r"^  (\w+)\(", cells[1], re.MULTILINE)
+    )
+    assert {panel.name for board in boards for panel in board.panels} == set(
         re.findall(r"(\w+)(?=[,:} ]|$)", re.sub(r": \w+", "", panels[1]))
     )
     room = session.control_room()

@@ -122,7 +122,8 @@ async def test_cancelled_and_timed_out_attempts_say_so(airfield: Airfield) -> No
     async with airfield.worker(airfield.plugin()):
         assert await airfield.call(
             Call("wait_for_ever", [], heartbeat=2, cancel_after=0.5, id="cancelled"),
-            Call("wait_for_ever", [], start_to_close=1, heartbeat=1, attempts=1, id="slow"),
+            # The worker hears of it with its second heartbeat, after 2.4 s.
+            Call("wait_for_ever", [], start_to_close=1, heartbeat=3, attempts=1, id="slow"),
         ) == ["CancelledError", "TimeoutError"]  # fmt: skip
         await airfield.rows(lambda rows: any(row.activity_id == "slow" and row.ended_at for row in rows))
         handle = await airfield.client.start_workflow(

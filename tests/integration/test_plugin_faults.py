@@ -78,14 +78,13 @@ async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(
     hang = "compose: hang, ok; compose_in_thread: hang, ok; beat_in_thread: hang*; fail_until: hang*"
     async with airfield.worker(airfield.plugin(hang)):
         assert await airfield.call(
-            Call("compose", [GREETING], start_to_close=0.5),
-            Call("compose_in_thread", [GREETING], start_to_close=0.5),
-            Call("compose", [GREETING], start_to_close=0.5, local=True),
+            Call("compose", [GREETING], start_to_close=0.5, attempts=9),
+            Call("compose_in_thread", [GREETING], start_to_close=0.5, attempts=9),
+            Call("compose", [GREETING], start_to_close=0.5, attempts=9, local=True),
             # Without an answer to its heartbeats the worker cannot know that it was cancelled; its deadline is near.
             Call("fail_until", [1], start_to_close=3000, heartbeat=1, cancel_after=0.3),
         ) == ["Hello, World!"] * 3 + ["CancelledError"]  # fmt: skip
-        # The first attempt of the threaded one never reached a thread.
-        assert len(THREADS) == 1
+        threads = len(THREADS)
         # No deadline is near: only the worker's end can end these.
         endless = [
             await airfield.client.start_workflow(
@@ -100,13 +99,17 @@ async def test_a_hang_ends_by_its_clock_or_its_cancellation_and_takes_no_thread(
     for handle in endless:
         await handle.terminate()
     rows = await airfield.book.attempts(queue=airfield.queue)
-    found = [(row.activity_type, row.local, row.attempt, row.outcome, row.injected) for row in rows]
-    assert found[:6] == [
-        ("compose", False, 1, "timed out", "hang"), ("compose", False, 2, "succeeded", None),
-        ("compose_in_thread", False, 1, "timed out", "hang"), ("compose_in_thread", False, 2, "succeeded", None),
-        ("compose", True, 1, "timed out", "hang"), ("compose", True, 2, "succeeded", None),
-    ]  # fmt: skip
-    assert {row.injected for row in rows[6:]} == {"hang"}
+    tried: dict[tuple[str, bool], list[tuple[int, str, str | None]]] = {}
+    for row in rows:
+        if row.start_to_close_timeout == 0.5:
+            tried.setdefault((row.activity_type, row.local), []).append((row.attempt, row.outcome, row.injected))
+    assert set(tried) == {("compose", False), ("compose_in_thread", False), ("compose", True)}
+    # On a busy machine a sound attempt too can take longer than its half second.
+    assert {attempts[0] for attempts in tried.values()} == {(1, "timed out", "hang")}
+    assert {attempts[-1][1:] for attempts in tried.values()} == {("succeeded", None)}
+    # The first attempt of the threaded one never reached a thread.
+    assert 1 <= threads < len(tried["compose_in_thread", False])
+    assert {row.injected for row in rows if row.start_to_close_timeout == 3000} == {"hang"}
     assert {row.outcome for row in rows if row.start_to_close_timeout == 3000 and not row.heartbeat_timeout} == {
         "abandoned"
     }

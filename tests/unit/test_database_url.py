@@ -109,3 +109,12 @@ def test_a_frame_is_read_from_the_same_spellings() -> None:
     with pytest.raises(BadInput, match="cannot be used: it names another kind") as refused:
         frames.database_url(f"mysql://u:{SECRET}@h/d")
     assert SECRET not in str(refused.value)
+
+
+def test_a_plugin_in_somebody_elses_app_reads_folder_and_database_alone() -> None:
+    """Other variables mean other things there, and so does DATABASE_URL if the book's address was given in code."""
+    theirs = {"LOG_LEVEL": "trace", "TRELLIS_ODD": "1", "DATABASE_URL": f"mysql://u:{SECRET}@h/d", "TRELLIS_HOME": "/t"}
+    assert config.of_an_app(theirs, None, database=False).home.name == "t"
+    with pytest.raises(ConfigError, match="DATABASE_URL cannot be used") as caught:
+        config.of_an_app(theirs, None)
+    assert SECRET not in str(caught.value)

@@ -72,6 +72,8 @@ def test_an_attempt_that_ended_after_its_deadline_timed_out(error: BaseException
     assert ended(error, after=60.3, start_to_close_timeout=MINUTE) == "open"
     assert ended(error, after=60.3, start_to_close_timeout=MINUTE, is_local=True) == "timed out"
     assert ended(error, Details(not_found=True), after=60.3, start_to_close_timeout=MINUTE) == "timed out"
+    # The server began to count before the task reached the worker.
+    assert ended(error, Details(not_found=True), after=59.5, start_to_close_timeout=MINUTE) == "open"
 
 
 def test_the_deadline_is_the_earliest_of_all() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trellis.plugin.spool import ROTATED_FROM, Spool, left_behind
+from trellis.plugin.spool import ROTATED_FROM, Spool, forget_old, left_behind
 
 
 def row(number: int, text: str = "") -> bytes:
@@ -125,6 +125,21 @@ def test_a_file_in_use_is_nobody_elses(tmp_path: Path) -> None:
 
 # With threads of other tests in this process, Python warns of every fork.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_files_that_nobody_delivered_for_long_are_removed(tmp_path: Path) -> None:
+    """Not those in use, and not the younger ones."""
+    old, young, used = (Spool(tmp_path, held=10) for _ in range(3))
+    for spool in (old, young, used):
+        spool.add(row(1))
+    for spool in (old, used):
+        os.utime(spool.path, (1, 1))
+    kept = [young.path, used.path]
+    old.close()
+    young.close()
+    assert forget_old(tmp_path, 3600) == 1
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    used.close()
+
+
 def test_a_child_process_keeps_no_file_alive(tmp_path: Path) -> None:
     """A forked child, as of a process pool, holds neither the file nor its lock: it could outlive its parent."""
     spool = Spool(tmp_path, held=10)

@@ -36,8 +36,11 @@ WORKERS = 2
 AT_ONCE = 16
 """How many workflows are started, and how many histories are read, at a time."""
 
-PAUSE = 2.0
-"""The usual time between two kills [s]."""
+PAUSE = 5.0
+"""The usual time between two kills [s]. A worker takes two seconds to start, more on a busy machine."""
+
+SOON = 1.5
+"""The same, where only so many workers are killed: that must be while workflows run."""
 
 PATIENCE = 600.0
 """How long workflows may take altogether [s]. They take a tenth of that."""
@@ -70,7 +73,7 @@ async def run(
 
     attempts: in the book; server: counted by the server; missing, extra: in one of them only. same_outcomes: of
     `compared` attempts that both flights noted, those in which the same was injected. kills: of both flights.
-    `kills` None: one each two seconds or so, for as long as workflows run.
+    `kills` None: one each five seconds or so, for as long as workflows run.
     """
     with runtime.workspace(settings, own_servers=True) as own:
         found = await stack.up(own)
@@ -131,6 +134,11 @@ async def fly(
                 await asyncio.gather(*(one(name) for name in names))
                 if kills is not None:
                     await killing
+        except TimeoutError:
+            raise StackError(
+                f"The workflows did not end within {PATIENCE:g} s: this machine is too busy for workers that are "
+                f"killed all the time. Give a smaller number of --kills or --workflows."
+            ) from None
         finally:
             killing.cancel()
             with suppress(asyncio.CancelledError):
@@ -225,7 +233,7 @@ class _Crew:
     async def kill(self, luck: random.Random, most: int | None) -> None:
         """Kill one after the other, at random times: `most`, or for ever."""
         while most is None or self.kills < most:
-            await asyncio.sleep(luck.uniform(0.5, 1.5) * PAUSE)
+            await asyncio.sleep(luck.uniform(0.5, 1.5) * (PAUSE if most is None else SOON))
             member = self._members.pop(luck.randrange(len(self._members)))
             await asyncio.to_thread(_ended, member)
             self.kills += 1

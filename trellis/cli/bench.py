@@ -263,7 +263,7 @@ def bench_mutations(
 def bench_book(
     workflows: Annotated[int, typer.Option(min=1, help="How many workflows, each of them twice.")] = 1000,
     kills: Annotated[
-        int | None, typer.Option(min=0, help="How many workers are killed in each half. Default: one each 2 s or so.")
+        int | None, typer.Option(min=0, help="How many workers are killed in each half. Default: one each 5 s or so.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the faults and of the kills.")] = 0,
     as_json: Json = False,

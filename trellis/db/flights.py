@@ -6,7 +6,6 @@ The board's reads are in `flight_board`, reading into frames is in `flight_table
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -14,7 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from trellis.db.migrate import BOOK, apply_book, check_version, version
+from trellis.db.migrate import apply_book
 from trellis.db.pool import Pool, borrowed, unavailable
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch
 from trellis.faults import AnyName, FaultPlan, PlanInForce
@@ -34,17 +33,6 @@ async def migrate_flights(url: str) -> list[str]:
             connection.transaction(),
         ):
             return await apply_book(connection)
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise _who_must(error) from None
-    except psycopg.OperationalError as error:
-        raise unavailable(error) from None
-
-
-async def check_flights(url: str) -> None:
-    """Raise SchemaMismatch unless the book's tables are those of this code."""
-    try:
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
-            check_version(await version(connection, BOOK), BOOK)
     except psycopg.errors.InsufficientPrivilege as error:
         raise _who_must(error) from None
     except psycopg.OperationalError as error:
@@ -78,14 +66,6 @@ class FlightBook:
         """The same for rows that are JSON already. Raises BadInput for a row that Postgres cannot hold."""
         row = await self._one("SELECT flights.note(%s)", f"[{','.join(lines)}]")
         return int(row[0]) if row else 0
-
-    async def unsettled(self, namespace: str, limit: int = 1000, before: datetime | None = None) -> list[FlightRow]:
-        """Attempts that are open, the oldest first; only those that started before `before`."""
-        return await self._rows(
-            "SELECT * FROM flights.attempts WHERE namespace = %s AND outcome = 'open' "
-            "AND (%s::timestamptz IS NULL OR started_at < %s) ORDER BY started_at LIMIT %s",
-            namespace, before, before, limit,
-        )  # fmt: skip
 
     async def of_workflow(self, namespace: str, workflow_id: str, run_id: str | None = None) -> list[FlightRow]:
         """The attempts of one workflow, of all its runs or of one."""
@@ -152,10 +132,6 @@ class FlightBook:
     async def _one(self, statement: str, *args: object) -> tuple[Any, ...] | None:
         found: list[tuple[Any, ...]] = await self._all(statement, args)
         return found[0] if found else None
-
-    async def _rows(self, statement: str, *args: object) -> list[FlightRow]:
-        found = await self._all(statement, args, dict_row)
-        return [FlightRow.from_columns(row) for row in found]
 
     async def _all(self, statement: str | sql.Composed, args: Sequence[object], rows: Any = tuple_row) -> list[Any]:
         try:

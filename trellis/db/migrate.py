@@ -99,8 +99,10 @@ async def apply_book(connection: psycopg.AsyncConnection[Any]) -> list[str]:
 
     A user who may not create its tables needs no right to, if they are up to date.
     """
-    found = await version(connection, BOOK)
-    applied = [] if found == BOOK.files()[-1][0] else await apply(connection, BOOK)
+    found, newest = await version(connection, BOOK), BOOK.files()[-1][0]
+    if found > newest:
+        raise BOOK.newer
+    applied = [] if found == newest else await apply(connection, BOOK)
     cursor = await connection.execute(
         # Only the tables' owner can grant. The role may be younger than the tables.
         "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s AND NOT has_table_privilege(oid, t.oid, 'INSERT')) "

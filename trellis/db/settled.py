@@ -17,8 +17,29 @@ _MISSING: LiteralString = (
     "WHERE (%(namespace)s::text IS NULL OR a.namespace = %(namespace)s) AND a.workflow_id <> '' "
     "AND (s.at IS NULL OR (a.outcome = 'open' AND (NOT s.gone OR %(workflows)s::text[] IS NOT NULL))) "
     "AND (%(workflows)s::text[] IS NULL OR a.workflow_id = ANY(%(workflows)s)) "
-    "AND (%(types)s::text[] IS NULL OR a.workflow_type = ANY(%(types)s))"
+    "AND (%(types)s::text[] IS NULL OR a.workflow_type = ANY(%(types)s)) "
+    "AND (%(since)s::timestamptz IS NULL OR a.scheduled_at >= %(since)s) "
+    "AND (%(until)s::timestamptz IS NULL OR a.scheduled_at < %(until)s)"
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which runs: with rows of these workflow ids and types, first scheduled in this time. None: any."""
+
+    workflows: Sequence[str] | None = None
+    types: Sequence[str] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def parameters(self) -> dict[str, object]:
+        return {
+            "workflows": None if self.workflows is None else list(self.workflows),
+            "types": None if self.types is None else list(self.types), "since": self.since, "until": self.until,
+        }  # fmt: skip
+
+
+ALL = Asked()
 
 
 @dataclass(frozen=True)
@@ -35,17 +56,14 @@ class SettledRuns:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def namespaces(self, workflows: Sequence[str] | None = None, types: Sequence[str] | None = None) -> list[str]:
+    async def namespaces(self, asked: Asked = ALL) -> list[str]:
         """The namespaces that have such runs to compare."""
         rows = await self._all(
-            f"SELECT DISTINCT a.namespace {_MISSING} ORDER BY 1",
-            namespace=None, workflows=_listed(workflows), types=_listed(types),
-        )  # fmt: skip
+            f"SELECT DISTINCT a.namespace {_MISSING} ORDER BY 1", namespace=None, **asked.parameters()
+        )
         return [str(row[0]) for row in rows]
 
-    async def missing(
-        self, namespace: str, *, workflows: Sequence[str] | None = None, types: Sequence[str] | None = None, limit: int
-    ) -> list[Unsettled]:
+    async def missing(self, namespace: str, asked: Asked = ALL, *, limit: int) -> list[Unsettled]:
         """Runs to compare, the newest first: those that nobody compared since they ended, and those with an open row.
 
         A run whose history is gone is asked for again only by its workflow's id.
@@ -53,7 +71,7 @@ class SettledRuns:
         rows = await self._all(
             f"SELECT a.workflow_id, a.run_id {_MISSING} "
             "GROUP BY 1, 2 ORDER BY max(a.scheduled_at) DESC LIMIT %(limit)s",
-            namespace=namespace, workflows=_listed(workflows), types=_listed(types), limit=limit,
+            namespace=namespace, limit=limit, **asked.parameters(),
         )  # fmt: skip
         return [Unsettled(*row) for row in rows]
 
@@ -93,7 +111,3 @@ class SettledRuns:
             raise SchemaMismatch(
                 "This database has no book of flights, or an older one. Run `trellis migrate`."
             ) from None
-
-
-def _listed(names: Sequence[str] | None) -> list[str] | None:
-    return None if names is None else list(names)

@@ -197,7 +197,8 @@ class Session(Engine):
     def board(self, query: str | None = None, *, namespace: str | None = None) -> ControlRoom:
         """The control room for any workflows, in this lab or elsewhere: `session.board("WorkflowType = 'Trip'")`.
 
-        query: a visibility query; "" for all workflows of the namespace; by default the types of the running flights.
+        query: a visibility query; "" for all workflows of the namespace; by default the types of the running
+        flights, and all workflows while there are none.
         namespace: by default the session's. Without TrellisPlugin in its worker a workflow is shown as Temporal knows
         it. With it, every attempt is shown as it happens. Running the cell again gives a second view of the same board.
         Raises BadInput: a query that Temporal refuses, no such namespace, or no permission.

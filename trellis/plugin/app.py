@@ -44,8 +44,8 @@ class App:
         self.troubles = 0
         """How often an attempt could not be noted, or a fault not be injected, because of an error of ours."""
         self._refused = refused
-        self._force: PlanInForce | None = None
-        self._calls: dict[str, tuple[PlanInForce, FlakyCall]] = {}
+        # One value, because the delivery's thread changes it: a call of the old plan must not get among the new one's.
+        self._in_force: tuple[PlanInForce | None, dict[str, tuple[PlanInForce, FlakyCall]]] = None, {}
 
     def started(self) -> None:
         """The worker runs from now on: the outages of a plan in code begin."""
@@ -54,7 +54,7 @@ class App:
 
     def follow(self, force: PlanInForce | None) -> None:
         """The plan that the book holds for this app now. Of no use if the worker has one of its own."""
-        if self.own is not None or force == self._force:
+        if self.own is not None or force == self._in_force[0]:
             return
         if force is not None:
             if self._refused is not None:
@@ -69,14 +69,13 @@ class App:
         self._put_in_force(force)
 
     def _put_in_force(self, force: PlanInForce | None) -> None:
-        self._force, self._calls = force, {}
+        self._in_force = force, {}
 
     def call(self, workflow_type: str) -> tuple[PlanInForce, FlakyCall] | None:
         """The plan for the calls of one workflow type, and what makes it happen. None: nothing is injected."""
-        force = self._force
+        force, calls = self._in_force
         if force is None:
             return None
-        calls = self._calls
         found = calls.get(workflow_type)
         if found is None:
             own, places = narrowed(force, workflow_type, self.types or ())

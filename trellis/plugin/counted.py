@@ -19,6 +19,7 @@ from temporalio.api.workflow.v1 import PendingActivityInfo
 from trellis import event_fields as fields
 from trellis.event_fields import time
 from trellis.flights import ABANDONED, FAILED, SUCCEEDED, TIMED_OUT
+from trellis.plugin.rows import LONGEST
 
 _ENDS = {
     "ACTIVITY_TASK_COMPLETED": SUCCEEDED, "ACTIVITY_TASK_FAILED": FAILED, "ACTIVITY_TASK_TIMED_OUT": TIMED_OUT,
@@ -48,7 +49,9 @@ class End:
     def of(cls, failure: Failure, at: datetime | None = None) -> End:
         """The end of an attempt with this failure."""
         type_, message = fields.failed(failure)
-        return cls(TIMED_OUT if fields.is_timeout(failure) else FAILED, at, type_, message)
+        # As long as in the rows that workers write. A server keeps far longer ones.
+        message = message and message[:LONGEST]
+        return cls(TIMED_OUT if fields.is_timeout(failure) else FAILED, at, type_ and type_[:LONGEST], message)
 
 
 @dataclass

@@ -20,11 +20,12 @@ from typing import Any, Protocol, TypeVar
 from trellis.db.flights import FlightBook, migrate_flights
 from trellis.db.pool import Pool, open_pool
 from trellis.db.roles import application_url
+from trellis.db.settled import SettledRuns
 from trellis.errors import ConfigError, SchemaMismatch, TrellisError
 from trellis.faults import PlanInForce
 from trellis.plugin.batches import deliver, deliver_left
-from trellis.plugin.saying import Saying
-from trellis.plugin.spool import Spool
+from trellis.plugin.saying import Saying, log
+from trellis.plugin.spool import Spool, forget_old
 from trellis.plugin.where import Where
 
 T = TypeVar("T")
@@ -126,9 +127,16 @@ class Delivery:
             await self._in_its_loop(self._flush(whole=True), LAST_FLUSH)
 
     async def end(self) -> None:
-        """Flush, end the thread, and give the file up."""
-        await self.flush()
+        """Flush, end the thread, and give the file up; the last two also if this is cancelled."""
+        try:
+            await self.flush()
+        finally:
+            try:
+                await self._stop()
+            finally:
+                self._close()
 
+    async def _stop(self) -> None:
         def stop() -> None:
             if self._main is not None:
                 self._main.cancel()
@@ -138,6 +146,8 @@ class Delivery:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), 2 * LAST_FLUSH)
             self._thread.join(LAST_FLUSH)
+
+    def _close(self) -> None:
         left, lost = self.spool.close()
         if left and not self._off:
             self.saying.once(
@@ -145,7 +155,9 @@ class Delivery:
             )
         if lost or self.spool.dropped:
             self.saying.once(
-                "lost", f"{lost + self.spool.dropped} rows of attempts are lost: they were more than may be held."
+                "lost",
+                f"{lost + self.spool.dropped} rows of attempts are lost: {self.spool.dropped} were more than may be "
+                f"held, {lost} were in memory only.",
             )
 
     def _run(self) -> None:
@@ -172,12 +184,7 @@ class Delivery:
         await asyncio.wait_for(self._loop.shutdown_default_executor(), 1.0)
 
     async def _work(self) -> None:
-        if self.spool.trouble:
-            self.saying.once(
-                "file",
-                f"Attempts cannot be noted in {self.where.folder} ({self.spool.trouble}); they are kept in memory "
-                f"until they are in the book, and die with the process.",
-            )
+        self._say_of_spool()
         try:
             await asyncio.gather(self._deliver(), self._follow(), self._sweep())
         finally:
@@ -192,6 +199,9 @@ class Delivery:
             if not await self._flush() and not self._off:
                 await asyncio.sleep(max(0.0, self._retry_at - self._loop.time()))
                 self._wake.set()
+            elif self.spool.in_memory and not self._off:
+                # They come after those of the file, and nobody wakes us for them again.
+                self._wake.set()
 
     async def _flush(self, *, whole: bool = False) -> bool:
         """Write what waits; with `whole`, what comes meanwhile too. False: the database does not take it now."""
@@ -204,7 +214,12 @@ class Delivery:
                     return False
                 self.spool.commit()
                 self.delivered += len(lines)
-                self._say_dropped()
+                # Not when it is connected: it could refuse each row.
+                self._pause = AGAIN[0]
+                if self.saying.over("away"):
+                    self.saying.over("back")
+                    self.saying.once("back", "The book of attempts is back.", logging.INFO)
+                self._say_of_spool()
                 if len(lines) < 100 and not whole:
                     # What came in the meantime comes with the next batch. Many small ones cost more.
                     break
@@ -220,11 +235,7 @@ class Delivery:
                 await migrate_flights(owner)
                 url = await application_url(owner, login=login)
                 self._pool = await open_pool(url, size=3, wait=5.0, patience=2.0)
-                self._pause = AGAIN[0]
                 self.saying.once("where", f"Attempts are noted in {self.where.in_words}.", logging.INFO)
-                if self.saying.over("away"):
-                    self.saying.once("back", "The book of attempts is back.", logging.INFO)
-                self.saying.over("back")
             return FlightBook(self._pool)
 
     async def _disconnect(self) -> None:
@@ -244,13 +255,28 @@ class Delivery:
             self._retry_at = self._loop.time() + self._pause
             self._pause = min(2 * self._pause, AGAIN[1])
         self._explain(error)
-        self._say_dropped()
+        self._say_of_spool()
+
+    async def _failed_beside(self, what: str, error: Exception) -> None:
+        """Something else than the way of the rows failed. A user may have rights on the table of attempts alone, so it
+        must not cost the connection."""
+        if self._pool is None or isinstance(error, SchemaMismatch):
+            await self._failed(error)
+        else:
+            self.saying.once(what, f"{what}: {_why(error)}")
 
     def _explain(self, error: Exception) -> None:
-        why = str(error) if isinstance(error, TrellisError) else f"{type(error).__name__}: {error}"
-        self.saying.once("away", f"Attempts wait in {self.spool.path}, because the book cannot be written: {why}")
+        self.saying.once(
+            "away", f"Attempts wait in {self.spool.path}, because the book cannot be written: {_why(error)}"
+        )
 
-    def _say_dropped(self) -> None:
+    def _say_of_spool(self) -> None:
+        if self.spool.trouble:
+            self.saying.once(
+                "file",
+                f"Attempts cannot be written to {self.where.folder} ({self.spool.trouble}); they are kept in memory "
+                f"until they are in the book, and die with the process.",
+            )
         if self.spool.dropped:
             self.saying.once(
                 "dropped", "More rows of attempts wait for the book than may be held; newer ones are dropped."
@@ -266,13 +292,18 @@ class Delivery:
                 except ConfigError as error:
                     self.saying.once("plan", f"The stored fault plan of {app.queue} is ignored: {error}")
                 except Exception as error:
-                    await self._failed(error)
+                    await self._failed_beside(f"The stored fault plan of {app.queue} cannot be read", error)
             await asyncio.sleep(FOLLOWED)
 
     async def _sweep(self) -> None:
-        dropped_at = float("-inf")
+        dropped_at = forgot_at = float("-inf")
         while not self._off:
             try:
+                if self._loop.time() - forgot_at > DROPPED:
+                    # Without this, an app whose book was never there would fill the disk, one file for each worker.
+                    forgot_at = self._loop.time()
+                    if old := forget_old(self.where.folder, self.retention):
+                        log.info("%d files of rows were removed: nobody had delivered them while rows are kept.", old)
                 if found := await deliver_left(self.where.folder, self._book, self.saying):
                     self.saying.once("swept", f"Delivered {found} rows that an ended worker had left.", logging.INFO)
                     self.saying.over("swept")
@@ -280,10 +311,16 @@ class Delivery:
                     book = await self._book()
                     while await book.drop_older(self.retention):
                         await asyncio.sleep(0.05)
+                    if self._pool is not None:
+                        await SettledRuns(self._pool).forget()
                     dropped_at = self._loop.time()
             except Exception as error:
-                await self._failed(error)
+                await self._failed_beside("What ended workers left, or what is old, stays", error)
             await asyncio.sleep(SWEPT)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, TrellisError) else f"{type(error).__name__}: {error}"
 
 
 _deliveries: dict[Where, Delivery] = {}

@@ -56,10 +56,11 @@ def ending(
         return Ending(TIMED_OUT, kind, text)
     late = _late_by(attempt, info)
     # If the server knows the attempt no longer, it was not waiting for a timer of its own.
-    gone = info.is_local or (details is not None and details.not_found)
-    if late >= (0.0 if gone else SERVER_TIMERS):
+    gone = details is not None and details.not_found
+    if late >= (0.0 if gone or info.is_local else SERVER_TIMERS):
         return Ending(TIMED_OUT, kind, text)
-    if late >= 0:
+    # The server's clock for the attempt began earlier than ours, by the way of its task to the worker.
+    if late >= (-SERVER_TIMERS if gone else 0.0):
         return Ending("open", kind, text)
     if isinstance(error, asyncio.CancelledError | TemporalCancelled) and details is not None:
         if details.paused or details.reset:

@@ -170,11 +170,13 @@ class TrellisPlugin(temporalio.client.Plugin, temporalio.worker.Plugin):
             app.started()
             if self._book:
                 # Only now: a worker that never runs needs no thread and no file.
-                from trellis.config import load
+                from trellis.config import of_an_app
                 from trellis.plugin.delivery import acquire
                 from trellis.plugin.where import where
 
-                app.delivery = acquire(where(self._settings or load(), self._database_url), self._held, self._retention)
+                app.delivery = acquire(
+                    where(self._settings or of_an_app(), self._database_url), self._held, self._retention
+                )
                 if app.own is None:
                     app.delivery.followers.append(app)
             return app

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from temporalio.activity import Info
 
 from trellis.flaky import Marks
-from trellis.flights import FlightRow
+from trellis.flights import FlightRow, encoded
 
 __all__ = ["Attempt", "FlightRow", "Taker"]
 
@@ -115,18 +115,7 @@ def now() -> str:
 
 def line(row: dict[str, Any]) -> bytes:
     """The row as one line of JSON with its end. Text that Postgres cannot hold is replaced."""
-    text = _encode({name: value for name, value in row.items() if value is not None})
-    if "\\u0000" in text or "\\ud" in text:
-        text = _encode(_clean({name: value for name, value in row.items() if value is not None}))
-    return text.encode() + b"\n"
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_clean(name): _clean(one) for name, one in value.items()}
-    return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
+    return encoded(_encode, {name: value for name, value in row.items() if value is not None}).encode() + b"\n"
 
 
 def _seconds(span: timedelta | None) -> float | None:

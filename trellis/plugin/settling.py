@@ -21,6 +21,7 @@ cannot be read is reported and tried again the next time; it never stops the oth
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,8 +33,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from trellis.db.flights import FlightBook
 from trellis.db.pool import Pool
-from trellis.db.settled import SettledRuns, Unsettled
-from trellis.errors import TrellisError
+from trellis.db.settled import ALL, Asked, SettledRuns, Unsettled
+from trellis.errors import DatabaseUnavailable, SchemaMismatch
 from trellis.flights import ABANDONED, LOST, OPEN, TIMED_OUT, FlightRow
 from trellis.plugin.counted import Counted, End, Run, read
 
@@ -42,6 +43,9 @@ AT_ONCE = 2000
 
 GRACE = 2.0
 """How long a worker's own word is waited for after an attempt's end [s]. Rows reach the book within a tenth of that."""
+
+HEARD = GRACE / 2
+"""How long an answer about the workers' last words is used [s]."""
 
 _SAME = timedelta(milliseconds=1)
 _CUT_OFF = "the workflow ended first"
@@ -74,8 +78,8 @@ class Settled:
             )
         if self.left:
             found.append(
-                f"Only the newest {self.runs + self.gone:,} runs were compared with the server. Ask again for the "
-                f"others, or narrow the question."
+                f"Only the newest {self.runs + self.gone:,} runs were compared with the server. Ask for the others by "
+                f"workflow, workflow_type, since or until."
             )
         return found
 
@@ -83,18 +87,17 @@ class Settled:
 async def settle(
     pool: Pool,
     client: Client,
+    asked: Asked = ALL,
     *,
-    workflows: Sequence[str] | None = None,
-    types: Sequence[str] | None = None,
     limit: int = AT_ONCE,
     concurrency: int = 16,
 ) -> Settled:
-    """Settle the book's runs in the client's namespace: all, or those of some workflow ids or types.
+    """Settle the book's runs in the client's namespace: all, or those that are asked for.
 
     Raises DatabaseUnavailable and SchemaMismatch. Trouble with single runs is in the answer.
     """
     known, found = SettledRuns(pool), Settled()
-    runs = await known.missing(client.namespace, workflows=workflows, types=types, limit=limit + 1)
+    runs = await known.missing(client.namespace, asked, limit=limit + 1)
     found.left = len(runs) > limit
     gate = asyncio.Semaphore(max(1, concurrency))
     one = _Settling(FlightBook(pool), known, client, found)
@@ -104,13 +107,15 @@ async def settle(
             await one.settle(run)
 
     await asyncio.gather(*(each(run) for run in runs[:limit]))
-    await known.forget()
     return found
 
 
 class _Settling:
     def __init__(self, book: FlightBook, known: SettledRuns, client: Client, found: Settled) -> None:
         self._book, self._known, self._client, self._found = book, known, client, found
+        self._last_words: dict[str, datetime | None] = {}
+        self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def settle(self, run: Unsettled) -> None:
         """One run. Trouble with it is counted, apart from trouble with the database."""
@@ -123,9 +128,7 @@ class _Settling:
                 if counted is None:
                     self._found.runs += 1
                     return
-                workers = {one.worker for one in rows if one.worker and one.outcome == OPEN}
-                heard = await self._known.heard(namespace, sorted(workers)) if workers else {}
-                changed = settled(rows, counted, heard)
+                changed = settled(rows, counted, await self._heard(rows))
                 fresh = _fresh(counted, datetime.now(UTC))
                 if counted.closed_at is None or not fresh or not changed:
                     break
@@ -144,10 +147,22 @@ class _Settling:
                 await self._known.remember(namespace, run, gone=True)
             else:
                 self._trouble(" ".join(error.message.split())[:200] or error.status.name)
-        except TrellisError:
+        except (DatabaseUnavailable, SchemaMismatch):
             raise
         except Exception as error:
             self._trouble(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    async def _heard(self, rows: Iterable[FlightRow]) -> dict[str, datetime]:
+        """When the workers of open rows last wrote. The answer reads most of the book, so the runs share it a while."""
+        workers = {row.worker for row in rows if row.worker and row.outcome == OPEN}
+        async with self._asking:
+            if time.monotonic() - self._asked_at > HEARD:
+                self._last_words, self._asked_at = {}, time.monotonic()
+            if missing := sorted(workers - set(self._last_words)):
+                found = await self._known.heard(self._client.namespace, missing)
+                self._last_words |= {worker: found.get(worker) for worker in missing}
+            known = self._last_words
+        return {worker: at for worker in workers if (at := known[worker]) is not None}
 
     async def _counted(self, run: Unsettled, rows: Sequence[FlightRow]) -> Run | None:
         """What the server counts. None for a run that goes on and of which the book lacks nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections import deque
@@ -138,6 +139,11 @@ class Spool:
     def path(self) -> Path:
         return self._files[-1].path if self._files else self._folder
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether rows wait that are in no file."""
+        return bool(self._memory)
+
     def add(self, line: bytes) -> None:
         """Take one row: a line with its end. Never raises OSError, never waits for the database."""
         with self._lock:
@@ -240,3 +246,13 @@ def left_behind(folder: Path) -> Iterator[RowFile]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if file := RowFile.left(path):
             yield file
+
+
+def forget_old(folder: Path, seconds: float) -> int:
+    """Remove files without an owner to which nothing was added for so long. Returns how many."""
+    found = 0
+    for file in left_behind(folder):
+        old = time.time() - os.fstat(file.fd).st_mtime > seconds
+        found += old
+        file.close(remove=old)
+    return found

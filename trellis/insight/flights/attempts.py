@@ -52,9 +52,9 @@ def _unrolled(book: pd.DataFrame) -> pd.DataFrame:
     again = rows.groupby(["namespace", "run_id", "activity_id"], observed=True)["first_at"].transform("min")
     rows["first_at"] = rows["first_at"].mask(rows["local"].fillna(False).astype(bool), again)
     is_try = (rows["try"] > 0).to_numpy(dtype=bool)
-    tried = pd.MultiIndex.from_frame(rows.loc[is_try, _ATTEMPT])
-    instead = ~is_try & pd.MultiIndex.from_frame(rows[_ATTEMPT]).isin(tried)
-    rows = rows[~instead]
+    if is_try.any():
+        tried = pd.MultiIndex.from_frame(rows.loc[is_try, _ATTEMPT])
+        rows = rows[is_try | ~pd.MultiIndex.from_frame(rows[_ATTEMPT]).isin(tried)]
     return rows.assign(**{"try": rows["try"].clip(lower=1)})[_COMMON]
 
 
@@ -93,8 +93,7 @@ def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(["order_id", "first_at", "place", "execution", "started", "try", "lane"], ignore_index=True)
     step = rows["step"].astype("category").cat.remove_unused_categories()
     by = [rows["order_id"], step]
-    activity = rows["activity_id"].astype(object).fillna("") + " " + rows["first_at"].astype(str)
-    first = ~pd.DataFrame({"order": rows["order_id"], "step": step, "activity": activity}).duplicated()
+    first = ~rows[["order_id", "activity_id", "first_at"]].assign(step=step).duplicated()
     seconds = (rows["ended_at"] - rows["started_at"]).dt.total_seconds()
     n = len(rows)
     return pd.DataFrame(

@@ -6,7 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack, overload
 
 import pandas as pd
@@ -17,7 +17,7 @@ from trellis.db import reading
 from trellis.db.flight_table import FLIGHTS
 from trellis.db.pool import open_pool
 from trellis.db.reading import OneOrMany
-from trellis.db.settled import SettledRuns
+from trellis.db.settled import Asked, SettledRuns
 from trellis.errors import BadInput, StackError
 from trellis.insight.flights.columns import named, typed
 from trellis.insight.frames import Source, database_url, read_table
@@ -27,6 +27,11 @@ from trellis.plugin.settling import settle as settle_runs
 from trellis.plugin.where import where
 from trellis.stack.temporal import TemporalTarget
 from trellis.threads import in_a_thread
+
+BEFORE = timedelta(days=1)
+"""A run is settled if it has rows since `since`, or so long before: an attempt that no worker began has no row yet."""
+
+_EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 class PartialBook(UserWarning):
@@ -73,9 +78,10 @@ def flights(
 
     `settle`: first complete the book from Temporal's own record, which is only read: attempts that the server counted
     and no worker began, and ends that no worker wrote (`trellis.plugin.settling`). A run that has ended is compared
-    once. `client` and `connect` say how Temporal is reached, as for `insight.history`; by default the one of the
-    settings, or of the session. The book at another database's address is compared only with the `client` that is
-    given. What could not be compared is said in a PartialBook warning and in the frame's `attrs["notes"]`.
+    once; with `since`, only if it has a row after the day before that. `client` and `connect` say how Temporal is
+    reached, as for `insight.history`; by default the one of the settings, or of the session. The book at another
+    database's address is compared only with the `client` that is given. What could not be compared is said in a
+    PartialBook warning and in the frame's `attrs["notes"]`.
     `batches=n`: an iterator of frames with n rows each, in bounded memory.
 
     Columns: workflow_id, run_id, activity_id, error [string], workflow_type, activity_type, outcome, worker, queue,
@@ -163,7 +169,10 @@ async def _settled(
     pool = await open_pool(url, size=4)
     try:
         wanted, workflows, types = (_several(filters.get(name)) for name in ("namespace", "workflow", "workflow_type"))
-        for namespace in await SettledRuns(pool).namespaces(workflows, types):
+        since = filters.get("since")
+        early = max(since, _EARLIEST) - BEFORE if isinstance(since, datetime) else None
+        asked = Asked(workflows, types, early, filters.get("until"))
+        for namespace in await SettledRuns(pool).namespaces(asked):
             if wanted is not None and namespace not in wanted:
                 continue
             try:
@@ -174,7 +183,7 @@ async def _settled(
             except (StackError, BadInput) as error:
                 notes.append(f"The book of namespace {namespace} was not compared with the server: {error}")
                 continue
-            done = await settle_runs(pool, client, workflows=workflows, types=types)
+            done = await settle_runs(pool, client, asked)
             notes += done.notes()
     finally:
         await pool.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from trellis.db.board import View
 from trellis.db.flight_board import App, FlightBoardReader
 from trellis.db.flights import FlightBook
 from trellis.desk import Receipt
@@ -104,7 +106,7 @@ def flight_board(engine: Engine, query: str | None, namespace: str | None) -> Bo
         )  # fmt: skip
 
     return Board(
-        title="Flights" if query is None else f"Workflows: {query}" if query else "Workflows",
+        title=_title(query),
         words=Words(
             "workflow", "workflows", "a workflow", "Asking Temporal …",
             "No workflow matches yet. Start one, here or anywhere else: it appears here by itself.",
@@ -121,6 +123,12 @@ def flight_board(engine: Engine, query: str | None, namespace: str | None) -> Bo
     )  # fmt: skip
 
 
+def _title(query: str | None) -> str:
+    if query is None:
+        return "Flights"
+    return f"Workflows: {shorten(query, 90, placeholder=' …')}" if query else "Workflows"
+
+
 def _connected(engine: Engine, namespace: str | None) -> Client:
     """A client of this namespace, on the session's own connection."""
     own = engine.desk.client
@@ -131,7 +139,7 @@ def _connected(engine: Engine, namespace: str | None) -> Client:
 
 def _check(engine: Engine, client: Client, query: str) -> None:
     try:
-        engine.do(Visibility(client, query).counts())
+        engine.do(Visibility(client, query).page(View(size=1), None))
     except TemporalUnavailable:
         return
 

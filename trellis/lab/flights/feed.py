@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -23,10 +24,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from trellis.db.board import TRIES, View
 from trellis.db.flight_board import App, FlightBoardReader, changes
 from trellis.db.flights import FlightBook
-from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, TemporalUnavailable
+from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch, TemporalUnavailable, TrellisError
 from trellis.faults import AnyName, FaultPlan, PlanInForce
-from trellis.flights import SUCCEEDED, changed
-from trellis.lab.control_room.feed import COUNTS, FRAME, Feed, Line, Show, note_mistake
+from trellis.flights import SUCCEEDED, FlightRow, changed
+from trellis.lab.control_room.feed import COUNTS, FRAME, Feed, Line, Show, log, note_mistake
 from trellis.lab.flights import rows
 from trellis.lab.flights.rows import Known
 from trellis.lab.flights.visibility import PATIENCE, RUNNING, Visibility
@@ -133,6 +134,8 @@ class FlightFeed(Feed):
             except BadInput as error:
                 self._refused = str(error)
                 self._send_link()
+            except TrellisError as error:
+                log.warning("a part of the board waits", error=str(error))
             except Exception as error:
                 note_mistake(error)
             await asyncio.sleep(AGAIN)
@@ -197,8 +200,12 @@ class FlightFeed(Feed):
             self._types[id_] = one.workflow_type
         while len(self._types) > REMEMBERED:
             del self._types[next(iter(self._types))]
-        if fresh:
+        if fresh and self._no_book is None:
             await self._read_book(fresh)
+        elif fresh:
+            # A read may wait for the database, and the page must not.
+            self._changed |= fresh
+            self._wake.set()
         gone = self._lines.keys() - found.keys()
         lines = {id_: rows.line(known) for id_, known in self._known.items()}
         changed = [line for id_, line in lines.items() if line != self._lines.get(id_)]
@@ -300,10 +307,12 @@ class FlightFeed(Feed):
                 continue
             known = self._known[id_]
             self._asked[id_] = time.monotonic()
-            if known.status in _WHY:
-                known.why = await self._visibility.why_closed(known.listed.run) or ""
-            else:
-                known.described = await self._visibility.described(known.listed.run)
+            # Who may list a workflow may perhaps not read it.
+            with suppress(BadInput):
+                if known.status in _WHY:
+                    known.why = await self._visibility.why_closed(known.listed.run) or ""
+                else:
+                    known.described = await self._visibility.described(known.listed.run)
             if id_ in self._known:
                 self._redraw({id_})
             await asyncio.sleep(1 / CALLS)
@@ -316,8 +325,8 @@ class FlightFeed(Feed):
 
     def _waits(self, id_: str, known: Known) -> float:
         """Seconds until Describe or the last event is asked for this run."""
-        if known.status != RUNNING:
-            return 0 if known.status in _WHY and known.why is None else float("inf")
+        if known.status != RUNNING and (known.status not in _WHY or known.why is not None):
+            return float("inf")
         explained = known.book is not None and (known.book.open > 0 or known.book.outcome == SUCCEEDED)
         return self._asked.get(id_, 0.0) + (NOTED if explained else SEEN) - time.monotonic()
 
@@ -325,11 +334,11 @@ class FlightFeed(Feed):
 
     async def _keep_counts(self) -> None:
         while True:
-            counts = await self._visibility.counts()
             view = self._view
-            plain = not (view.prefix or view.type)
-            states = view.states or tuple(counts)
-            total = sum(counts.get(state, 0) for state in states) if plain else await self._visibility.count(view)
+            # A query that cannot be counted can perhaps be listed, and the page says it if not.
+            counts, total = {}, None
+            with suppress(BadInput):
+                counts, total = await self._visibility.counts(), await self._visibility.count(view)
             before, self._total = self._more, total if view is self._view else None
             self._show("counts", counts)
             if before != self._more and self._began.is_set():
@@ -381,11 +390,7 @@ class FlightFeed(Feed):
 
     async def _timeline(self, id_: str) -> dict[str, Any]:
         run = rows.run_of(id_)
-        try:
-            found = await self._reader.attempts(run, TRIES)
-        except (DatabaseUnavailable, SchemaMismatch):
-            found = []
-        if found:
+        if found := await self.attempts_of(id_):
             return rows.timeline(run, rows.bars_of_book(found), self.link_to(run), cut=len(found) >= TRIES)
         bars, note = await self._bars_of_history(id_, run)
         return rows.timeline(run, bars, self.link_to(run), note=note)
@@ -403,9 +408,10 @@ class FlightFeed(Feed):
     async def _read_history(self, run: tuple[str, str]) -> tuple[list[dict[str, Any]], str]:
         handle = self.client.get_workflow_handle(run[0], run_id=run[1])
         try:
-            described = (await handle.describe(rpc_timeout=PATIENCE)).raw_description
-            length = described.workflow_execution_info.history_length
-            if length > LONGEST:
+            described = await self._visibility.raw(run)
+            if described is None:
+                return [], "Temporal no longer has this run."
+            if (length := described.workflow_execution_info.history_length) > LONGEST:
                 return [], f"The history holds {length:,} events, too many to draw. {rows.WITH_PLUGIN}"
             events = list((await handle.fetch_history(rpc_timeout=PATIENCE)).events)
         except RPCError as error:
@@ -416,6 +422,13 @@ class FlightFeed(Feed):
         bars, counted = await asyncio.to_thread(rows.bars_of_history, *run, events, described)
         more = f" {counted} earlier attempts are only counted there." if counted else ""
         return bars, rows.FROM_HISTORY + more
+
+    async def attempts_of(self, id_: str) -> list[FlightRow]:
+        """The newest attempts of a line, by the book. Empty while there is no book."""
+        try:
+            return await self._reader.attempts(rows.run_of(id_), TRIES)
+        except (DatabaseUnavailable, SchemaMismatch):
+            return []
 
     def link_to(self, run: tuple[str, str]) -> str | None:
         """The run in Temporal's Web UI, where there is one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from temporalio.client import Client
@@ -53,8 +53,16 @@ class FlightMachines(TimeMachines):
                 listener=listener,
             )  # fmt: skip
 
-        async def held() -> None:
-            return None
+        async def held() -> Mapping[str, list[dict[str, Any]]]:
+            return {
+                "Attempts": [
+                    {
+                        "at": row.started_at or row.scheduled_at, "activity": row.activity_type, "attempt": row.attempt,
+                        "outcome": row.outcome, "error": row.error,
+                    }
+                    for row in await feed.attempts_of(id_)
+                ]
+            }  # fmt: skip
 
         return Follower(self.room.engine, show, "workflow", (workflow_id, run_id), described, replayed, held)
 

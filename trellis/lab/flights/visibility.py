@@ -105,10 +105,9 @@ class Visibility:
 
     async def page(self, view: View, token: bytes | None) -> tuple[list[Listed], bytes | None]:
         """One page as Temporal sorts it (running ones first, the newest first), and where the next one begins."""
-        async with self._explained():
-            found = self.client.list_workflows(
-                self.narrowed(view), page_size=view.size, next_page_token=token, rpc_timeout=PATIENCE
-            )
+        query = self.narrowed(view)
+        async with self._explained(query):
+            found = self.client.list_workflows(query, page_size=view.size, next_page_token=token, rpc_timeout=PATIENCE)
             await found.fetch_next_page()
         lines = [
             Listed(
@@ -121,28 +120,33 @@ class Visibility:
 
     async def counts(self) -> dict[str, int]:
         """How many workflows of the query are in each status."""
-        async with self._explained():
-            query = f"{self.narrowed(View())} GROUP BY ExecutionStatus".strip()
+        query = f"{self.narrowed(View())} GROUP BY ExecutionStatus".strip()
+        async with self._explained(query):
             found = await self.client.count_workflows(query, rpc_timeout=PATIENCE)
         return {_FROM_QUERY.get(str(group.group_values[0]), "RUNNING"): group.count for group in found.groups}
 
     async def count(self, view: View) -> int:
         """How many workflows pass the page's filter."""
-        async with self._explained():
-            return (await self.client.count_workflows(self.narrowed(view), rpc_timeout=PATIENCE)).count
+        query = self.narrowed(view)
+        async with self._explained(query):
+            return (await self.client.count_workflows(query, rpc_timeout=PATIENCE)).count
 
     async def described(self, run: tuple[str, str]) -> Described | None:
         """What Describe adds; None for a run that Temporal no longer has."""
-        request = DescribeWorkflowExecutionRequest(namespace=self.client.namespace, execution=_execution(run))
         at = datetime.now(UTC)
+        found = await self.raw(run)
+        return None if found is None else _read(found, at)
+
+    async def raw(self, run: tuple[str, str]) -> DescribeWorkflowExecutionResponse | None:
+        """Describe's answer as it came; None for a run that Temporal no longer has."""
+        request = DescribeWorkflowExecutionRequest(namespace=self.client.namespace, execution=_execution(run))
         async with self._explained():
             try:
-                found = await self.client.workflow_service.describe_workflow_execution(request, timeout=PATIENCE)
+                return await self.client.workflow_service.describe_workflow_execution(request, timeout=PATIENCE)
             except RPCError as error:
-                if error.status is RPCStatusCode.NOT_FOUND:
+                if error.status is RPCStatusCode.NOT_FOUND and "amespace" not in error.message:
                     return None
                 raise
-        return _read(found, at)
 
     async def why_closed(self, run: tuple[str, str]) -> str | None:
         """Why a run failed or was terminated, by its last event."""
@@ -166,18 +170,18 @@ class Visibility:
         return None
 
     @asynccontextmanager
-    async def _explained(self) -> AsyncIterator[None]:
+    async def _explained(self, query: str = "") -> AsyncIterator[None]:
         try:
             yield
         except RPCError as error:
-            raise explained(error, self.client.namespace, self.query) from None
+            raise explained(error, self.client.namespace, query) from None
 
 
 def explained(error: RPCError, namespace: str, query: str) -> TrellisError:
     """Temporal's refusal in one sentence; `TemporalUnavailable` if it is none."""
     message = " ".join(error.message.split())[:200]
     if error.status is RPCStatusCode.INVALID_ARGUMENT:
-        return BadInput(f"Temporal refuses the query {query!r} ({message}).")
+        return BadInput(f"Temporal refuses {f'the query {query!r}' if query else 'the call'} ({message}).")
     if error.status is RPCStatusCode.NOT_FOUND and "amespace" in message:
         return BadInput(f"The namespace {namespace} does not exist on this server. Check its spelling.")
     if error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED):
