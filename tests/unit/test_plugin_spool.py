@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import socket
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from trellis.plugin.delivery import acquire, release
 from trellis.plugin.spool import ROTATED_FROM, Spool, forget_old, left_behind
+from trellis.plugin.where import Where
 
 
 def row(number: int, text: str = "") -> bytes:
@@ -138,6 +143,26 @@ def test_files_that_nobody_delivered_for_long_are_removed(tmp_path: Path) -> Non
     assert forget_old(tmp_path, 3600) == 1
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     used.close()
+
+
+async def test_a_worker_that_is_cancelled_twice_gives_thread_and_file_up(tmp_path: Path) -> None:
+    """The database takes the connection and never answers, so the last rows cannot be written."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/book"
+        delivery = acquire(Where(tmp_path, url), 10, 86_400)
+        delivery.add(row(1))
+        ending = asyncio.create_task(release(delivery))
+        for _ in range(2):
+            await asyncio.sleep(0.05)
+            ending.cancel()
+        with suppress(asyncio.CancelledError):
+            await ending
+        async with asyncio.timeout(60):
+            while delivery._thread.is_alive():
+                await asyncio.sleep(0.01)
+    [left] = left_behind(delivery.where.folder)
+    assert left.lines()[0] == [row(1).rstrip()]
+    left.close(remove=True)
 
 
 def test_a_child_process_keeps_no_file_alive(tmp_path: Path) -> None:
