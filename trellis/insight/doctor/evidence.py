@@ -207,8 +207,13 @@ def _joined(history: pd.DataFrame, book: pd.DataFrame) -> list[pd.DataFrame]:
     keys = pd.Series(book["activity"].to_numpy(), index=_told_apart(book))
     known = keys[~keys.index.duplicated()].reindex(_told_apart(pending)).to_numpy()
     pending = pending.assign(activity=np.where(pd.isna(known), pending["activity"], known))
+    # The book is read after the history: meanwhile there may have been more attempts, and the activity may have ended.
+    last = book.sort_values("attempt", kind="stable").groupby("activity")[["attempt", "outcome"]].last()
+    last = last.reindex(pending["activity"]).set_axis(pending.index)
+    pending["attempt"] = np.fmax(pending["attempt"], last["attempt"] + 1)
     first = pending["attempt"].isna() | (pending["attempt"] == 1)
-    return [history[~has], pending[first | pd.notna(known)], book]
+    goes_on = pd.notna(known) & (last["outcome"] != "succeeded").to_numpy()
+    return [history[~has], pending[first | goes_on], book]
 
 
 def _told_apart(rows: pd.DataFrame) -> pd.MultiIndex:
