@@ -19,6 +19,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 import trellis.retrying
 from trellis.bench.flown.trip import Trip
 from trellis.errors import ConfigError
+from trellis.plugin.current import LOOPS
 from trellis.retrying import Placement, Retry, Stop, key, retrying
 
 QUICK = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY)
@@ -182,6 +183,23 @@ async def test_with_placement_server_the_activity_is_as_it_was() -> None:
         await ActivityEnvironment().run(charge)
 
 
+async def test_a_placement_may_be_a_word() -> None:
+    """As it stands in a policy's JSON."""
+    calls = 0
+
+    @activity.defn
+    @retrying(Retry(0.2, 0.001, 0.002, placement="activity"))  # type: ignore[arg-type]
+    async def charge() -> int:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise ConnectionError
+        return calls
+
+    assert vars(charge)[LOOPS]
+    assert await ActivityEnvironment().run(charge) == 3
+
+
 async def test_a_retry_budget_is_shared_by_all_activities_of_the_worker() -> None:
     """A governed rule needs nothing else: the helper has the worker's gate."""
     rule = Retry(0.2, 0.001, 0.002, placement=Placement.ACTIVITY, retry_share=0.0)
@@ -215,6 +233,8 @@ async def test_a_retry_budget_is_shared_by_all_activities_of_the_worker() -> Non
         (lambda: retrying(Retry(hedge=2)), r"hedges, which needs placement activity"),
         (lambda: retrying(Retry(try_timeout=float("nan"))), r"numbers of seconds"),
         (lambda: retrying("quick"), r"takes a Retry, not str"),  # type: ignore[arg-type]
+        (lambda: retrying(Retry(max_tries="3")), r"whole numbers"),  # type: ignore[arg-type]
+        (lambda: retrying(Retry(placement="worker")), r"server or activity"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(make: Any, sentence: str) -> None:

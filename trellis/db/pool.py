@@ -86,6 +86,10 @@ async def open_pool(
     except (psycopg.OperationalError, PoolTimeout) as error:
         await pool.close()
         raise unavailable(error) from None
+    except BaseException:
+        # Cancelled, as when a worker ends while its plugin connects: the pool would keep its connection for ever.
+        await pool.close()
+        raise
     return pool
 
 

@@ -8,7 +8,7 @@ import inspect
 import math
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,7 @@ from temporalio import activity
 
 from trellis.errors import ConfigError
 from trellis.plugin.current import LOOPS
-from trellis.retry import Placement, Retry, contradictions
+from trellis.retry import Jitter, Placement, Retry, contradictions
 from trellis.retrying.gate import Gate, Gates
 from trellis.retrying.loop import Retrying, Stop, beats, benign
 from trellis.retrying.noting import Notes
@@ -68,9 +68,7 @@ class Loop:
     def __init__(self, rule: Retry, what: str | None = None, *, heartbeat: bool = True) -> None:
         if not isinstance(rule, Retry):
             raise ConfigError(f"retrying() takes a Retry, not {type(rule).__name__}: @retrying(Retry(try_timeout=1)).")
-        numbers = [getattr(rule, one.name) for one in fields(rule) if one.type == "float"]
-        if not all(isinstance(one, (int, float)) and math.isfinite(one) and one >= 0 for one in numbers):
-            raise ConfigError("A Retry's times are numbers of seconds, 0 or more.")
+        rule = _checked(rule)
         if wrong := [why for is_so, why in contradictions("retry", rule, math.inf) if is_so]:
             raise ConfigError(f"{wrong[0]}.")
         self._rule = rule
@@ -133,3 +131,22 @@ class Loop:
     def _gate(self, what: str) -> Gate | None:
         running = asyncio.get_running_loop()
         return _gates.setdefault(running, Gates()).of(what, self._rule)
+
+
+def _checked(rule: Retry) -> Retry:
+    """The rule, with its words as members of their enumerations. Raises ConfigError."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+    seconds = [getattr(rule, one.name) for one in fields(rule) if one.type == "float"]
+    if not all(map(is_number, seconds)):
+        raise ConfigError("A Retry's times are numbers of seconds, 0 or more.")
+    if not all(isinstance(one, int) for one in (rule.max_tries, rule.hedge, rule.slow_after)):
+        raise ConfigError("A Retry's max_tries, hedge and slow_after are whole numbers.")
+    if rule.retry_share is not None and not is_number(rule.retry_share):
+        raise ConfigError("A Retry's retry_share is a number, 0 or more, or None.")
+    try:
+        return replace(rule, placement=Placement(rule.placement), jitter=Jitter(rule.jitter))
+    except ValueError as error:
+        raise ConfigError(f"A Retry's placement is server or activity, and its jitter none or full: {error}.") from None
