@@ -123,9 +123,14 @@ async def test_a_database_that_comes_back_gets_every_row(airfield: Airfield) -> 
                     assert await away.call(Call("compose", [GREETING])) == ["Hello, World!"]
                 away = replace(away, book=await create())
                 rows = await away.rows(lambda rows: len(rows) == 6)
+                assert len([line for line in lines if "Attempts wait in" in line]) == 1
+                # As `trellis reset` does while a worker runs.
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+                    await admin.execute("DROP SCHEMA flights CASCADE")
+                assert await away.call(Call("compose", [GREETING])) == ["Hello, World!"]
+                assert len(await away.rows()) == 1
         assert outcomes(rows) == {"succeeded": 6}
-        assert len([line for line in lines if "Attempts wait in" in line]) == 1
-        assert [line for line in lines if "back" in line] == ["The book of attempts is back."]
+        assert {line for line in lines if "back" in line} == {"The book of attempts is back."}
         assert any("newer ones are dropped" in line for line in lines)
 
 

@@ -138,7 +138,10 @@ class FlightBook:
             async with borrowed(self._pool) as connection, connection.cursor(row_factory=rows) as cursor:
                 await cursor.execute(statement if isinstance(statement, sql.Composed) else statement.encode(), args)
                 return await cursor.fetchall()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn):
+        except (
+            psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn,
+            psycopg.errors.InvalidSchemaName,
+        ):  # fmt: skip
             raise SchemaMismatch(
                 "This database has no book of flights, or an older one. Run `trellis migrate`."
             ) from None

@@ -232,7 +232,12 @@ class Delivery:
                 if self._loop.time() < self._retry_at:
                     raise TrellisError("the book is away")
                 owner, login = await asyncio.to_thread(self.where.address)
-                await migrate_flights(owner)
+                try:
+                    await migrate_flights(owner)
+                except SchemaMismatch as error:
+                    self._off = True
+                    self.saying.once("schema", f"No attempts are noted: {error}")
+                    raise
                 url = await application_url(owner, login=login)
                 self._pool = await open_pool(url, size=3, wait=5.0, patience=2.0)
                 self.saying.once("where", f"Attempts are noted in {self.where.in_words}.", logging.INFO)
@@ -246,10 +251,9 @@ class Delivery:
 
     async def _failed(self, error: Exception) -> None:
         """The book did not take rows. They wait; the connection is made anew after a pause that doubles."""
-        if isinstance(error, SchemaMismatch):
-            self._off = True
-            self.saying.once("schema", f"No attempts are noted: {error}")
+        if self._off:
             return
+        # A book that has no tables any more was replaced, and gets them with the next connection.
         if self._loop.time() >= self._retry_at:
             await self._disconnect()
             self._retry_at = self._loop.time() + self._pause
