@@ -181,6 +181,8 @@ class Delivery:
             one.cancel()
         if others:
             await asyncio.wait(others, timeout=1.0)
+        # One of them may have connected since the work ended.
+        await self._disconnect()
         await asyncio.wait_for(self._loop.shutdown_default_executor(), 1.0)
 
     async def _work(self) -> None:
