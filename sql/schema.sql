@@ -773,8 +773,7 @@ ALTER TABLE ONLY public.shipments
 ALTER TABLE ONLY public.trellis_migrations
     ADD CONSTRAINT trellis_migrations_pkey PRIMARY KEY (number);
 CREATE UNIQUE INDEX attempts_key ON flights.attempts USING btree (namespace, workflow_id, run_id, activity_id, scheduled_at, attempt, try, lane, COALESCE(attempt_scheduled_at, '-infinity'::timestamp with time zone));
-CREATE INDEX attempts_open ON flights.attempts USING btree (namespace, started_at) WHERE (outcome = 'open'::text);
-CREATE INDEX attempts_scheduled ON flights.attempts USING btree (scheduled_at);
+CREATE INDEX attempts_scheduled ON flights.attempts USING btree (scheduled_at, attempt);
 CREATE INDEX charges_order_id_idx ON provider.charges USING btree (order_id);
 CREATE INDEX parcels_order_id_idx ON provider.parcels USING btree (order_id);
 CREATE INDEX refunds_order_id_idx ON provider.refunds USING btree (order_id);

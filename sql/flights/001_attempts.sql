@@ -45,8 +45,8 @@ CREATE TABLE flights.attempts (
 CREATE UNIQUE INDEX attempts_key ON flights.attempts (
     namespace, workflow_id, run_id, activity_id, scheduled_at, attempt, try, lane,
     coalesce(attempt_scheduled_at, '-infinity'::timestamptz));
-CREATE INDEX attempts_scheduled ON flights.attempts (scheduled_at);
-CREATE INDEX attempts_open ON flights.attempts (namespace, started_at) WHERE outcome = 'open';
+-- With the attempt: many attempts of one activity have the same time, and a row is sought by both.
+CREATE INDEX attempts_scheduled ON flights.attempts (scheduled_at, attempt);
 
 -- Takes an array of rows as JSON, in any order, any of them more than once. Returns how many changed the book. An end is
 -- not replaced by 'open', and what was settled from the server's word stays. A row that some worker began takes the

@@ -11,7 +11,7 @@ from trellis.lab.control_room.widget import ControlRoom
 from trellis.lab.session import Session
 
 
-def eventually(true: Callable[[], object], seconds: float = 20) -> bool:
+def eventually(true: Callable[[], object], seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():

@@ -75,7 +75,9 @@ class FlightBoardReader:
         wanted = list(runs)
         sql: LiteralString = """
             WITH a AS MATERIALIZED (
-                SELECT a.* FROM unnest(%(ids)s::text[], %(runs)s::text[]) AS wanted (workflow_id, run_id)
+                SELECT a.workflow_id, a.run_id, a.activity_type, a.attempt, a.outcome, a.started_at, a.ended_at,
+                       a.scheduled_at, a.local, a.error, a.failure_type
+                FROM unnest(%(ids)s::text[], %(runs)s::text[]) AS wanted (workflow_id, run_id)
                 JOIN flights.attempts a USING (workflow_id, run_id)
                 WHERE a.namespace = %(namespace)s AND a.try = 0
             ), shown AS (
