@@ -22,21 +22,9 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tests.integration.flown_app import ACTIVITIES, Call, Calls, beat_in_thread
 from tests.integration.flying import Airfield, database, outcomes, said
-from trellis import runtime
-from trellis.config import Settings
-from trellis.db.flights import FlightBook
-from trellis.db.pool import Pool
 from trellis.sandbox import RUNNER
 
 GREETING = {"word": "Hello", "name": "World"}
-
-
-@pytest.fixture
-async def airfield(opened: runtime.Runtime, pool: Pool, tmp_path: Path) -> Airfield:
-    return Airfield(
-        opened.desk.client, FlightBook(pool), opened.stack.database_url,
-        Settings.model_validate({"TRELLIS_HOME": tmp_path}),
-    )  # fmt: skip
 
 
 async def test_every_attempt_of_every_kind_is_in_the_book(airfield: Airfield) -> None:

@@ -6,18 +6,14 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.integration.flown_app import Call
 from tests.integration.flying import Airfield, database, outcomes, said
-from trellis import runtime
-from trellis.config import Settings
-from trellis.db.flights import FlightBook, migrate_flights
+from trellis.db.flights import migrate_flights
 from trellis.db.migrate import BOOK
-from trellis.db.pool import Pool
 from trellis.errors import BadInput, DatabaseUnavailable, SchemaMismatch
 from trellis.flights import CHANNEL, FlightRow, changed
 from trellis.outages import Capacity
@@ -28,14 +24,6 @@ from trellis.plugin.where import where
 
 GREETING = {"word": "Hello", "name": "World"}
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
-
-
-@pytest.fixture
-async def airfield(opened: runtime.Runtime, pool: Pool, tmp_path: Path) -> Airfield:
-    return Airfield(
-        opened.desk.client, FlightBook(pool), opened.stack.database_url,
-        Settings.model_validate({"TRELLIS_HOME": tmp_path}),
-    )  # fmt: skip
 
 
 def begun(queue: str, attempt: int = 1) -> FlightRow:

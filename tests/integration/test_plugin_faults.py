@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 
 import pytest
 from temporalio.client import Client
@@ -12,10 +11,6 @@ from temporalio.worker import Worker
 
 from tests.integration.flown_app import ACTIVITIES, THREADS, Call, Calls, beat, compose
 from tests.integration.flying import Airfield, outcomes, said
-from trellis import runtime
-from trellis.config import Settings
-from trellis.db.flights import FlightBook
-from trellis.db.pool import Pool
 from trellis.errors import ConfigError
 from trellis.faults import AnyName, FaultPlan, Mix
 from trellis.outages import Capacity, Outage
@@ -23,14 +18,6 @@ from trellis.plugin import TrellisPlugin
 from trellis.retrying import Placement, Retry, retrying
 
 GREETING = {"word": "Hello", "name": "World"}
-
-
-@pytest.fixture
-async def airfield(opened: runtime.Runtime, pool: Pool, tmp_path: Path) -> Airfield:
-    return Airfield(
-        opened.desk.client, FlightBook(pool), opened.stack.database_url,
-        Settings.model_validate({"TRELLIS_HOME": tmp_path}),
-    )  # fmt: skip
 
 
 async def test_the_same_plan_seed_and_ids_give_the_same_outcomes(airfield: Airfield) -> None:

@@ -44,7 +44,7 @@ export function faults({ store, on, prefix, options }) {
     return { name, steps, range, out, inWords, held: () => held, node: h("div", { class: "tr-slider" }, h("label", { for: range.id }, label), out, range) };
   });
   // What is on the page at once: the plan of the orders, or one plan for each app that a board shows.
-  function inForce() {
+  function current() {
     const faults = model.get("faults");
     if (!faults.apps) return { ...faults, names: options.steps };
     keep(app, keptApps, faults.apps.map((one) => [one.queue, one.queue]), (queue) => h("option", { value: queue }, queue), () => {});
@@ -54,7 +54,7 @@ export function faults({ store, on, prefix, options }) {
     return faults.apps.find((one) => one.queue === app.value) ?? {};
   }
   function show() {
-    const plan = inForce();
+    const plan = current();
     keep(step, keptSteps, ["", ...(plan.names ?? [])].map((name) => [name, name]),
       (name) => h("option", { value: name }, name || `all ${options.noun}s`), () => {});
     for (const node of [step, ...sliders.map((slider) => slider.range), ...presets]) node.disabled = !plan.mix;
