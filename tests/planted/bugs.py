@@ -183,6 +183,7 @@ BUGS = (
                 "                # Any exception",
                 "            except Exception as failure:\n                # Any exception",
             ),
+            Edit("trellis/retrying/loop.py", "    return isinstance(failure, Stop)", "    return False"),
         ),
         "cancelled-while-charging",
         frozenset({11}),
