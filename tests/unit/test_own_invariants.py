@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,12 @@ def test_an_argument_with_a_default_is_no_frame() -> None:
         return True
 
     assert check.__trellis_invariant__.frames == ("flights",)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def path_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a module of checks joins the path of the process. No other test must see it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def test_a_file_gives_its_invariants_in_order(tmp_path: Path) -> None:
